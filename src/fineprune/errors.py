@@ -1,0 +1,44 @@
+"""The errors a user can cause. Each message says what was given, what is allowed and what to do.
+
+The command line turns a `FinepruneError` into one sentence and an exit code; any other exception
+is a fault of this library and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FinepruneError(Exception):
+    """Base of every error with which this library refuses something."""
+
+
+class InvalidInputError(FinepruneError, ValueError):
+    """An argument, a setting or a file that cannot be used."""
+
+
+class TrainingError(FinepruneError, RuntimeError):
+    """Something that went wrong while training: a NaN gradient, a weight changed by somebody else."""
+
+
+class FileError(FinepruneError, OSError):
+    """A file that could not be read or written."""
+
+
+class MissingExtraError(FinepruneError, ImportError):
+    """A part of the library whose optional dependencies are not installed."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns a phrase that offers the known words most like `word`, or lists them when few."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(word, known, n=3)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "known are " + enumeration(known)
+
+
+def enumeration(names: Iterable[str], most: int = 8) -> str:
+    """Returns `a, b, c and 12 more`: at most `most` of the names, and how many were left out."""
+    names = list(names)
+    listed = ", ".join(names[:most]) or "none"
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

@@ -1,0 +1,441 @@
+"""Pruner: prunes a model around the optimiser's step, and leaves the model's code untouched.
+
+Between two steps each pruned parameter holds the effective weight W' = W * M. Around step t:
+
+    before    G = p.grad                      the gradient of the effective weight
+              dL/dS = reduce(G * W)           (Sanh et al. 2020, section 4)
+              p.grad = G * M ;  p = W         the optimiser sees the dense weight and its masked gradient
+              the scores' optimiser steps
+    the optimiser's own step
+    after     W = p ;  M = mask(S, v(t+1)) ;  p = W where M, else +0.0
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import inspection, state, support, targets
+from .config import PruningConfig
+from .errors import InvalidInputError, TrainingError, enumeration
+from .selection import SCOPES, budget
+from .sites import Site, Weight
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the saved state."""
+
+
+class Pruner:
+    """Prunes a model while an optimiser trains it.
+
+        with Pruner(model, optimizer, config, total_steps=len(loader) * epochs):
+            for batch in batches:
+                model(**batch).loss.backward()
+                optimizer.step()              # trains, and prunes
+                optimizer.zero_grad()
+
+    At the end of the `with` block the hooks are removed and the final density is logged. A loop
+    without `with` calls `close()`.
+
+    Args:
+        model: the model to prune, already on its device. Its classes, signatures and state-dict
+            keys stay as they are.
+        optimizer: the optimiser that trains it, any that touches parameters only in `step()`.
+            Accelerate's wrapper is looked through.
+        config: what to prune, and how far.
+        total_steps: optimiser steps of the whole run, not batches.
+        max_grad_norm: clips as the paper does, by the joint norm of the masked gradients of the
+            pruned weights, the gradients of the optimiser's other parameters, and the gradients
+            of the scores. None: no clipping here.
+
+    Raises:
+        InvalidInputError: if the config does not fit the model, the run or the optimiser. Nothing
+            has been changed then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: PruningConfig,
+        *,
+        total_steps: int,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+            raise InvalidInputError(f"total_steps was given as {total_steps!r}; it is a number of optimiser steps, 1 or more.")
+        if max_grad_norm is not None and not 0 < max_grad_norm < math.inf:
+            raise InvalidInputError(f"max_grad_norm was given as {max_grad_norm}; it is a number above 0, or None.")
+        config.schedule.check(total_steps)
+        self.config = config
+        self.total_steps = total_steps
+        self.max_grad_norm = max_grad_norm
+        self.step = 0
+        """Optimiser steps done; a step skipped by GradScaler for an overflow does not count."""
+        self.gradient_norm: Tensor | None = None
+        """The joint norm before clipping at the last step; None unless max_grad_norm is given."""
+
+        self._model = targets.unwrap(model)
+        self._optimizer = support.unwrap_optimizer(optimizer)
+        parameters = targets.find(self._model, config.target_modules, config.exclude_modules)
+        support.refuse_unsupported(self._model, self._optimizer, parameters)
+        self._seed = torch.initial_seed()  # read, not drawn: the user's random stream stays as it is
+        self._sites = self._new_sites(parameters)
+        self._refuse_empty_budget()
+        self._skipping = False
+        self._apply(self._masks(self._sites, self.step))
+        self._hooks = [
+            self._optimizer.register_step_pre_hook(self._before_step),
+            self._optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    # What a user asks.
+
+    @property
+    def value(self) -> float:
+        """The schedule's value in force: for methods that rank, the density asked for at this step."""
+        return self._value(self.step)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule's final value is in force."""
+        return self.value == self.config.method.values(self.config.density)[1]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the pruned parameters, in the model's order."""
+        return [weight.name for weight in self._weights]
+
+    def density(self) -> float:
+        """Returns the fraction of the prunable weights that the masks keep now."""
+        kept = sum(int(weight.mask.count_nonzero()) for weight in self._weights)
+        return kept / sum(weight.mask.numel() for weight in self._weights)
+
+    def summary(self) -> inspection.Inspection:
+        """Returns the density of each pruned weight, of all of them and of the whole model; `print` shows a table."""
+        return inspection.inspect(self._model, self.names)
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, float]:
+        """Returns figures to log: density kept and asked for, the scores' mean, spread and range, the joint gradient norm."""
+        scores = torch.cat([score.flatten() for score in self._current_scores(self._sites)])
+        figures = {
+            "density": self.density(),
+            "density_asked": self.value,
+            "score_mean": scores.mean().item(),
+            "score_std": scores.std(correction=0).item(),
+            "score_min": scores.amin().item(),
+            "score_max": scores.amax().item(),
+        }
+        if self.gradient_norm is not None:
+            figures["joint_grad_norm"] = self.gradient_norm.item()
+        return figures
+
+    # The life of the hooks.
+
+    def __enter__(self) -> "Pruner":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.detach()
+
+    def close(self) -> inspection.Inspection:
+        """Removes the hooks, logs the final density and returns the summary. The model keeps its zeros.
+
+        Raises:
+            TrainingError: if the schedule had not reached its final value; the hooks are removed all the same.
+        """
+        self.detach()
+        if not self.finished:
+            raise TrainingError(
+                f"The run ended after {self.step} of total_steps={self.total_steps} optimiser steps, before the schedule did: "
+                f"the density is {self.density():.4f}, not the {self.config.density} asked for. Give total_steps in optimiser "
+                "steps (batches / gradient accumulation), or train on."
+            )
+        summary = self.summary()
+        logger.info("Pruned. %s", "; ".join(summary.totals()))
+        return summary
+
+    def detach(self) -> None:
+        """Removes the hooks and does nothing else."""
+        for hook in self._hooks:
+            hook.remove()
+
+    # Around the step.
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Everything that can be refused is refused before anything is changed.
+        support.refuse_closure(args, kwargs)
+        self._refuse_changed_weights()
+        found_inf, grad_scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+        # Under GradScaler a fused optimiser is called even if it must skip, and unscales within its own kernel.
+        self._skipping = found_inf is not None and bool(found_inf)
+        if self._skipping:
+            return
+        self._refuse_broken_gradients()
+        unscale = None if grad_scale is None else grad_scale.reciprocal()
+        clip = None if self.max_grad_norm is None else self._clip_factor(unscale, self.max_grad_norm)
+        groups = self._groups()
+        for site in self._sites:
+            gradient = self._score_gradient(site, unscale)
+            if gradient is not None:
+                factor = _rate_factor(groups[id(site.weights[0].parameter)], site.weights[0].base_rate)
+                site.learn(_times(gradient, clip), self.config.method.score_rate(factor))
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                _times(parameter.grad, clip)
+        for weight in self._weights:
+            if weight.parameter.grad is not None:
+                weight.parameter.grad.mul_(weight.mask)
+            weight.parameter.copy_(weight.dense)
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._skipping:
+            return
+        for weight in self._weights:
+            weight.dense.copy_(weight.parameter)
+        self.step += 1
+        self._apply(self._masks(self._sites, self.step))
+
+    def _score_gradient(self, site: Site, unscale: Tensor | None) -> Tensor | None:
+        """dL/dS of a site; None if its scores do not learn, or no gradient has reached it."""
+        if site.scores is None or site.optimizer is None:
+            return None
+        movement = site.movement()
+        if movement is None:
+            return None
+        return self.config.method.score_gradient(site.scores, _times(movement, unscale), self.value, len(self._sites))
+
+    def _clip_factor(self, unscale: Tensor | None, max_grad_norm: float) -> Tensor | None:
+        """min(1, max_grad_norm / norm), by the paper's joint norm: of G * M, of all other gradients and of dL/dS."""
+        masks = {id(weight.parameter): weight.mask for weight in self._weights}
+        gradients = [p.grad.mul(masks[id(p)]) if id(p) in masks else p.grad for p in self._parameters() if p.grad is not None]
+        norms = [_times(gradient.norm(), unscale) for gradient in gradients]
+        norms += [g.norm() for site in self._sites if (g := self._score_gradient(site, unscale)) is not None]
+        if not norms:
+            return None
+        widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
+        self.gradient_norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
+        return (max_grad_norm / (self.gradient_norm + 1e-6)).clamp(max=1.0)
+
+    def _value(self, step: int) -> float:
+        initial, final = self.config.method.values(self.config.density)
+        return self.config.schedule.value(step, self.total_steps, initial, final)
+
+    def _current_scores(self, sites: Sequence[Site]) -> list[Tensor]:
+        return [self.config.method.current(site.scores, site.magnitude) for site in sites]
+
+    def _masks(self, sites: Sequence[Site], step: int) -> list[Tensor]:
+        scores, sizes = self._current_scores(sites), [site.size for site in sites]
+        return self.config.method.masks(scores, sizes, self._value(step), SCOPES[self.config.scope])
+
+    @torch.no_grad()
+    def _apply(self, masks: Sequence[Tensor]) -> None:
+        for site, mask in zip(self._sites, masks, strict=True):
+            for weight in site.weights:
+                weight.apply(mask)
+        self._probes = self._probe()
+
+    def _probe(self) -> Tensor:
+        return torch.cat([weight.probe().to(self._weights[0].parameter.device) for weight in self._weights])
+
+    # What is refused at a step.
+
+    def _refuse_changed_weights(self) -> None:
+        groups = self._groups()
+        for weight in self._weights:
+            module, _, attribute = weight.name.rpartition(".")
+            current = self._model.get_submodule(module)._parameters.get(attribute)
+            if current is not weight.parameter or id(weight.parameter) not in groups:
+                raise TrainingError(
+                    f"{weight.name} is no longer the parameter that the pruner was attached to, or has left the optimiser. "
+                    "Wrap, move or replace the model's parameters first, then make the optimiser, then the Pruner."
+                )
+        untouched = all(weight.version == weight.current_version() for weight in self._weights)
+        if untouched and torch.equal(self._probes, self._probe()):
+            return
+        changed = [weight.name for weight in self._weights if weight.was_changed()]
+        if changed:
+            raise TrainingError(
+                f"Between two steps something other than the optimiser changed {enumeration(changed)} (a reload, an average "
+                "swapped in?). The pruner would overwrite it. Put the weights back before the step, or take up the state "
+                "that belongs to them with pruner.load()."
+            )
+
+    def _refuse_broken_gradients(self) -> None:
+        gradients = {name: p.grad for name, p in self._named_parameters().items() if p.grad is not None}
+        for name, gradient in gradients.items():
+            if gradient.layout != torch.strided:
+                raise TrainingError(
+                    f"The gradient of {name} is sparse; pruning takes dense ones (an Embedding's sparse=False)."
+                )
+        if not gradients or torch.nn.utils.get_total_norm(gradients.values(), norm_type=math.inf).isfinite():
+            return
+        broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        raise TrainingError(
+            f"At step {self.step} the gradient is NaN or infinite in {enumeration(broken)}. Nothing was changed. Lower the "
+            "learning rate, look for a division by zero in the loss, or use bf16 or a GradScaler instead of plain fp16."
+        )
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter of the optimiser; those from outside the model get a number for a name."""
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        return {names.get(id(p), f"parameter {number}"): p for number, p in enumerate(self._parameters())}
+
+    def _groups(self) -> dict[int, dict[str, Any]]:
+        """The parameter group of each parameter, looked up anew: load_state_dict replaces the groups."""
+        return {id(parameter): group for group in self._optimizer.param_groups for parameter in group["params"]}
+
+    @property
+    def _weights(self) -> list[Weight]:
+        return [weight for site in self._sites for weight in site.weights]
+
+    # Building.
+
+    def _new_sites(self, parameters: Mapping[str, nn.Parameter]) -> list[Site]:
+        groups, generator, method = self._groups(), torch.Generator().manual_seed(self._seed), self.config.method
+        missing = [name for name, parameter in parameters.items() if id(parameter) not in groups]
+        if missing:
+            raise InvalidInputError(
+                f"The optimiser does not train {enumeration(missing)}. Give it every parameter that is pruned, or leave those "
+                "out with exclude_modules. Where the model is wrapped or moved, do that before making the optimiser."
+            )
+        sites = []
+        for cuts in self.config.structure.link(self._model, parameters):
+            weights = []
+            for name, cut in cuts.items():
+                parameter = parameters[name]
+                rate = float(groups[id(parameter)].get("initial_lr", groups[id(parameter)]["lr"]))
+                if method.learns and rate <= 0:
+                    raise InvalidInputError(
+                        f"The learning rate of {name} is {rate}, so the rate of its scores cannot follow it. Give the "
+                        "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
+                    )
+                weights.append(Weight(name, parameter, cut, parameter.detach().clone(), rate))
+            site = Site(weights, None, None)
+            site.scores = method.birth_scores(site.magnitude(), generator)
+            site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
+            sites.append(site)
+        return sites
+
+    def _refuse_empty_budget(self) -> None:
+        """Raises if the final density keeps nothing of a matrix, or all of every matrix."""
+        final = self._value(self.total_steps)
+        if final == 1:
+            raise InvalidInputError("density 1.0 would prune nothing. Ask for less than 1, or train without a Pruner.")
+        counts = {site.name: site.groups for site in self._sites}
+        if self.config.scope == "global":
+            counts = {"all matrices together": sum(site.groups * site.size for site in self._sites)}
+        for name, count in counts.items():
+            if budget(count, final) == 0:
+                raise InvalidInputError(
+                    f"density {final} would keep nothing of {name}: it has {count:,} groups, and {final} of them is less than "
+                    f"one. Ask for at least {1 / count:.3g}, or leave it out with exclude_modules."
+                )
+
+    # State.
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the state into `pruner.safetensors` and `pruner.json` in the folder, each atomically.
+
+        Save the model, the optimiser and the scheduler beside it; take a new folder for each save.
+
+        Raises:
+            FileError: if the folder cannot be written.
+        """
+        tensors = {name: tensor for site in self._sites for name, tensor in site.tensors().items()}
+        state.write(folder, tensors, {**self._facts(), "step": self.step, "seed": self._seed, "base_rates": self._base_rates()})
+
+    def _facts(self) -> dict[str, Any]:
+        """What a state must share with the pruner that takes it up."""
+        shapes = {weight.name: [str(weight.parameter.dtype), *weight.parameter.shape] for weight in self._weights}
+        return {"format": FORMAT, "config": self.config.to_dict(), "total_steps": self.total_steps, "weights": shapes}
+
+    def _base_rates(self) -> dict[str, float]:
+        return {weight.name: weight.base_rate for weight in self._weights}
+
+    @torch.no_grad()
+    def load(self, folder: str | Path) -> None:
+        """Takes up a state saved by a pruner of the same config and total_steps.
+
+        The model must already hold the weights of the same checkpoint, and the optimiser and the
+        scheduler their own state.
+
+        Raises:
+            InvalidInputError: if the state is missing or damaged, of another config, model or run,
+                or does not belong to the weights that the model holds. Nothing has been changed then.
+        """
+        facts = state.read_facts(folder)
+        for key, mine in self._facts().items():
+            if facts.get(key) != mine:
+                raise InvalidInputError(
+                    f"The state in {folder} was saved with another {key}: {_difference(facts.get(key), mine)}. Resume with the "
+                    "same config, model and total_steps as the run had, or start anew."
+                )
+        sites = self._saved_sites(state.read_tensors(folder), facts, folder)
+        masks = self._masks(sites, facts["step"])
+        for site, mask in zip(sites, masks, strict=True):
+            for weight in site.weights:
+                if not torch.equal(weight.parameter, weight.effective(mask)):
+                    raise InvalidInputError(
+                        f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
+                        "weight times the mask. Load the model from the same checkpoint before the pruner's state."
+                    )
+        self._sites, self.step, self._seed = sites, facts["step"], facts["seed"]
+        self._apply(masks)
+
+    def _saved_sites(self, tensors: dict[str, Tensor], facts: dict[str, Any], folder: str | Path) -> list[Site]:
+        """Builds the sites from saved tensors, beside those in use."""
+        sites = []
+        for site in self._sites:
+            try:
+                weights = [
+                    Weight(w.name, w.parameter, w.cut, tensors.pop(f"dense.{w.name}").to(w.dense), facts["base_rates"][w.name])
+                    for w in site.weights
+                ]
+                scores = None if site.scores is None else tensors.pop(f"scores.{site.name}").to(site.scores)
+            except KeyError as error:
+                raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
+            optimizer = None
+            if site.optimizer is not None and scores is not None:
+                optimizer = self.config.method.optimizer(scores)
+                for key in [key for key in tensors if key.startswith("moments.") and key.endswith(f".{site.name}")]:
+                    moment = key.removeprefix("moments.").removesuffix(f".{site.name}")
+                    optimizer.state[scores][moment] = tensors.pop(key).to(scores.device)
+            sites.append(Site(weights, scores, optimizer))
+        if tensors:
+            raise InvalidInputError(f"The state in {folder} holds tensors of other weights: {enumeration(tensors)}.")
+        return sites
+
+
+def _difference(saved: Any, mine: Any) -> str:
+    """Says where two plain values differ, the saved one first."""
+    if isinstance(saved, dict) and isinstance(mine, dict):
+        keys = [key for key in {**saved, **mine} if saved.get(key) != mine.get(key)]
+        return enumeration((f"{key} {saved.get(key)!r} there, {mine.get(key)!r} here" for key in keys), most=2)
+    return f"{saved!r} there, {mine!r} here"
+
+
+def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:
+    """Multiplies in place by a number on any device; None stands for 1."""
+    return tensor if factor is None else tensor.mul_(factor.to(tensor.device))
+
+
+def _rate_factor(group: dict[str, Any], base_rate: float) -> float:
+    """Returns the weights' learning rate over its base: what a scheduler makes of it now."""
+    return float(group["lr"]) / float(group.get("initial_lr", base_rate))

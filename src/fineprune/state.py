@@ -1,0 +1,94 @@
+"""The two files of a pruner's state: tensors in `pruner.safetensors`, facts in `pruner.json`.
+
+Each is written beside its final name, flushed to the disk and renamed, the facts last. Both carry
+the same random id, so that a pair put together from two saves is noticed. Nothing is pickled.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .errors import FileError, InvalidInputError
+
+TENSORS = "pruner.safetensors"
+FACTS = "pruner.json"
+
+
+def write(folder: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Writes both files into the folder, made if absent.
+
+    Raises:
+        FileError: if the disk is full or the folder cannot be written; no partial file is left.
+    """
+    folder = Path(folder)
+    save = uuid.uuid4().hex
+    text = json.dumps({"save": save, **facts}, indent=2, allow_nan=False) + "\n"
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / TENSORS, lambda path: safetensors.torch.save_file(contiguous, path, metadata={"save": save}))
+        _replace(folder / FACTS, lambda path: path.write_text(text, encoding="utf-8"))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(
+            f"The pruner's state could not be saved in {folder}: {error}. Free some space and save again."
+        ) from error
+
+
+def _replace(path: Path, writer: Callable[[Path], Any]) -> None:
+    """Writes a file so that its name always holds a whole one: the old, then the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        writer(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """Reads the facts and checks that the tensors beside them are whole and of the same save.
+
+    Raises:
+        InvalidInputError: if a file is missing, truncated, or not of this save.
+    """
+    folder = Path(folder)
+    for name in (FACTS, TENSORS):
+        if not (folder / name).is_file():
+            raise InvalidInputError(
+                f"{folder} holds no {name}: it is not a checkpoint of a pruned run, or its save did not finish. "
+                "Choose a whole checkpoint."
+            )
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        save = facts["save"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"{folder / FACTS} is damaged: {error}. Choose a whole checkpoint.") from error
+    try:
+        with safetensors.safe_open(folder / TENSORS, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise InvalidInputError(f"{folder / TENSORS} is damaged: {error}. Choose a whole checkpoint.") from error
+    if metadata.get("save") != save:
+        raise InvalidInputError(f"{TENSORS} and {FACTS} in {folder} come from two different saves. Choose a whole checkpoint.")
+    return facts
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """Reads the tensors; call `read_facts` first."""
+    return safetensors.torch.load_file(Path(folder) / TENSORS)

@@ -1,0 +1,57 @@
+"""Which optimisers and trainers can be pruned around: those that touch parameters only in `step()`."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import InvalidInputError, TrainingError
+
+
+def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises if the arguments of `optimizer.step`, the optimiser itself first, hold a closure."""
+    if any(argument is not None for argument in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimiser
+        raise TrainingError(
+            "optimizer.step() was given a closure, which would run the model on its dense weights. Call backward() first, "
+            "then step() without one."
+        )
+
+
+def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Returns the optimiser inside Accelerate's wrapper, which is an Optimizer without hooks."""
+    accelerate = sys.modules.get("accelerate.optimizer")  # loaded, if such a wrapper exists
+    if accelerate is not None and type(optimizer) is accelerate.AcceleratedOptimizer:
+        return unwrap_optimizer(vars(optimizer)["optimizer"])
+    return optimizer
+
+
+def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raises for trainers and optimisers that touch parameters elsewhere than in `step()`, or shard them."""
+    kind = type(optimizer)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InvalidInputError(f"optimizer was given as {kind.__name__}; it takes a torch.optim.Optimizer.")
+    if any("deepspeed" in base.__module__ or "DeepSpeed" in base.__name__ for base in kind.__mro__) or any(
+        "ds_id" in vars(parameter) for parameter in parameters.values()
+    ):
+        raise InvalidInputError("DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP or one process.")
+    if callable(getattr(kind, "eval", None)):
+        raise InvalidInputError(
+            f"{kind.__name__} is a schedule-free optimiser: it swaps the weights in eval(), where a pruner must hold them. "
+            "Take one that changes parameters only in step(), such as AdamW."
+        )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InvalidInputError("LBFGS needs a closure, which would run the model on its dense weights. Take AdamW, say.")
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
+        raise InvalidInputError("FSDP1 flattens the weights and cannot be pruned. Use DDP or one process.")
+    dtensor = sys.modules.get("torch.distributed.tensor")
+    for name, parameter in parameters.items():
+        if dtensor is not None and isinstance(parameter, dtensor.DTensor):
+            raise InvalidInputError(f"{name} is sharded over processes, which is not supported yet. Use DDP or one process.")
+        if parameter._post_accumulate_grad_hooks or "_in_backward_optimizers" in vars(parameter):
+            raise InvalidInputError(
+                f"{name} has a hook that takes its gradient during backward (an optimiser in backward). The pruner needs the "
+                "gradient at step(); take an ordinary optimiser."
+            )
