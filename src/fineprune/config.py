@@ -46,7 +46,7 @@ class PruningConfig:
             if not isinstance(getattr(self, name), base):
                 raise InvalidInputError(
                     f"{name} was given as {getattr(self, name)!r}; it takes one of "
-                    f"{', '.join(sorted(kind.__name__ + '()' for kind in _kinds(base)))}."
+                    f"{', '.join(sorted(kind.__name__ + '()' for kind in kinds(base)))}."
                 )
         if self.density is not None:
             if isinstance(self.density, bool) or not isinstance(self.density, int | float):
@@ -88,12 +88,12 @@ def _check_patterns(name: str, patterns: list[str] | str | None) -> None:
     )
 
 
-def _kinds(base: type[Any]) -> Iterator[type[Any]]:
+def kinds(base: type[Any]) -> Iterator[type[Any]]:
     """Yields the classes that can be made of an abstract one, those written outside this package too."""
     for kind in base.__subclasses__():
         if dataclasses.is_dataclass(kind):
             yield kind
-        yield from _kinds(kind)
+        yield from kinds(kind)
 
 
 def _plain(value: Any) -> Any:
@@ -120,15 +120,15 @@ def _build(kind: type, arguments: Any) -> Any:
 def _choice(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    kinds = {f"{kind.__module__}.{kind.__qualname__}": kind for base in CHOICES for kind in _kinds(base)}
-    kinds |= {path.rpartition(".")[2]: kind for path, kind in kinds.items()}
+    by_name = {kind.__name__: kind for base in CHOICES for kind in kinds(base)}
+    known = by_name | {f"{kind.__module__}.{kind.__qualname__}": kind for kind in by_name.values()}
     path = value.get("class_path")
-    if not isinstance(path, str) or path not in kinds or set(value) - {"class_path", "init_args"}:
+    if not isinstance(path, str) or path not in known or set(value) - {"class_path", "init_args"}:
         raise InvalidInputError(
-            f"{value!r} is not one of the choices; it takes class_path, and init_args for its settings. "
-            + nearest(str(path), (name for name in kinds if "." not in name)).capitalize()
+            f"{value!r} is not one of the choices; {nearest(str(path).rpartition('.')[2], by_name)} "
+            "A choice takes class_path, and init_args for its settings."
         )
-    return _build(kinds[path], value.get("init_args") or {})
+    return _build(known[path], value.get("init_args") or {})
 
 
 CHOICES = (Method, Birth, Structure, Schedule)

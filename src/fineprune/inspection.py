@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .errors import InvalidInputError, enumeration
 from .targets import blocks, unwrap
 
 
@@ -73,10 +74,16 @@ def inspect(model: nn.Module, names: Iterable[str]) -> Inspection:
 
     Args:
         model: any module.
-        names: the parameters to list one by one, as `targets.find` or a pruner names them.
+        names: the parameters to list one by one, at least one, as `targets.find` or a pruner names them.
+
+    Raises:
+        InvalidInputError: for no name, or one that the model does not have.
     """
-    model = unwrap(model)
+    model, names = unwrap(model), list(names)
     parameters = dict(model.named_parameters())
+    unknown = [name for name in names if name not in parameters]
+    if unknown or not names:
+        raise InvalidInputError(f"The model has no parameter {enumeration(unknown)}. Take the names from targets.find().")
     counts = {name: int(parameter.count_nonzero()) for name, parameter in parameters.items()}
 
     def count(name: str) -> Count:

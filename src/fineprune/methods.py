@@ -31,8 +31,8 @@ class Constant(Birth):
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise InvalidInputError(f"Constant was given the value {self.value}; scores are born finite.")
+        if not _is_number(self.value) or not math.isfinite(self.value):
+            raise InvalidInputError(f"Constant was given value={self.value!r}; scores are born as finite numbers.")
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         return torch.full_like(magnitude, self.value)
@@ -45,8 +45,7 @@ class Uniform(Birth):
     bound: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound < math.inf:
-            raise InvalidInputError(f"Uniform was given the bound {self.bound}; it must be a number above 0.")
+        _refuse_unless_positive(self, "bound", self.bound)
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         return _uniform(magnitude, generator).mul_(2 * self.bound).sub_(self.bound)
@@ -71,8 +70,7 @@ class FromMagnitude(Birth):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale < math.inf:
-            raise InvalidInputError(f"FromMagnitude was given the scale {self.scale}; it must be a number above 0.")
+        _refuse_unless_positive(self, "scale", self.scale)
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         mean = magnitude.mean()
@@ -81,6 +79,15 @@ class FromMagnitude(Birth):
                 "FromMagnitude cannot rank a matrix that is all zeros. Exclude it, or choose another birth."
             )
         return self.scale * magnitude / mean
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _refuse_unless_positive(owner: object, name: str, value: float) -> None:
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise InvalidInputError(f"{type(owner).__name__} was given {name}={value!r}; it takes a number above 0.")
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -178,8 +185,9 @@ class Movement(Method):
     learns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.score_lr < math.inf:
-            raise InvalidInputError(f"Movement was given score_lr={self.score_lr}; it must be a number above 0.")
+        if not isinstance(self.birth, Birth):
+            raise InvalidInputError(f"Movement was given birth={self.birth!r}; it takes a birth, as Constant(0.0).")
+        _refuse_unless_positive(self, "score_lr", self.score_lr)
 
     def birth_scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         return self.birth.scores(magnitude, generator)

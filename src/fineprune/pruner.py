@@ -84,8 +84,9 @@ class Pruner:
 
         self._model = targets.unwrap(model)
         self._optimizer = support.unwrap_optimizer(optimizer)
+        support.refuse_unsupported(self._model, self._optimizer)
         parameters = targets.find(self._model, config.target_modules, config.exclude_modules)
-        support.refuse_unsupported(self._model, self._optimizer, parameters)
+        support.refuse_unsupported_parameters(parameters)
         self._seed = torch.initial_seed()  # read, not drawn: the user's random stream stays as it is
         self._sites = self._new_sites(parameters)
         self._refuse_empty_budget()
@@ -125,14 +126,17 @@ class Pruner:
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
         """Returns figures to log: density kept and asked for, the scores' mean, spread and range, the joint gradient norm."""
-        scores = torch.cat([score.flatten() for score in self._current_scores(self._sites)])
+        scores = self._current_scores(self._sites)
+        count = sum(score.numel() for score in scores)
+        mean = sum(float(score.sum(dtype=torch.float64)) for score in scores) / count
+        variance = sum(float((score - mean).square().sum(dtype=torch.float64)) for score in scores) / count
         figures = {
             "density": self.density(),
             "density_asked": self.value,
-            "score_mean": scores.mean().item(),
-            "score_std": scores.std(correction=0).item(),
-            "score_min": scores.amin().item(),
-            "score_max": scores.amax().item(),
+            "score_mean": mean,
+            "score_std": math.sqrt(variance),
+            "score_min": min(float(score.min()) for score in scores),
+            "score_max": max(float(score.max()) for score in scores),
         }
         if self.gradient_norm is not None:
             figures["joint_grad_norm"] = self.gradient_norm.item()
@@ -254,11 +258,9 @@ class Pruner:
     # What is refused at a step.
 
     def _refuse_changed_weights(self) -> None:
-        groups = self._groups()
+        groups, parameters = self._groups(), dict(self._model.named_parameters())
         for weight in self._weights:
-            module, _, attribute = weight.name.rpartition(".")
-            current = self._model.get_submodule(module)._parameters.get(attribute)
-            if current is not weight.parameter or id(weight.parameter) not in groups:
+            if parameters.get(weight.name) is not weight.parameter or id(weight.parameter) not in groups:
                 raise TrainingError(
                     f"{weight.name} is no longer the parameter that the pruner was attached to, or has left the optimiser. "
                     "Wrap, move or replace the model's parameters first, then make the optimiser, then the Pruner."
@@ -338,14 +340,15 @@ class Pruner:
         final = self._value(self.total_steps)
         if final == 1:
             raise InvalidInputError("density 1.0 would prune nothing. Ask for less than 1, or train without a Pruner.")
-        counts = {site.name: site.groups for site in self._sites}
-        if self.config.scope == "global":
-            counts = {"all matrices together": sum(site.groups * site.size for site in self._sites)}
-        for name, count in counts.items():
-            if budget(count, final) == 0:
+        counts = {site.name: (site.groups, 1) for site in self._sites}
+        if self.config.scope == "global":  # counts weights, and its best group may be one of the largest
+            weights = sum(site.groups * site.size for site in self._sites)
+            counts = {"all matrices together": (weights, max(site.size for site in self._sites))}
+        for name, (count, least) in counts.items():
+            if budget(count, final) < least:
                 raise InvalidInputError(
-                    f"density {final} would keep nothing of {name}: it has {count:,} groups, and {final} of them is less than "
-                    f"one. Ask for at least {1 / count:.3g}, or leave it out with exclude_modules."
+                    f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least}. Ask for at "
+                    f"least {least / count:.3g}, or leave it out with exclude_modules."
                 )
 
     # State.
@@ -359,15 +362,14 @@ class Pruner:
             FileError: if the folder cannot be written.
         """
         tensors = {name: tensor for site in self._sites for name, tensor in site.tensors().items()}
-        state.write(folder, tensors, {**self._facts(), "step": self.step, "seed": self._seed, "base_rates": self._base_rates()})
+        rates = {weight.name: weight.base_rate for weight in self._weights}
+        here = {"step": self.step, "seed": self._seed, "base_rates": rates, "tensors": list(tensors)}
+        state.write(folder, tensors, {**self._facts(), **here})
 
     def _facts(self) -> dict[str, Any]:
         """What a state must share with the pruner that takes it up."""
         shapes = {weight.name: [str(weight.parameter.dtype), *weight.parameter.shape] for weight in self._weights}
         return {"format": FORMAT, "config": self.config.to_dict(), "total_steps": self.total_steps, "weights": shapes}
-
-    def _base_rates(self) -> dict[str, float]:
-        return {weight.name: weight.base_rate for weight in self._weights}
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
@@ -387,8 +389,20 @@ class Pruner:
                     f"The state in {folder} was saved with another {key}: {_difference(facts.get(key), mine)}. Resume with the "
                     "same config, model and total_steps as the run had, or start anew."
                 )
-        sites = self._saved_sites(state.read_tensors(folder), facts, folder)
-        masks = self._masks(sites, facts["step"])
+        tensors = state.read_tensors(folder)
+        broken = [name for name, tensor in tensors.items() if tensor.isnan().any()]
+        if broken:
+            raise InvalidInputError(f"The state in {folder} holds NaN in {enumeration(broken)}. Choose an earlier checkpoint.")
+        try:
+            strays = set(tensors) ^ set(facts["tensors"])
+            if strays:
+                raise InvalidInputError(
+                    f"The two files in {folder} disagree over {enumeration(strays)}. Choose a whole checkpoint."
+                )
+            sites, step, seed = self._saved_sites(tensors, facts["base_rates"]), facts["step"], facts["seed"]
+        except KeyError as error:
+            raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
+        masks = self._masks(sites, step)
         for site, mask in zip(sites, masks, strict=True):
             for weight in site.weights:
                 if not torch.equal(weight.parameter, weight.effective(mask)):
@@ -396,30 +410,26 @@ class Pruner:
                         f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
                         "weight times the mask. Load the model from the same checkpoint before the pruner's state."
                     )
-        self._sites, self.step, self._seed = sites, facts["step"], facts["seed"]
+        self._sites, self.step, self._seed = sites, step, seed
         self._apply(masks)
 
-    def _saved_sites(self, tensors: dict[str, Tensor], facts: dict[str, Any], folder: str | Path) -> list[Site]:
-        """Builds the sites from saved tensors, beside those in use."""
+    def _saved_sites(self, tensors: Mapping[str, Tensor], base_rates: Mapping[str, float]) -> list[Site]:
+        """Builds the sites from saved tensors, beside those in use. Raises KeyError for what is not there."""
         sites = []
         for site in self._sites:
-            try:
-                weights = [
-                    Weight(w.name, w.parameter, w.cut, tensors.pop(f"dense.{w.name}").to(w.dense), facts["base_rates"][w.name])
-                    for w in site.weights
-                ]
-                scores = None if site.scores is None else tensors.pop(f"scores.{site.name}").to(site.scores)
-            except KeyError as error:
-                raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
+            weights = [
+                Weight(w.name, w.parameter, w.cut, tensors[f"dense.{w.name}"].to(w.dense), base_rates[w.name])
+                for w in site.weights
+            ]
+            scores = None if site.scores is None else tensors[f"scores.{site.name}"].to(site.scores)
             optimizer = None
             if site.optimizer is not None and scores is not None:
                 optimizer = self.config.method.optimizer(scores)
-                for key in [key for key in tensors if key.startswith("moments.") and key.endswith(f".{site.name}")]:
-                    moment = key.removeprefix("moments.").removesuffix(f".{site.name}")
-                    optimizer.state[scores][moment] = tensors.pop(key).to(scores.device)
+                for key, tensor in tensors.items():
+                    owner, _, moment = key.rpartition(".")
+                    if owner == f"moments.{site.name}":
+                        optimizer.state[scores][moment] = tensor.to(scores.device)
             sites.append(Site(weights, scores, optimizer))
-        if tensors:
-            raise InvalidInputError(f"The state in {folder} holds tensors of other weights: {enumeration(tensors)}.")
         return sites
 
 

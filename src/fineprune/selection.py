@@ -39,7 +39,7 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) ->
     cut = _cut([tensor.flatten() for tensor in scores], sizes, budget)
     if cut is None:
         return [torch.ones_like(tensor, dtype=torch.bool) for tensor in scores]
-    masks = [tensor > cut for tensor in scores]
+    masks = [(tensor > cut).contiguous() for tensor in scores]
     room = budget - _weights(masks, sizes)
     for tensor, mask, size in zip(scores, masks, sizes, strict=True):
         tied = (tensor == cut).flatten().nonzero().squeeze(1)

@@ -56,7 +56,8 @@ class Weight:
 
     def was_changed(self) -> bool:
         """Whether the parameter holds anything but W * M."""
-        return not torch.equal(self.parameter, self.dense.masked_fill(~self.mask, 0.0))
+        held, expected = self.parameter, self.dense.masked_fill(~self.mask, 0.0)
+        return (held.dtype, held.device) != (expected.dtype, expected.device) or not torch.equal(held, expected)
 
 
 @dataclass
@@ -110,5 +111,5 @@ class Site:
         if self.scores is not None:
             saved[f"scores.{self.name}"] = self.scores
         if self.scores is not None and self.optimizer is not None:
-            saved |= {f"moments.{key}.{self.name}": moment for key, moment in self.optimizer.state[self.scores].items()}
+            saved |= {f"moments.{self.name}.{key}": moment for key, moment in self.optimizer.state[self.scores].items()}
         return saved

@@ -79,14 +79,19 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
         save = facts["save"]
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(f"{folder / FACTS} is damaged: {error}. Choose a whole checkpoint.") from error
-    try:
-        with safetensors.safe_open(folder / TENSORS, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise InvalidInputError(f"{folder / TENSORS} is damaged: {error}. Choose a whole checkpoint.") from error
+    metadata = check_safetensors(folder / TENSORS)
     if metadata.get("save") != save:
         raise InvalidInputError(f"{TENSORS} and {FACTS} in {folder} come from two different saves. Choose a whole checkpoint.")
     return facts
+
+
+def check_safetensors(path: Path) -> dict[str, str]:
+    """Returns the metadata of a safetensors file; raises InvalidInputError if it is damaged or cut off."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InvalidInputError(f"{path} is damaged: {error}. Choose a whole checkpoint.") from error
 
 
 def read_tensors(folder: str | Path) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from torch import nn
 
 from .errors import InvalidInputError, TrainingError
 
+DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP or one process."
+
 
 def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raises if the arguments of `optimizer.step`, the optimiser itself first, hold a closure."""
@@ -27,15 +29,13 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raises for trainers and optimisers that touch parameters elsewhere than in `step()`, or shard them."""
+def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raises for trainers and optimisers that touch parameters elsewhere than in `step()`."""
     kind = type(optimizer)
+    if any("deepspeed" in base.__module__ or "DeepSpeed" in base.__name__ for base in kind.__mro__):
+        raise InvalidInputError(DEEPSPEED)  # its optimisers are not PyTorch's
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InvalidInputError(f"optimizer was given as {kind.__name__}; it takes a torch.optim.Optimizer.")
-    if any("deepspeed" in base.__module__ or "DeepSpeed" in base.__name__ for base in kind.__mro__) or any(
-        "ds_id" in vars(parameter) for parameter in parameters.values()
-    ):
-        raise InvalidInputError("DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP or one process.")
     if callable(getattr(kind, "eval", None)):
         raise InvalidInputError(
             f"{kind.__name__} is a schedule-free optimiser: it swaps the weights in eval(), where a pruner must hold them. "
@@ -46,8 +46,14 @@ def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer, param
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise InvalidInputError("FSDP1 flattens the weights and cannot be pruned. Use DDP or one process.")
+
+
+def refuse_unsupported_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raises for parameters that are sharded over processes, or whose gradients are gone before `step()`."""
     dtensor = sys.modules.get("torch.distributed.tensor")
     for name, parameter in parameters.items():
+        if "ds_id" in vars(parameter):
+            raise InvalidInputError(DEEPSPEED)
         if dtensor is not None and isinstance(parameter, dtensor.DTensor):
             raise InvalidInputError(f"{name} is sharded over processes, which is not supported yet. Use DDP or one process.")
         if parameter._post_accumulate_grad_hooks or "_in_backward_optimizers" in vars(parameter):

@@ -69,7 +69,7 @@ def find(
         target_modules, exclude_modules: as in PruningConfig.
 
     Returns:
-        Parameter name -> parameter. A parameter shared by several modules appears once.
+        Parameter name -> parameter. A parameter shared by several modules appears once, by its name in `named_parameters()`.
 
     Raises:
         InvalidInputError: if nothing matches, or a frozen parameter was named.
@@ -81,22 +81,20 @@ def find(
             f"{block}.{name}" for block, member in blocks(model) for name, inner in member.named_modules() if is_linear(inner)
         ]
     else:
-        chosen = [name for name in modules if _matches(name, target_modules)]
+        chosen = [name for name in modules if matches(name, target_modules)]
         _refuse_unmatched(target_modules, modules)
     if exclude_modules is not None:
         _refuse_unmatched(exclude_modules, modules)
-        chosen = [name for name in chosen if not _matches(name, exclude_modules)]
-    found: dict[int, tuple[str, nn.Parameter]] = {}
-    for name in chosen:
-        weight = modules[name].weight
-        assert isinstance(weight, nn.Parameter)
-        found.setdefault(id(weight), (f"{name}.weight", weight))
+        chosen = [name for name in chosen if not matches(name, exclude_modules)]
+    parameters = {id(parameter): (name, parameter) for name, parameter in model.named_parameters()}
+    found = dict(parameters[id(modules[name].weight)] for name in chosen)
     if not found:
         raise InvalidInputError(_nothing_found(target_modules, exclude_modules, modules))
-    return _without_frozen(dict(found.values()), named=target_modules is not None)
+    return _without_frozen(found, named=target_modules is not None)
 
 
-def _matches(name: str, patterns: list[str] | str) -> bool:
+def matches(name: str, patterns: list[str] | str) -> bool:
+    """Whether a module's name is, or ends in, one of the names; or matches one regular expression as a whole."""
     if isinstance(patterns, str):
         return re.fullmatch(patterns, name) is not None
     return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
@@ -106,7 +104,7 @@ def _refuse_unmatched(patterns: list[str] | str, modules: dict[str, nn.Module]) 
     """Raises if an entry matches no prunable module: a typing error must not prune less than was asked for."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
-            matched = any(_matches(name, pattern if isinstance(patterns, str) else [pattern]) for name in modules)
+            matched = any(matches(name, pattern if isinstance(patterns, str) else [pattern]) for name in modules)
         except re.error as error:
             raise InvalidInputError(f"{pattern!r} is not a regular expression: {error}.") from error
         if not matched:

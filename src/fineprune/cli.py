@@ -1,0 +1,153 @@
+"""The command line: each command is a few lines around the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .errors import FinepruneError, InvalidInputError, MissingExtraError, nearest
+from .extras import require
+from .inspection import Count, Inspection
+
+if TYPE_CHECKING:
+    from .training import Result
+
+COMMANDS = {
+    "train": "fine-tune a model and prune it: fineprune train RECIPE.yaml [--pruning.density 0.03 ...]",
+    "evaluate": "measure a saved model on a task: fineprune evaluate FOLDER [--task.validation FILE ...]",
+    "inspect": "show the density of any checkpoint, layer by layer: fineprune inspect FOLDER",
+    "quickstart": "prune a real pretrained model on real text, in minutes, without a download",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code; a user's error becomes one sentence."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        require("hub", "transformers", "jsonargparse", "rich")
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except FinepruneError as error:
+        print(f"fineprune: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidInputError | MissingExtraError) else 1
+    except KeyboardInterrupt:
+        print("fineprune: stopped. A training run goes on from its last checkpoint with --resume.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _help()
+        return
+    command, *rest = arguments
+    commands = {"train": _train, "evaluate": _evaluate, "inspect": _inspect, "quickstart": _quickstart}
+    if command not in commands:
+        raise InvalidInputError(f"There is no command {command!r}; {nearest(command, commands)}")
+    commands[command](rest)
+
+
+def _help() -> None:
+    print("usage: fineprune COMMAND ...\n\nPrune a transformer while you fine-tune it.\n")
+    for name, text in COMMANDS.items():
+        print(f"  {name:12}{text}")
+    print("\n`fineprune COMMAND --help` shows every setting of a command.")
+
+
+def _train(arguments: list[str]) -> None:
+    from . import recipe, training
+
+    resume = "--resume" in arguments
+    wanted = recipe.read([argument for argument in arguments if argument != "--resume"])
+    result = training.train(wanted, resume)
+    show(result, f"{wanted.model}, saved in {wanted.training.output_dir}")
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from pathlib import Path
+
+    from . import recipe, training
+
+    if not arguments or arguments[0].startswith("-"):
+        if not {"-h", "--help"} & set(arguments):
+            raise InvalidInputError("evaluate needs a model: fineprune evaluate FOLDER [--task.validation FILE ...]")
+        recipe.read(arguments)
+    folder, *flags = arguments
+    saved = Path(folder) / training.RECIPE
+    known = [str(saved)] if saved.is_file() and "--recipe" not in flags else []
+    wanted = recipe.read([*known, *flags, "--model", folder])
+    show(training.evaluate(folder, wanted.task, wanted.max_length, wanted.training), folder)
+
+
+def _inspect(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from . import targets, training
+    from .inspection import inspect
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune inspect", description=COMMANDS["inspect"], default_meta=False)
+    parser.add_argument("checkpoint", type=str, help="folder of a saved model, or its name on the Hub; made here or not")
+    model = training.load_any(parser.parse_args(arguments).checkpoint)
+    show_layers(inspect(model, targets.find(model)))
+
+
+def _quickstart(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from . import quickstart
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune quickstart", description=COMMANDS["quickstart"], default_meta=False)
+    parser.add_function_arguments(quickstart.run)
+    quickstart.run(**parser.parse_args(arguments).as_dict())
+
+
+def show(result: "Result", title: str) -> None:
+    """Prints the closing table of a run."""
+    from rich.table import Table
+
+    table = Table("measure", "value", title=title, title_justify="left")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    for row in densities(result.inspection):
+        table.add_row(*row)
+    if result.seconds is not None:
+        table.add_row("training time", f"{result.seconds:.0f} s")
+    _print(table)
+
+
+def show_layers(inspection: Inspection) -> None:
+    """Prints the density of every layer."""
+    from rich.table import Table
+
+    table = Table("weight", "shape", "kept", "of", "density")
+    for layer in inspection.layers:
+        shape = " x ".join(map(str, layer.shape))
+        table.add_row(layer.name, shape, f"{layer.kept:,}", f"{layer.weights:,}", f"{layer.density:.4f}")
+    _print(table)
+    for name, value in densities(inspection):
+        print(f"{name}: {value}")
+
+
+def densities(inspection: Inspection) -> list[tuple[str, str]]:
+    """Returns the density under each of its names, beside what it counts."""
+
+    def fraction(count: Count) -> str:
+        return f"{count.density:.4%} ({count.kept:,} of {count.weights:,})"
+
+    prunable = Count("", (), inspection.weights, inspection.kept)
+    rows = [("density of the prunable weights", fraction(prunable))]
+    if inspection.remaining_weights is not None:
+        rows.append(("remaining weights, as the paper counts", f"{inspection.remaining_weights:.4%}"))
+    return [*rows, ("density of the whole model", fraction(inspection.whole_model))]
+
+
+def _print(table: object) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""A recipe: one run as data. A model, a task, what to prune, and how to train. Read from YAML and flags."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import CHOICES, PruningConfig, kinds
+from .errors import InvalidInputError, nearest
+from .extras import require
+from .tasks.tabular import Task, TextClassification
+
+require("hub", "transformers", "accelerate", "jsonargparse", "yaml")
+
+import jsonargparse  # noqa: E402
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from transformers import TrainingArguments  # noqa: E402
+
+DEFAULTS = {
+    "task": {"class_path": f"{TextClassification.__module__}.{TextClassification.__qualname__}"},
+    "training.output_dir": "runs/fineprune",
+    "training.eval_strategy": "epoch",
+    "training.save_strategy": "epoch",
+    "training.save_total_limit": 1,
+    "training.logging_steps": 50,
+    "training.report_to": "none",
+    "training.dataloader_pin_memory": torch.accelerator.is_available(),
+}
+"""Where `fineprune train` differs from the defaults of Transformers' TrainingArguments."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run of `fineprune train`.
+
+    Args:
+        model: pretrained model to start from: a name on the Hub or a folder.
+        task: the data.
+        training: Transformers' TrainingArguments.
+        pruning: what to prune, and how far. None: a dense run.
+        max_length: texts are cut to so many tokens.
+        config: settings of the model's config to change before it is loaded, as
+            {"num_hidden_layers": 3} to keep the first three layers only.
+        frozen_modules: modules that are not trained: names or endings of names, or one regular
+            expression. ["embeddings"] is what the paper's runs do.
+        source: the recipe as YAML, as it was read; written beside the model.
+    """
+
+    model: str
+    task: Task
+    training: TrainingArguments
+    pruning: PruningConfig | None = None
+    max_length: int = 128
+    config: dict[str, Any] = field(default_factory=dict)
+    frozen_modules: list[str] | str | None = None
+    source: str = ""
+
+
+def parser(prune: bool = True) -> jsonargparse.ArgumentParser:
+    """Returns the parser of a recipe: the help and the checks are made from the dataclasses.
+
+    Args:
+        prune: False leaves `--pruning` out, for a dense run.
+    """
+    made = jsonargparse.ArgumentParser(exit_on_error=False, default_meta=False)
+    made.add_argument("--recipe", action="config", help="YAML file with any of the settings below; flags win over it.")
+    made.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
+    if prune:
+        made.add_class_arguments(PruningConfig, "pruning")
+    else:
+        made.add_argument("--pruning", type=type(None), help=jsonargparse.SUPPRESS)
+    made.add_class_arguments(TrainingArguments, "training")
+    made.set_defaults(DEFAULTS)
+    return made
+
+
+def read(arguments: Sequence[str]) -> Recipe:
+    """Reads a recipe from command-line arguments: `[RECIPE.yaml] [--flag value ...]`, flags winning.
+
+    A recipe without `pruning` is a dense run.
+
+    Raises:
+        InvalidInputError: for an unknown key (the nearest known one is offered) or a value of the wrong type.
+    """
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        arguments.insert(0, "--recipe")
+    prune = _prunes(arguments)
+    made = parser(prune)
+    try:
+        settings = made.parse_args(arguments)
+        objects = made.instantiate(settings)
+    except jsonargparse.ArgumentError as error:
+        raise InvalidInputError(_sentence(str(error), made)) from error
+    source = made.dump(settings, skip_default=True, format="yaml")
+    fields = {name: objects[name] for name in ("model", "task", "training", "max_length", "config", "frozen_modules")}
+    return Recipe(**fields, pruning=objects.get("pruning"), source=source)
+
+
+def _prunes(arguments: Sequence[str]) -> bool:
+    """Whether the recipe or a flag says anything of pruning."""
+    if any(argument.split("=")[0].startswith("--pruning") for argument in arguments):
+        return True
+    for flag, path in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag == "--recipe" and (read_yaml(path).get("pruning") is not None):
+            return True
+    return False
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file of keys and values. Raises InvalidInputError if it is missing or is something else."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"The recipe {path} could not be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"The recipe {path} holds {type(content).__name__}, not keys and values.")
+    return content
+
+
+UNKNOWN = re.compile(
+    r"Option '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: (\S+)|"
+    r"[Kk]ey '([^']+)' is not expected|Expected a dot import path string: (\S+)"
+)
+"""How jsonargparse reports a name that it does not know."""
+
+
+def _sentence(error: str, made: jsonargparse.ArgumentParser) -> str:
+    """Turns a parser's error into one sentence, with the nearest known name where one was not known."""
+    unknown = UNKNOWN.search(error)
+    if unknown:
+        given = next(name for name in unknown.groups() if name).removeprefix("--").partition("=")[0]
+        return f"The recipe has no setting or choice {given!r}; {nearest(given, _known(made, full='.' in given))}"
+    keys = re.findall(r'[Kk]ey "([^"]+)"', error)
+    values = re.findall(r"(?:Given value|Got value): (.+)", error)
+    expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:: |\. |\.?$)", error, re.MULTILINE)))
+    if keys and values and expected:
+        wanted = " or ".join("null" if "NoneType" in kind else re.sub(r"<class '(.+)'>", r"\1", kind) for kind in expected)
+        return f"{'.'.join(dict.fromkeys(keys))} was given as {values[-1]}; it takes {wanted}."
+    return " ".join(error.split())
+
+
+def _known(made: jsonargparse.ArgumentParser, full: bool) -> Iterator[str]:
+    """Yields the names of all settings: whole ones, or only the last word of each."""
+    for name in made.get_defaults().keys():  # noqa: SIM118, a Namespace is no mapping
+        yield name if full else name.rpartition(".")[2]
+    for kind in [kind for base in (*CHOICES, Task) for kind in kinds(base)]:
+        yield kind.__name__
+        yield from (setting.name for setting in dataclasses.fields(kind))

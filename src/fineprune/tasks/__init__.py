@@ -1,0 +1,1 @@
+"""Data sets and their metrics: what a model is trained on, and how it is judged."""

@@ -1,0 +1,159 @@
+"""Small models, and ways to look inside a pruner, for all tests."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from fineprune import CubicSchedule, Movement, Pruner, PruningConfig
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    torch.manual_seed(92)
+    yield
+
+
+class Block(nn.Module):
+    """A residual feed-forward block."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.down(torch.tanh(self.up(features)))
+
+
+class Stack(nn.Module):
+    """Blocks and a head, over features as they are; float64, so that differences of method show and rounding does not."""
+
+    def __init__(self, width: int = 8, inner: int = 12, blocks: int = 2, classes: int = 3) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, inner) for _ in range(blocks))
+        self.head = nn.Linear(width, classes)
+        self.double()
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        for block in self.blocks:
+            features = block(features)
+        return nn.functional.cross_entropy(self.head(features), labels)
+
+
+Batch = dict[str, Tensor]
+
+
+def stack_batches(number: int, rows: int = 6, width: int = 8) -> list[Batch]:
+    """Returns batches for a Stack, with something to learn in them."""
+    generator = torch.Generator().manual_seed(7)
+    features = torch.randn(number, rows, width, generator=generator, dtype=torch.float64)
+    labels = (features[..., -3:].argmax(-1) + (features[..., 3] > 1)) % 3
+    return [{"features": f, "labels": label} for f, label in zip(features, labels, strict=True)]
+
+
+def tiny_bert(dropout: float = 0.0, **settings: object) -> BertForSequenceClassification:
+    """Returns a random BERT with 12 matrices in 2 layers: 16,384 prunable weights."""
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        **settings,
+    )
+    return BertForSequenceClassification(config).train()
+
+
+def bert_batches(number: int, rows: int = 4, length: int = 8) -> list[Batch]:
+    """Returns batches for a tiny BERT with two classes."""
+    generator = torch.Generator().manual_seed(7)
+    tokens = torch.randint(0, 100, (number, rows, length), generator=generator)
+    return [{"input_ids": t, "attention_mask": torch.ones_like(t), "labels": t[:, 0] % 2} for t in tokens]
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Runs a model of either kind forward."""
+    output = model(**batch)
+    return output if isinstance(output, Tensor) else output.loss
+
+
+def adamw(model: nn.Module, **settings: object) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), **{"lr": 1e-3, "weight_decay": 0.0, **settings})
+
+
+def config(**settings: object) -> PruningConfig:
+    """Returns a config with a short warm-up and cool-down, for runs of ten steps and more."""
+    settings = {"method": Movement(), "density": 0.3, "schedule": CubicSchedule(0.1, 0.3), **settings}
+    return PruningConfig(**settings)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> list[Tensor]:
+    """The plain loop of the README; returns the losses."""
+    losses = []
+    for batch in batches:
+        loss = loss_of(model, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return losses
+
+
+def scores(pruner: Pruner) -> dict[str, Tensor]:
+    return {site.name: site.scores.clone() for site in pruner._sites if site.scores is not None}
+
+
+def dense(pruner: Pruner) -> dict[str, Tensor]:
+    return {weight.name: weight.dense.clone() for site in pruner._sites for weight in site.weights}
+
+
+def masks(pruner: Pruner) -> dict[str, Tensor]:
+    return {weight.name: weight.mask.clone() for site in pruner._sites for weight in site.weights}
+
+
+def everything(pruner: Pruner) -> dict[str, Tensor]:
+    """Copies every tensor and number that a step may change: model, gradients, optimiser, and the pruner's own."""
+    model, optimizer = pruner._model, pruner._optimizer
+    held = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    held |= {f"gradient.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    held |= {
+        f"optimizer.{number}.{key}": torch.as_tensor(value)
+        for number, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+    held |= {f"mask.{name}": mask for name, mask in masks(pruner).items()}
+    held |= {name: tensor for site in pruner._sites for name, tensor in site.tensors().items()}
+    held["step"] = torch.tensor(pruner.step)
+    return {name: tensor.detach().clone() for name, tensor in held.items()}
+
+
+def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Returns the names under which two collections of tensors are not the same to the bit (NaN equals NaN)."""
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+    return [name for name in {**first, **second} if name not in first or name not in second or not same(first[name], second[name])]
+
+
+@pytest.fixture
+def attach() -> Iterator[Callable[..., Pruner]]:
+    """Makes pruners whose hooks are removed at the end of the test."""
+    made = []
+
+    def new(model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int = 10, **settings: object) -> Pruner:
+        max_grad_norm = settings.pop("max_grad_norm", None)
+        made.append(Pruner(model, optimizer, config(**settings), total_steps=total_steps, max_grad_norm=max_grad_norm))
+        return made[-1]
+
+    yield new
+    for pruner in made:
+        pruner.detach()
