@@ -141,7 +141,9 @@ def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str
     def same(a: Tensor, b: Tensor) -> bool:
         return a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
-    return [name for name in {**first, **second} if name not in first or name not in second or not same(first[name], second[name])]
+    return [
+        name for name in {**first, **second} if name not in first or name not in second or not same(first[name], second[name])
+    ]
 
 
 @pytest.fixture

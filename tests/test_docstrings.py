@@ -93,6 +93,7 @@ def test_nothing_is_executed_or_imported(library: Path) -> None:
     "name",
     [
         "site-packages/other.py",
+        "dist-packages/other/__init__.py",
         "test/test_bread.py",
         "bread/tests/test_crumb.py",
         "idlelib/window.py",
@@ -114,12 +115,18 @@ def test_python_twins_of_modules_in_c_go_under_the_public_name(library: Path) ->
     assert docstrings.load(library, modules=2).names == ("bread", "decimal")
 
 
-def test_sources_that_do_not_parse_are_left_out_and_do_not_warn(library: Path) -> None:
+def test_sources_that_do_not_parse_are_left_out(library: Path) -> None:
     before = docstrings.load(library, modules=3)
     (library / "template.py").write_text("def $name():\n    'This is not Python at all.'\n")
     (library / "binary.py").write_bytes(b"\x00\xff\x00")
-    (library / "escape.py").write_text("'''One \\d escape which is invalid.'''\n")
     assert docstrings.load(library, modules=3) == before
+
+
+def test_an_invalid_escape_sequence_neither_warns_nor_loses_the_file(library: Path) -> None:
+    before = everything(docstrings.load(library, modules=3))
+    with (library / "stone.py").open("a") as file:
+        file.write("def escape():\n    '''One \\d escape which is invalid.'''\n")
+    assert everything(docstrings.load(library, modules=3)) == before | {r"One \d escape which is invalid.": "stone"}
 
 
 def test_texts_that_begin_alike_are_one_even_with_other_digits_case_and_punctuation(library: Path) -> None:
@@ -146,9 +153,9 @@ def test_short_texts_are_left_out_and_long_ones_cut(library: Path) -> None:
 
 
 def test_names_of_the_chosen_modules_are_hidden_in_every_text_and_only_as_words(library: Path) -> None:
-    write(library, "bread.py", "Bread needs water, bread.crumb and Breadth of stone.", *numbered("baking", 20))
+    write(library, "bread.py", "Bread needs water, bread.crumb and Breadth of sourbread.", *numbered("baking", 20))
     texts = everything(docstrings.load(library, modules=2))
-    assert texts["_ needs _, _.crumb and Breadth of stone."] == "bread"
+    assert texts["_ needs _, _.crumb and Breadth of sourbread."] == "bread"
 
 
 def test_texts_that_hiding_makes_alike_do_not_stay_in_both_modules(library: Path) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import Batch, Stack, adamw, bert_batches, dense, loss_of, scores, stack_batches, tiny_bert
-from straight_through import Moment, Setting, run
 from torch import Tensor, nn
 
+from conftest import Batch, Stack, adamw, bert_batches, dense, loss_of, scores, stack_batches, tiny_bert
 from fineprune import (
     Constant,
     CubicSchedule,
@@ -22,6 +21,7 @@ from fineprune import (
     Uniform,
 )
 from fineprune.methods import Method
+from straight_through import Moment, Setting, run
 
 STEPS = 200
 TOLERANCE = 1e-12

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fineprune: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInputError | MissingExtraError) else 1
     except KeyboardInterrupt:
-        print("fineprune: stopped. A training run goes on from its last checkpoint with --resume.", file=sys.stderr)
+        print("fineprune: stopped. A training run goes on from its last checkpoint with --resume true.", file=sys.stderr)
         return 1
     return 0
 
@@ -59,10 +59,8 @@ def _help() -> None:
 def _train(arguments: list[str]) -> None:
     from . import recipe, training
 
-    resume = "--resume" in arguments
-    wanted = recipe.read([argument for argument in arguments if argument != "--resume"])
-    result = training.train(wanted, resume)
-    show(result, f"{wanted.model}, saved in {wanted.training.output_dir}")
+    wanted = recipe.read(arguments)
+    show(training.train(wanted), f"{wanted.model}, saved in {wanted.training.output_dir}")
 
 
 def _evaluate(arguments: list[str]) -> None:

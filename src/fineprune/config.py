@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InvalidInputError, nearest
+from .errors import InvalidInputError, is_number, nearest
 from .methods import Birth, Method
 from .schedules import CubicSchedule, Schedule
 from .selection import SCOPES, Scope
@@ -49,7 +49,7 @@ class PruningConfig:
                     f"{', '.join(sorted(kind.__name__ + '()' for kind in kinds(base)))}."
                 )
         if self.density is not None:
-            if isinstance(self.density, bool) or not isinstance(self.density, int | float):
+            if not is_number(self.density):
                 raise InvalidInputError(f"density was given as {self.density!r}; it takes a number.")
             if not 0 < self.density <= 1 or math.isnan(self.density):
                 raise InvalidInputError(
@@ -57,7 +57,7 @@ class PruningConfig:
                     "To keep 10 %, give 0.1."
                 )
         self.method.values(self.density)
-        if self.scope not in SCOPES:
+        if self.scope not in tuple(SCOPES):  # a list would not be hashable
             raise InvalidInputError(f"scope was given as {self.scope!r}; {nearest(str(self.scope), SCOPES)}")
         for name in ("target_modules", "exclude_modules"):
             _check_patterns(name, getattr(self, name))
@@ -120,8 +120,9 @@ def _build(kind: type, arguments: Any) -> Any:
 def _choice(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    by_name = {kind.__name__: kind for base in CHOICES for kind in kinds(base)}
-    known = by_name | {f"{kind.__module__}.{kind.__qualname__}": kind for kind in by_name.values()}
+    choices = [kind for base in CHOICES for kind in kinds(base)]
+    by_name = {kind.__name__: kind for kind in choices}
+    known = by_name | {f"{kind.__module__}.{kind.__qualname__}": kind for kind in choices}
     path = value.get("class_path")
     if not isinstance(path, str) or path not in known or set(value) - {"class_path", "init_args"}:
         raise InvalidInputError(

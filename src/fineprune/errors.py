@@ -28,13 +28,18 @@ class MissingExtraError(FinepruneError, ImportError):
     """A part of the library whose optional dependencies are not installed."""
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is an int or a float; True and False are not taken for numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns a phrase that offers the known words most like `word`, or lists them when few."""
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=3)
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
-    return "known are " + enumeration(known)
+    return f"known are {enumeration(known)}."
 
 
 def enumeration(names: Iterable[str], most: int = 8) -> str:

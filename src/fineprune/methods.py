@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, is_number
 from .selection import Select
 
 
@@ -31,7 +31,7 @@ class Constant(Birth):
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.value) or not math.isfinite(self.value):
+        if not is_number(self.value) or not math.isfinite(self.value):
             raise InvalidInputError(f"Constant was given value={self.value!r}; scores are born as finite numbers.")
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
@@ -81,12 +81,8 @@ class FromMagnitude(Birth):
         return self.scale * magnitude / mean
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _refuse_unless_positive(owner: object, name: str, value: float) -> None:
-    if not _is_number(value) or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise InvalidInputError(f"{type(owner).__name__} was given {name}={value!r}; it takes a number above 0.")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import inspection, state, support, targets
 from .config import PruningConfig
-from .errors import InvalidInputError, TrainingError, enumeration
+from .errors import InvalidInputError, TrainingError, enumeration, is_number
 from .selection import SCOPES, budget
 from .sites import Site, Weight
 
@@ -71,8 +71,8 @@ class Pruner:
     ) -> None:
         if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
             raise InvalidInputError(f"total_steps was given as {total_steps!r}; it is a number of optimiser steps, 1 or more.")
-        if max_grad_norm is not None and not 0 < max_grad_norm < math.inf:
-            raise InvalidInputError(f"max_grad_norm was given as {max_grad_norm}; it is a number above 0, or None.")
+        if max_grad_norm is not None and not (is_number(max_grad_norm) and 0 < max_grad_norm < math.inf):
+            raise InvalidInputError(f"max_grad_norm was given as {max_grad_norm!r}; it is a number above 0, or None.")
         config.schedule.check(total_steps)
         self.config = config
         self.total_steps = total_steps

@@ -46,6 +46,7 @@ class Recipe:
             {"num_hidden_layers": 3} to keep the first three layers only.
         frozen_modules: modules that are not trained: names or endings of names, or one regular
             expression. ["embeddings"] is what the paper's runs do.
+        resume: go on from the last whole checkpoint in training.output_dir instead of starting anew.
         source: the recipe as YAML, as it was read; written beside the model.
     """
 
@@ -56,7 +57,11 @@ class Recipe:
     max_length: int = 128
     config: dict[str, Any] = field(default_factory=dict)
     frozen_modules: list[str] | str | None = None
+    resume: bool = False
     source: str = ""
+
+
+READ = [setting.name for setting in dataclasses.fields(Recipe) if setting.name != "source"]
 
 
 def parser(prune: bool = True) -> jsonargparse.ArgumentParser:
@@ -65,7 +70,9 @@ def parser(prune: bool = True) -> jsonargparse.ArgumentParser:
     Args:
         prune: False leaves `--pruning` out, for a dense run.
     """
-    made = jsonargparse.ArgumentParser(exit_on_error=False, default_meta=False)
+    made = jsonargparse.ArgumentParser(
+        usage="fineprune train [RECIPE.yaml] [--setting value ...]", exit_on_error=False, default_meta=False
+    )
     made.add_argument("--recipe", action="config", help="YAML file with any of the settings below; flags win over it.")
     made.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
     if prune:
@@ -95,14 +102,14 @@ def read(arguments: Sequence[str]) -> Recipe:
         objects = made.instantiate(settings)
     except jsonargparse.ArgumentError as error:
         raise InvalidInputError(_sentence(str(error), made)) from error
+    settings.resume = False  # how this run was started is no part of what it is
     source = made.dump(settings, skip_default=True, format="yaml")
-    fields = {name: objects[name] for name in ("model", "task", "training", "max_length", "config", "frozen_modules")}
-    return Recipe(**fields, pruning=objects.get("pruning"), source=source)
+    return Recipe(**{name: objects.get(name) for name in READ}, source=source)
 
 
 def _prunes(arguments: Sequence[str]) -> bool:
-    """Whether the recipe or a flag says anything of pruning."""
-    if any(argument.split("=")[0].startswith("--pruning") for argument in arguments):
+    """Whether the recipe or a flag says anything of pruning, or help is asked for."""
+    if any(argument in ("-h", "--help") or argument.startswith("--pruning") for argument in arguments):
         return True
     for flag, path in zip(arguments, [*arguments[1:], ""], strict=True):
         if flag == "--recipe" and (read_yaml(path).get("pruning") is not None):

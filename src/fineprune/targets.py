@@ -81,8 +81,8 @@ def find(
             f"{block}.{name}" for block, member in blocks(model) for name, inner in member.named_modules() if is_linear(inner)
         ]
     else:
-        chosen = [name for name in modules if matches(name, target_modules)]
         _refuse_unmatched(target_modules, modules)
+        chosen = [name for name in modules if matches(name, target_modules)]
     if exclude_modules is not None:
         _refuse_unmatched(exclude_modules, modules)
         chosen = [name for name in chosen if not matches(name, exclude_modules)]
@@ -108,7 +108,8 @@ def _refuse_unmatched(patterns: list[str] | str, modules: dict[str, nn.Module]) 
         except re.error as error:
             raise InvalidInputError(f"{pattern!r} is not a regular expression: {error}.") from error
         if not matched:
-            endings = {".".join(name.split(".")[-count:]) for name in modules for count in (1, 2)} | set(modules)
+            lengths = (1, 2, pattern.count(".") + 1)
+            endings = {".".join(name.split(".")[-length:]) for name in modules for length in lengths} | set(modules)
             raise InvalidInputError(
                 f"No module with a weight to prune matches {pattern!r}; {nearest(pattern, endings)} "
                 "A list takes names or endings of names, a string takes one regular expression for the whole name."

@@ -62,29 +62,28 @@ class Result:
     history: list[dict[str, Any]]
 
 
-def train(recipe: Recipe, resume: bool = False) -> Result:
+def train(recipe: Recipe) -> Result:
     """Runs a recipe and writes the pruned model, its tokenizer, the recipe and the result into `training.output_dir`.
 
     Args:
         recipe: what to run.
-        resume: go on from the last whole checkpoint in the folder instead of starting anew.
 
     Raises:
         InvalidInputError: for data, a model or settings that cannot be used; before anything is written.
     """
     folder = Path(recipe.training.output_dir or "")
-    _refuse_occupied(folder, resume)
+    _refuse_occupied(folder, recipe.resume)
     transformers.set_seed(recipe.training.seed)
     splits = recipe.task.load()
     tokenizer, model = _pretrained(recipe, splits.classes)
     train_data, validation_data = (encode(split, tokenizer, recipe.max_length) for split in (splits.train, splits.validation))
     callback = None if recipe.pruning is None else PruningCallback(recipe.pruning)
     trainer = _trainer(model, tokenizer, recipe.training, train_data, validation_data, callback)
-    checkpoint = last_whole_checkpoint(folder) if resume else None
-    if resume and checkpoint is None:
-        raise InvalidInputError(f"{folder} holds no whole checkpoint to resume from. Train without --resume.")
+    checkpoint = last_whole_checkpoint(folder) if recipe.resume else None
+    if recipe.resume and checkpoint is None:
+        raise InvalidInputError(f"{folder} holds no whole checkpoint to resume from. Train without --resume true.")
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    _run(trainer, checkpoint, folder)
     seconds = time.perf_counter() - start
     metrics = _metrics(_last_evaluation(trainer) or trainer.evaluate())
     result = Result(metrics, _inspect(model, callback), seconds, trainer.state.log_history)
@@ -199,6 +198,20 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float(accuracy_score(prediction.label_ids, chosen)), "f1_macro": float(f1)}
 
 
+def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
+    """Trains; where the config does not fit the model or the run, leaves no empty folder behind."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except InvalidInputError:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(
+            f"A checkpoint could not be saved in {folder}: {error}. Free some space, then --resume true."
+        ) from error
+
+
 def _last_evaluation(trainer: Trainer) -> dict[str, float] | None:
     """Returns the evaluation of the weights that the model holds, if training ended with one."""
     if trainer.args.load_best_model_at_end:
@@ -223,7 +236,7 @@ def _refuse_occupied(folder: Path, resume: bool) -> None:
         return
     if (folder / RESULT).exists() or checkpoints(folder):
         raise InvalidInputError(
-            f"{folder} already holds a run. Give --resume to go on with it, or another --training.output_dir; nothing is "
+            f"{folder} already holds a run. Give --resume true to go on with it, or another --training.output_dir; nothing is "
             "overwritten."
         )
 
@@ -250,5 +263,5 @@ def _save(trainer: Trainer, recipe: Recipe, result: Result, folder: Path) -> Non
         (folder / RESULT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise FileError(
-            f"The run could not be saved in {folder}: {error}. Free some space; --resume saves it again."
+            f"The run could not be saved in {folder}: {error}. Free some space; --resume true saves it again."
         ) from error

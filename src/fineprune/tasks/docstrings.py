@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..errors import InvalidInputError, enumeration
 
-SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "idle_test", "lib2to3", "turtledemo"})
-"""Folders that are no part of the library, or hold sources that only look like it."""
+SKIPPED = frozenset({"test", "tests", "idlelib", "lib2to3", "turtledemo"})
+"""Folders whose sources test or demonstrate the library. Those that are no identifiers (site-packages) are no part of it."""
 
 TWINS = {"_pydecimal": "decimal", "_pyio": "io", "_pydatetime": "datetime"}
 """Modules written in Python beside one in C, documented under the public name. Other names with an underscore are private."""
@@ -113,7 +113,7 @@ def _docstrings(source: bytes) -> Iterator[str]:
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)  # an invalid escape sequence, before Python 3.12
             tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError):  # ValueError: null bytes, before Python 3.11.4
         return
     for node in (tree, *_statements(tree)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,0 +1,182 @@
+"""The seams: a method, a structure and linked groups from outside the library work through the same pruner."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import Stack, adamw, config, dense, differences, everything, loss_of, masks, scores, stack_batches, train
+from fineprune import FromMagnitude, Magnitude, Movement, Pruner, Random
+from fineprune.methods import Method
+from fineprune.structures import Structure
+
+Attach = Callable[..., Pruner]
+
+
+@dataclass(frozen=True)
+class Sensitivity(Method):
+    """S sums abs(G * W): what learns need be no movement, nor learn by Adam."""
+
+    learns: ClassVar[bool] = True
+
+    def birth_scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.zeros_like(magnitude)
+
+    def score_gradient(self, scores: Tensor, movement: Tensor, value: float, sites: int) -> Tensor:
+        return movement.abs_().neg_()
+
+    def optimizer(self, scores: Tensor) -> torch.optim.Optimizer:
+        return torch.optim.SGD([scores], lr=1.0)
+
+    def score_rate(self, factor: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Along(Structure):
+    """Whole rows (dim 1 is summed over), or whole columns (dim 0 is)."""
+
+    dim: int
+
+    def groups(self, shape: torch.Size) -> torch.Size:
+        return torch.Size([shape[1 - self.dim]])
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        return tensor.sum(self.dim)
+
+    def expand(self, groups: Tensor, shape: torch.Size) -> Tensor:
+        return groups.unsqueeze(self.dim).expand(shape)
+
+
+@dataclass(frozen=True)
+class InnerFeatures(Along):
+    """Row i of a block's `up` and column i of its `down` fall together."""
+
+    dim: int = 1
+
+    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[dict[str, Structure]]:
+        ups = [name for name in weights if name.endswith("up.weight")]
+        return [{name: Along(1), name.replace("up", "down"): Along(0)} for name in ups]
+
+
+def test_a_method_from_outside(attach: Attach) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, method=Sensitivity())
+    expected = {name: torch.zeros_like(weight) for name, weight in dense(pruner).items()}
+    for batch in stack_batches(10):
+        loss_of(model, batch).backward()
+        for name, weight in dense(pruner).items():
+            expected[name] += (model.get_parameter(name).grad * weight).abs()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(torch.allclose(scores(pruner)[name], expected[name], rtol=1e-12) for name in expected)
+    for name, mask in masks(pruner).items():
+        assert int(mask.sum()) == 28  # floor(0.3 * 96)
+        assert expected[name][mask].min() >= expected[name][~mask].max()
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("method", [Magnitude(), Random(), Movement(), Movement(FromMagnitude()), Sensitivity()], ids=repr)
+def test_a_structure_from_outside(attach: Attach, method: Method, scope: str) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, method=method, structure=Along(1), scope=scope)
+    train(model, optimizer, stack_batches(10))
+    kept = {name: mask.all(1) for name, mask in masks(pruner).items()}
+    assert all(torch.equal(mask, kept[name].unsqueeze(1).expand_as(mask)) for name, mask in masks(pruner).items())
+    if scope == "local":
+        assert [int(rows.sum()) for rows in kept.values()] == [3, 2, 3, 2]  # floor(0.3 * 12), floor(0.3 * 8)
+    else:
+        used = sum(int(mask.sum()) for mask in masks(pruner).values())
+        assert 115 - 12 < used <= 115  # floor(0.3 * 384), short of it by less than the largest row
+    for name in pruner.names:
+        weight = model.get_parameter(name)
+        assert torch.equal(weight != 0, masks(pruner)[name])
+
+
+def test_the_score_of_a_group_learns_from_all_its_weights(attach: Attach) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, structure=Along(1))
+    loss_of(model, stack_batches(1)[0]).backward()
+    expected = {name: (model.get_parameter(name).grad * weight).sum(1) for name, weight in dense(pruner).items()}
+    optimizer.step()
+    for site in pruner._sites:
+        assert site.scores.shape == expected[site.name].shape
+        assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * expected[site.name], rtol=1e-12)
+
+
+def test_linked_weights_share_their_scores(attach: Attach) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, structure=InnerFeatures())
+    assert list(scores(pruner)) == ["blocks.0.up.weight", "blocks.1.up.weight"]
+    assert pruner.names == [f"blocks.{number}.{name}.weight" for number in (0, 1) for name in ("up", "down")]
+    loss_of(model, stack_batches(1)[0]).backward()
+    movement = {name: model.get_parameter(name).grad * weight for name, weight in dense(pruner).items()}
+    optimizer.step()
+    optimizer.zero_grad()
+    for site in pruner._sites:
+        both = movement[site.name].sum(1) + movement[site.name.replace("up", "down")].sum(0)
+        assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * both, rtol=1e-12)
+        assert (site.groups, site.size) == (12, 16)
+    train(model, optimizer, stack_batches(9))
+    for block in model.blocks:
+        rows, columns = (block.up.weight != 0).any(1), (block.down.weight != 0).any(0)
+        assert int(rows.sum()) == 3  # floor(0.3 * 12)
+        assert torch.equal(rows, columns)
+
+
+def test_the_magnitude_of_a_linked_group_is_its_root_mean_square(attach: Attach) -> None:
+    model = Stack()
+    pruner = attach(model, adamw(model), method=Magnitude(), structure=InnerFeatures())
+    for site, block in zip(pruner._sites, model.blocks, strict=True):
+        together = torch.cat([block.up.weight, block.down.weight.t()], 1)
+        assert torch.allclose(site.magnitude(), together.square().mean(1).sqrt(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", [Magnitude(), Movement(FromMagnitude())], ids=repr)
+def test_linked_weights_in_a_global_budget(attach: Attach, method: Method) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, method=method, structure=InnerFeatures(), scope="global")
+    train(model, optimizer, stack_batches(10))
+    kept = sum(int(mask.sum()) for mask in masks(pruner).values())
+    assert kept == 115 // 16 * 16  # floor(0.3 * 384) weights, 16 in each group
+
+
+def test_linked_weights_with_one_gradient_only(attach: Attach) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, structure=InnerFeatures())
+    loss_of(model, stack_batches(1)[0]).backward()
+    expected = (model.blocks[0].up.weight.grad * dense(pruner)["blocks.0.up.weight"]).sum(1)
+    model.blocks[0].down.weight.grad = None
+    optimizer.step()
+    site = pruner._sites[0]
+    assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("method", "structure"), [(Sensitivity(), Along(0)), (Movement(), InnerFeatures())], ids=repr)
+def test_the_state_of_what_comes_from_outside(attach: Attach, tmp_path: Path, method: Method, structure: Structure) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    first = attach(model, optimizer, method=method, structure=structure)
+    train(model, optimizer, stack_batches(5))
+    first.save(tmp_path)
+    first.detach()
+    second = attach(model, optimizer, method=method, structure=structure)
+    assert differences(everything(first), everything(second)) != []
+    second.load(tmp_path)
+    assert differences(everything(first), everything(second)) == []
+
+
+def test_groups_larger_than_a_global_budget_are_refused() -> None:
+    model = Stack()
+    with pytest.raises(ValueError, match="would keep nothing of all matrices together"):
+        Pruner(model, adamw(model), config(structure=InnerFeatures(), scope="global", density=0.04), total_steps=10)
