@@ -1,11 +1,12 @@
 """Small models, and ways to look inside a pruner, for all tests."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from fineprune import CubicSchedule, Movement, Pruner, PruningConfig
 
@@ -13,9 +14,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded() -> None:
     torch.manual_seed(92)
-    yield
 
 
 class Block(nn.Module):
@@ -159,3 +159,30 @@ def attach() -> Iterator[Callable[..., Pruner]]:
     yield new
     for pruner in made:
         pruner.detach()
+
+
+WORDS = ("good", "fine", "bad", "poor", "film", "book", "the", "a")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pretrained model with its tokenizer, saved as on the Hub."""
+    folder = tmp_path_factory.mktemp("model")
+    vocabulary = {word: number for number, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS))}
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    tiny_bert().bert.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.csv and validation.csv: texts that say good or bad, labelled so."""
+    folder = tmp_path_factory.mktemp("reviews")
+    generator = torch.Generator().manual_seed(5)
+    for name, rows in (("train", 64), ("validation", 16)):
+        lines = ["text,label"]
+        for row in range(rows):
+            adjective = WORDS[int(torch.randint(0, 2, (), generator=generator)) + 2 * (row % 2)]
+            lines.append(f'"the {adjective}, {WORDS[4 + row % 2]}",{"bad" if row % 2 else "good"}')
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return folder

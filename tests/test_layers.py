@@ -85,7 +85,7 @@ def imported(source: str, room: str) -> set[str]:
 
 
 def own(names: set[str]) -> set[str]:
-    """Returns the rooms among imported names; `from .errors import X` gives `errors`, the package's root gives an empty name."""
+    """Returns the rooms among imported names: `errors` for `from .errors import X`, an empty name for the package's root."""
     found = set()
     for name in names:
         package, _, rest = name.partition(".")

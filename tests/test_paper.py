@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -91,9 +92,9 @@ def assert_same(mine: list[Moment], reference: list[Moment]) -> None:
         assert distance(a.effective, b.effective) <= TOLERANCE, f"effective weights after step {step}"
 
 
-def compare(method: Method, **settings: object) -> tuple[list[Moment], list[Moment]]:
+def compare(method: Method, model: nn.Module | None = None, **settings: object) -> tuple[list[Moment], list[Moment]]:
     """Runs both on a stack of blocks and asserts that they agree."""
-    model = Stack()
+    model = model or Stack()
     twin = copy.deepcopy(model)
     batches = settings.pop("batches", None) or stack_batches(STEPS * settings.get("accumulation", 1))
     mine, setting = run_pruner(model, batches, method, **settings)
@@ -116,7 +117,9 @@ def test_every_method_follows_the_equations(method: Method, scope: str) -> None:
         moved = [(mine[-1].scores[name] - mine[0].scores[name]).abs().max() for name in mine[0].scores]
         assert min(moved) > 1e-3
         kept = [weight != 0 for moment in mine[-60:] for weight in moment.effective.values()]
-        assert any(bool((a != b).any()) for a, b in zip(kept, kept[4:])), "the order must change in the cool-down, too"
+        assert any(bool((a != b).any()) for a, b in zip(kept, kept[4:], strict=False)), (
+            "the order must change in the cool-down, too"
+        )
 
 
 def test_no_warm_up_and_no_cool_down() -> None:
@@ -150,8 +153,22 @@ def test_the_rate_of_the_scores_follows_a_scheduler_made_first() -> None:
         return step / 20 if step < 20 else (STEPS - step) / (STEPS - 20)
 
     mine, _ = compare(Movement(FromMagnitude()), shape=warm_up_and_decay)
-    moves = [(b.scores["blocks.0.up.weight"] - a.scores["blocks.0.up.weight"]).abs().max() for a, b in zip(mine, mine[1:])]
+    moves = [(b.scores["blocks.0.up.weight"] - a.scores["blocks.0.up.weight"]).abs().max() for a, b in pairwise(mine)]
     assert moves[25] > 10 * moves[-1] > 0
+
+
+def test_a_block_used_twice() -> None:
+    model = Stack()
+    model.blocks[1] = model.blocks[0]
+    mine, _ = compare(Movement(), model=model)
+    assert list(mine[0].dense) == ["blocks.0.up.weight", "blocks.0.down.weight"]
+
+
+def test_tied_weights() -> None:
+    model = Stack()
+    model.blocks[1].up.weight = model.blocks[0].up.weight
+    mine, _ = compare(Movement(), model=model, scope="global")
+    assert list(mine[0].dense) == ["blocks.0.up.weight", "blocks.0.down.weight", "blocks.1.down.weight"]
 
 
 @pytest.mark.parametrize("method", [Movement(Uniform(0.1)), Magnitude()], ids=repr)

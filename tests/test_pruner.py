@@ -289,6 +289,18 @@ def test_a_broken_gradient_is_refused_with_nothing_changed(attach: Attach, name:
     assert pruner.step == 5
 
 
+def test_a_run_that_diverged_is_told_so(attach: Attach) -> None:
+    """Its weights are NaN, and nobody else changed them."""
+    model = Stack()
+    optimizer = adamw(model)
+    attach(model, optimizer, method=Random())
+    optimizer.param_groups[0]["lr"] = math.nan
+    train(model, optimizer, stack_batches(1))
+    assert model.blocks[0].up.weight.isnan().any()
+    with pytest.raises(TrainingError, match="the gradient is NaN or infinite"):
+        train(model, optimizer, stack_batches(1))
+
+
 def test_a_sparse_gradient_is_refused_with_nothing_changed(attach: Attach) -> None:
     model = Stack()
     model.table = nn.Embedding(5, 8, sparse=True, dtype=torch.float64)

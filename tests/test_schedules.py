@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ def test_the_path_falls_between_its_two_flat_ends(warmup: int, cooldown: int, be
     path = [schedule.value(step, total, 1.0, final) for step in range(total + 5)]
     assert path[: warmup + 1] == [1.0] * (warmup + 1)
     assert all(value == final for value in path[total - cooldown :])
-    assert all(a >= b for a, b in zip(path, path[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(path))
     assert path[warmup + 1] < 1.0
 
 

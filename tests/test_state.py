@@ -81,7 +81,7 @@ def test_a_truncated_file_is_refused_at_any_length(folder: Path, name: str) -> N
     ends = len(whole) - (1 if name.endswith("json") else 0)  # without its last newline JSON is whole
     for length in range(ends):
         (folder / name).write_bytes(whole[:length])
-        with pytest.raises(InvalidInputError, match="damaged|two different saves"):
+        with pytest.raises(InvalidInputError, match=r"damaged|two different saves"):
             read(folder)
 
 
@@ -93,7 +93,7 @@ def test_a_longer_file_is_refused(folder: Path) -> None:
 
 
 def test_any_flipped_bit_of_a_header_is_refused_or_seen(folder: Path) -> None:
-    """A flip in the header is an error in words, or changes a name, of which the pruner sees that it is not the one it wrote."""
+    """A flip in the header is an error in words, or changes a name; the pruner knows those that it wrote."""
     whole = (folder / "pruner.safetensors").read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     refused = 0
@@ -142,7 +142,7 @@ def test_a_failed_save_leaves_the_old_one(folder: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch if broken == "save_file" else os, broken, full)
-    with pytest.raises(FileError, match="No space left on device.*Free some space"):
+    with pytest.raises(FileError, match=r"No space left on device.*Free some space"):
         state.write(folder, {"dense.a": torch.ones(1)}, {"step": 4})
     assert files(folder) == before
 

@@ -62,8 +62,15 @@ ARCHITECTURES: dict[str, tuple[dict[str, object], str, dict[str, set[str]]]] = {
     ),
     "bart": (
         {
-            "vocab_size": 100, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 32,
+            "vocab_size": 100,
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 32,
         },
         "Seq2SeqLM",
         {

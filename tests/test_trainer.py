@@ -89,18 +89,18 @@ def test_logs_reach_the_history_and_every_reporter(tmp_path: Path) -> None:
 
 
 def test_clipping_is_taken_over_and_given_back(tmp_path: Path) -> None:
-    class Watch(TrainerCallback):
-        seen: list[float] = []
+    seen = []
 
+    class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.seen.append(args.max_grad_norm)
+            seen.append(args.max_grad_norm)
 
     made = trainer(tmp_path, Watch(), max_grad_norm=0.5)
     made.train()
     pruner = callback_of(made).pruner
     assert pruner is not None
     assert pruner.max_grad_norm == 0.5
-    assert set(Watch.seen) == {0.5}
+    assert set(seen) == {0.5}
     saved = torch.load(tmp_path / f"checkpoint-{STEPS}" / "training_args.bin", weights_only=False)
     assert saved.max_grad_norm == 0.5
 

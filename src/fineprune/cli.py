@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .errors import FinepruneError, InvalidInputError, MissingExtraError, nearest
@@ -85,7 +85,7 @@ def _inspect(arguments: list[str]) -> None:
     from . import targets, training
     from .inspection import inspect
 
-    parser = jsonargparse.ArgumentParser(prog="fineprune inspect", description=COMMANDS["inspect"], default_meta=False)
+    parser = jsonargparse.ArgumentParser(prog="fineprune inspect", description=COMMANDS["inspect"])
     parser.add_argument("checkpoint", type=str, help="folder of a saved model, or its name on the Hub; made here or not")
     model = training.load_any(parser.parse_args(arguments).checkpoint)
     show_layers(inspect(model, targets.find(model)))
@@ -96,9 +96,26 @@ def _quickstart(arguments: list[str]) -> None:
 
     from . import quickstart
 
-    parser = jsonargparse.ArgumentParser(prog="fineprune quickstart", description=COMMANDS["quickstart"], default_meta=False)
+    parser = jsonargparse.ArgumentParser(prog="fineprune quickstart", description=COMMANDS["quickstart"])
     parser.add_function_arguments(quickstart.run)
-    quickstart.run(**parser.parse_args(arguments).as_dict())
+    chosen = parser.parse_args(arguments)
+    results = quickstart.run(**chosen.as_dict())
+    show_side_by_side(results)
+    print(quickstart.verdict(results))
+    print(f"The models, quickstart.png and quickstart.json are in {chosen.output}.")
+
+
+def show_side_by_side(results: Mapping[str, "Result"]) -> None:
+    """Prints a row for each run."""
+    from rich.table import Table
+
+    table = Table("run", "accuracy", "macro F1", "density", "whole model", "training time", "seed")
+    for name, result in results.items():
+        inspection = result.inspection
+        figures = (f"{result.metrics[key]:.4f}" for key in ("accuracy", "f1_macro"))
+        densities = (f"{inspection.density:.4f}", f"{inspection.whole_model.density:.4f}")
+        table.add_row(name, *figures, *densities, f"{result.seconds:.0f} s", str(result.seed))
+    _print(table)
 
 
 def show(result: "Result", title: str) -> None:

@@ -24,7 +24,7 @@ from . import inspection, state, support, targets
 from .config import PruningConfig
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
 from .selection import SCOPES, budget
-from .sites import Site, Weight
+from .sites import Site, Weight, zero_where_pruned
 
 logger = logging.getLogger(__name__)
 
@@ -181,13 +181,13 @@ class Pruner:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Everything that can be refused is refused before anything is changed.
         support.refuse_closure(args, kwargs)
-        self._refuse_changed_weights()
         found_inf, grad_scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         # Under GradScaler a fused optimiser is called even if it must skip, and unscales within its own kernel.
         self._skipping = found_inf is not None and bool(found_inf)
         if self._skipping:
             return
         self._refuse_broken_gradients()
+        self._refuse_changed_weights()
         unscale = None if grad_scale is None else grad_scale.reciprocal()
         clip = None if self.max_grad_norm is None else self._clip_factor(unscale, self.max_grad_norm)
         groups = self._groups()
@@ -201,7 +201,7 @@ class Pruner:
                 _times(parameter.grad, clip)
         for weight in self._weights:
             if weight.parameter.grad is not None:
-                weight.parameter.grad.mul_(weight.mask)
+                zero_where_pruned(weight.parameter.grad, weight.mask)
             weight.parameter.copy_(weight.dense)
 
     @torch.no_grad()
@@ -283,7 +283,10 @@ class Pruner:
                 raise TrainingError(
                     f"The gradient of {name} is sparse; pruning takes dense ones (an Embedding's sparse=False)."
                 )
-        if not gradients or torch.nn.utils.get_total_norm(gradients.values(), norm_type=math.inf).isfinite():
+        extremes = [
+            extreme.float() for gradient in gradients.values() for extreme in torch.aminmax(gradient)
+        ]  # NaN goes through
+        if not extremes or torch.stack([extreme.to(extremes[0].device) for extreme in extremes]).isfinite().all():
             return
         broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
         raise TrainingError(

@@ -70,9 +70,7 @@ def parser(prune: bool = True) -> jsonargparse.ArgumentParser:
     Args:
         prune: False leaves `--pruning` out, for a dense run.
     """
-    made = jsonargparse.ArgumentParser(
-        usage="fineprune train [RECIPE.yaml] [--setting value ...]", exit_on_error=False, default_meta=False
-    )
+    made = jsonargparse.ArgumentParser(usage="fineprune train [RECIPE.yaml] [--setting value ...]", exit_on_error=False)
     made.add_argument("--recipe", action="config", help="YAML file with any of the settings below; flags win over it.")
     made.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
     if prune:
@@ -102,6 +100,10 @@ def read(arguments: Sequence[str]) -> Recipe:
         objects = made.instantiate(settings)
     except jsonargparse.ArgumentError as error:
         raise InvalidInputError(_sentence(str(error), made)) from error
+    except InvalidInputError:
+        raise
+    except ValueError as error:  # from TrainingArguments
+        raise InvalidInputError(f"The training settings cannot be used: {' '.join(str(error).split())}") from error
     settings.resume = False  # how this run was started is no part of what it is
     source = made.dump(settings, skip_default=True, format="yaml")
     return Recipe(**{name: objects.get(name) for name in READ}, source=source)

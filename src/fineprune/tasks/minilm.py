@@ -1,4 +1,4 @@
-"""Where the pretrained model of the quickstart lies: MiniLM-L6 (Wang et al. 2020), carried by a package."""
+"""Where the pretrained model of the quickstart lies: MiniLM-L6, tuned by sentence-transformers and carried by a package."""
 
 import hashlib
 import importlib.util

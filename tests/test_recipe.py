@@ -1,0 +1,120 @@
+"""Recipes: YAML and flags become dataclasses; what is not known is refused with the nearest name."""
+
+from pathlib import Path
+
+import pytest
+
+from fineprune import Constant, CubicSchedule, FromMagnitude, InvalidInputError, Movement, PruningConfig, recipe
+from fineprune.tasks.tabular import TextClassification
+
+YAML = """
+model: some/model
+task:
+  train: a.csv
+  validation: b.csv
+  text_pair: other
+pruning:
+  method: {class_path: Movement, init_args: {birth: {class_path: FromMagnitude, init_args: {scale: 2}}}}
+  density: 0.1
+  schedule: {class_path: CubicSchedule, init_args: {warmup: 5}}
+training:
+  learning_rate: 1.0e-3
+  num_train_epochs: 2
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(YAML)
+    return str(file)
+
+
+def test_reads_yaml(path: str) -> None:
+    read = recipe.read([path])
+    assert read.model == "some/model"
+    assert read.task == TextClassification(train="a.csv", validation="b.csv", text_pair="other")
+    assert read.pruning == PruningConfig(Movement(FromMagnitude(2.0)), 0.1, schedule=CubicSchedule(warmup=5))
+    assert read.training.learning_rate == 1e-3
+    assert read.training.eval_strategy == "epoch"
+
+
+def test_flags_win_over_yaml(path: str) -> None:
+    read = recipe.read([path, "--pruning.density", "0.03", "--pruning.method.birth", "Constant", "--task.train", "c.tsv"])
+    assert read.pruning == PruningConfig(Movement(Constant(0.0)), 0.03, schedule=CubicSchedule(warmup=5))
+    assert read.task == TextClassification(train="c.tsv", validation="b.csv", text_pair="other")
+
+
+def test_flags_alone_and_a_dense_run() -> None:
+    read = recipe.read(["--model", "m", "--task.train", "a.csv"])
+    assert read.pruning is None
+    assert recipe.read(["--model", "m", "--pruning.method", "Magnitude", "--pruning.density", "0.5"]).pruning is not None
+
+
+def test_a_dense_run_from_a_file_that_says_null(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: m\npruning: null\n")
+    assert recipe.read([str(tmp_path / "r.yaml")]).pruning is None
+
+
+def test_the_source_reads_back(path: str, tmp_path: Path) -> None:
+    first = recipe.read([path, "--pruning.scope", "global", "--resume", "true"])
+    (tmp_path / "again.yaml").write_text(first.source)
+    second = recipe.read([str(tmp_path / "again.yaml")])
+    assert (second.model, second.task, second.pruning) == (first.model, first.task, first.pruning)
+    assert second.training.to_dict() == first.training.to_dict()
+    assert first.resume
+    assert not second.resume
+
+
+def test_a_config_as_json_is_a_recipe_block(tmp_path: Path) -> None:
+    config = PruningConfig(Movement(FromMagnitude(0.5)), 0.2, scope="global", target_modules=["query"])
+    (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump({"model": "m", "pruning": config.to_dict()}))
+    assert recipe.read([str(tmp_path / "r.yaml")]).pruning == config
+
+
+UNKNOWN = [
+    ("densty: 0.1", "pruning", "'densty'; did you mean 'density'"),
+    ("lerning_rate: 0.1", "training", "'lerning_rate'; did you mean 'learning_rate'"),
+    ("trian: a.csv", "task", "'trian'; did you mean 'train'"),
+    ("modell: b", None, "'modell'; did you mean 'model'"),
+    ("method: Movment", "pruning", "'Movment'; did you mean 'Movement'"),
+    ("method: {class_path: Movement, init_args: {brith: Constant}}", "pruning", "'brith'; did you mean 'birth'"),
+    ("density: much", "pruning", "pruning.density was given as much; it takes float or null"),
+    ("learning_rate: fast", "training", "training.learning_rate was given as fast; it takes float"),
+    ("density: 1.5", "pruning", "density was given as 1.5; it is the fraction of weights kept, above 0 and at most 1"),
+    ("density: 0", "pruning", "density was given as 0"),
+    ("scope: locale", "pruning", "scope"),
+    ("warmup_steps: -1", "training", "warmup_steps"),
+]
+
+
+@pytest.mark.parametrize(("line", "section", "message"), UNKNOWN)
+def test_what_is_wrong_is_refused_in_words(tmp_path: Path, line: str, section: str | None, message: str) -> None:
+    content = recipe.yaml.safe_load(YAML)
+    entry = recipe.yaml.safe_load(line)
+    (content if section is None else content[section]).update(entry)
+    (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump(content))
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        recipe.read([str(tmp_path / "r.yaml")])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest(path: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"'pruning\.densty'; did you mean 'pruning\.density'"):
+        recipe.read([path, "--pruning.densty", "0.1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[1, 2", "is not YAML"), ("- a\n", "holds list, not keys and values"), (None, "could not be read")],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(InvalidInputError, match=message):
+        recipe.read([str(tmp_path / "r.yaml")])
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_of_the_repository_reads(path: Path) -> None:
+    assert recipe.read([str(path), "--model", "m"]).pruning is not None
