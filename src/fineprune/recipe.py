@@ -1,6 +1,7 @@
 """A recipe: one run as data. A model, a task, what to prune, and how to train. Read from YAML and flags."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -113,10 +114,8 @@ def _prunes(arguments: Sequence[str]) -> bool:
     """Whether the recipe or a flag says anything of pruning, or help is asked for."""
     if any(argument in ("-h", "--help") or argument.startswith("--pruning") for argument in arguments):
         return True
-    for flag, path in zip(arguments, [*arguments[1:], ""], strict=True):
-        if flag == "--recipe" and (read_yaml(path).get("pruning") is not None):
-            return True
-    return False
+    files = [path for flag, path in itertools.pairwise(arguments) if flag == "--recipe"]
+    return any(read_yaml(path).get("pruning") is not None for path in files)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

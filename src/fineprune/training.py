@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from . import targets
-from .errors import FileError, InvalidInputError, enumeration
+from .errors import FileError, FinepruneError, InvalidInputError, enumeration
 from .extras import require
 from .inspection import Inspection, inspect
 from .recipe import Recipe
@@ -75,15 +75,15 @@ def train(recipe: Recipe) -> Result:
     """
     folder = Path(recipe.training.output_dir or "")
     _refuse_occupied(folder, recipe.resume)
+    checkpoint = last_whole_checkpoint(folder) if recipe.resume else None
+    if recipe.resume and checkpoint is None:
+        raise InvalidInputError(f"{folder} holds no whole checkpoint to resume from. Train without --resume true.")
     transformers.set_seed(recipe.training.seed)
     splits = recipe.task.load()
     tokenizer, model = _pretrained(recipe, splits.classes)
     train_data, validation_data = (encode(split, tokenizer, recipe.max_length) for split in (splits.train, splits.validation))
     callback = None if recipe.pruning is None else PruningCallback(recipe.pruning)
     trainer = _trainer(model, tokenizer, recipe.training, train_data, validation_data, callback)
-    checkpoint = last_whole_checkpoint(folder) if recipe.resume else None
-    if recipe.resume and checkpoint is None:
-        raise InvalidInputError(f"{folder} holds no whole checkpoint to resume from. Train without --resume true.")
     start = time.perf_counter()
     _run(trainer, checkpoint, folder)
     seconds = time.perf_counter() - start
@@ -208,7 +208,9 @@ def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        if isinstance(error, FinepruneError) or (isinstance(error, RuntimeError) and "inline_container" not in str(error)):
+            raise  # but torch.save's way to say that a file cannot grow
         raise FileError(
             f"A checkpoint could not be saved in {folder}: {error}. Free some space, then --resume true."
         ) from error

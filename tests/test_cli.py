@@ -1,0 +1,140 @@
+"""The command line as a user meets it: every command, its help, its exit code, and one sentence for what went wrong."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_training import SETTINGS
+
+from fineprune import cli, extras
+
+
+def code_of(arguments: list[str]) -> Any:
+    """Returns the exit code, of a command or of the parser itself."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as exit_:
+        return exit_.code
+
+
+def flags(model_folder: Path, reviews: Path, output: Path) -> list[str]:
+    settings = {
+        "model": model_folder,
+        "task.train": reviews / "train.csv",
+        "task.validation": reviews / "validation.csv",
+        "training.output_dir": output,
+        **SETTINGS,
+    }
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def test_trains_inspects_and_evaluates(
+    model_folder: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert cli.main(["train", *flags(model_folder, reviews, output)]) == 0
+    trained = capsys.readouterr().out
+    for line in (
+        "accuracy",
+        "density of the prunable weights",
+        "as the paper counts",
+        "density of the whole model",
+        "training time",
+    ):
+        assert line in trained
+    assert "25.0000% (4,096 of 16,384)" in trained
+
+    assert cli.main(["inspect", str(output)]) == 0
+    inspected = capsys.readouterr().out
+    assert inspected.count("0.2500") == 12
+    assert "25.0000% (4,096 of 16,384)" in inspected
+
+    assert cli.main(["evaluate", str(output)]) == 0
+    evaluated = capsys.readouterr().out
+    assert "1.0000" in evaluated
+    assert "training time" not in evaluated
+    assert cli.main(["evaluate", str(output), "--task.validation", str(reviews / "train.csv")]) == 0
+
+    assert cli.main(["train", *flags(model_folder, reviews, output)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_inspects_a_checkpoint_not_made_here(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(model_folder)]) == 0
+    assert "100.0000% (16,384 of 16,384)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["train", "evaluate", "inspect", "quickstart"]),
+        (["--help"], ["train", "evaluate", "inspect", "quickstart"]),
+        (["train", "--help"], ["--pruning.density", "--training.learning_rate", "--frozen_modules", "--resume", "Magnitude"]),
+        (["evaluate", "--help"], ["--task.help"]),
+        (["inspect", "--help"], ["checkpoint"]),
+        (["quickstart", "--help"], ["--seed", "--density", "--output"]),
+        (["train", "--task.help", "TextClassification"], ["text_pair", "max_train_samples"]),
+        (["train", "--pruning.method.help", "Movement"], ["score_lr", "birth"]),
+    ],
+)
+def test_help_is_complete(arguments: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in expected), out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["tran"], 2, "There is no command 'tran'; did you mean 'train'?"),
+        (["train", "nothing.yaml"], 2, "The recipe nothing.yaml could not be read"),
+        (["train", "--model", "m", "--task.train", "nothing.csv", "--task.validation", "nothing.csv"], 2, "could not be read"),
+        (["train", "--modl", "m"], 2, "'modl'; did you mean 'model'"),
+        (["train"], 2, "model"),
+        (["evaluate"], 2, "evaluate needs a model"),
+        (["evaluate", "tests"], 2, "could not be loaded"),
+        (["inspect", "README.md"], 2, "is not a checkpoint that can be read"),
+        (["inspect"], 2, "checkpoint"),
+        (["quickstart", "--density", "2"], 2, "density was given as 2"),
+        (["quickstart", "--sed", "2"], 2, "sed"),
+    ],
+)
+def test_a_users_error_is_one_sentence_and_no_traceback(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code_of(arguments) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_failure_while_running_exits_with_one(
+    model_folder: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*flags(model_folder, reviews, tmp_path / "run"), "--training.learning_rate", "1e30"]
+    assert cli.main(["train", *arguments]) == 1
+    assert "the gradient is NaN or infinite" in capsys.readouterr().err
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fineprune.training.train", interrupted)
+    assert cli.main(["train", *arguments]) == 1
+    assert "--resume true" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_library_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fineprune.recipe.read", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+
+
+def test_a_missing_extra_is_one_sentence_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None if name == "jsonargparse" else found(name))
+    assert cli.main(["train"]) == 2
+    assert "jsonargparse" in (error := capsys.readouterr().err)
+    assert "pip install 'fineprune[hub]'" in error

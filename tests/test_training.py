@@ -1,0 +1,195 @@
+"""Recipes run: data to saved model, to the same figures when evaluated again; nothing overwritten, nothing lost."""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import AutoModelForSequenceClassification
+
+from fineprune import FileError, InvalidInputError, recipe, training
+from fineprune.recipe import Recipe
+
+SETTINGS = {
+    "training.num_train_epochs": "3",
+    "training.per_device_train_batch_size": "8",
+    "training.learning_rate": "1e-2",
+    "training.use_cpu": "true",
+    "training.disable_tqdm": "true",
+    "pruning.method": "Movement",
+    "pruning.density": "0.25",
+}
+
+
+def read(folder: Path, reviews: Path, output: Path, **changes: str) -> Recipe:
+    """Reads a recipe from flags; a change is named with `__` for a dot."""
+    settings = {
+        "model": str(folder),
+        "task.train": str(reviews / "train.csv"),
+        "task.validation": str(reviews / "validation.csv"),
+        "training.output_dir": str(output),
+        **SETTINGS,
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    return recipe.read([part for name, value in settings.items() if value for part in (f"--{name}", value)])
+
+
+@pytest.fixture(scope="module")
+def run(model_folder: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, training.Result]:
+    output = tmp_path_factory.mktemp("runs") / "movement"
+    return output, training.train(read(model_folder, reviews, output))
+
+
+def test_writes_a_plain_pruned_checkpoint_with_its_figures(run: tuple[Path, training.Result]) -> None:
+    output, result = run
+    names = {path.name for path in output.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "result.json"} <= names
+    facts = json.loads((output / "result.json").read_text())
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    weights = [model.get_parameter(layer["name"]) for layer in facts["layers"]]
+    assert [int(weight.count_nonzero()) for weight in weights] == [weight.numel() // 4 for weight in weights]
+    assert facts["density"] == result.inspection.density == 0.25
+    assert facts["whole_model_density"] < 1
+    assert facts["metrics"] == result.metrics
+    assert facts["steps"] == 24
+    assert model.config.id2label == {0: "bad", 1: "good"}
+
+
+def test_learns_the_task(run: tuple[Path, training.Result]) -> None:
+    assert run[1].metrics["accuracy"] == 1.0
+
+
+def test_the_saved_model_evaluates_to_the_same(run: tuple[Path, training.Result], model_folder: Path, reviews: Path) -> None:
+    output, result = run
+    wanted = recipe.read([str(output / "recipe.yaml")])
+    again = training.evaluate(str(output), wanted.task, wanted.max_length, wanted.training)
+    assert again.metrics == pytest.approx(result.metrics, rel=1e-6)
+    assert again.inspection.kept == result.inspection.kept
+
+
+def test_the_same_recipe_gives_the_same_model(
+    run: tuple[Path, training.Result], model_folder: Path, reviews: Path, tmp_path: Path
+) -> None:
+    training.train(read(model_folder, reviews, tmp_path / "again"))
+    first, second = (load_file(folder / "model.safetensors") for folder in (run[0], tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_folder_with_a_run_is_left_alone(run: tuple[Path, training.Result], model_folder: Path, reviews: Path) -> None:
+    with pytest.raises(InvalidInputError, match="already holds a run"):
+        training.train(read(model_folder, reviews, run[0]))
+
+
+def test_a_run_resumes_and_ends_the_same(
+    run: tuple[Path, training.Result], model_folder: Path, reviews: Path, tmp_path: Path
+) -> None:
+    half = read(model_folder, reviews, tmp_path / "half", training__save_strategy="steps", training__save_steps="5")
+    interrupt_after(half, 12)
+    resumed = read(model_folder, reviews, tmp_path / "half", resume="true")
+    assert training.train(resumed).metrics == run[1].metrics
+    first, second = (load_file(folder / "model.safetensors") for folder in (run[0], tmp_path / "half"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def interrupt_after(wanted: Recipe, steps: int) -> None:
+    """Runs a recipe until so many optimiser steps are done, and breaks it off."""
+    done = 0
+
+    def stop(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        nonlocal done
+        done += type(optimizer) is torch.optim.AdamW  # and not the scores' own
+        if done == steps:
+            raise KeyboardInterrupt
+
+    hook = register_optimizer_step_post_hook(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training.train(wanted)
+    finally:
+        hook.remove()
+
+
+def test_resuming_nothing_is_refused(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no whole checkpoint to resume"):
+        training.train(read(model_folder, reviews, tmp_path / "none", resume="true"))
+
+
+def test_a_dense_run_and_frozen_modules(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
+    changes = {"pruning__method": "", "pruning__density": "", "training__max_steps": "2", "frozen_modules": '["embeddings"]'}
+    result = training.train(read(model_folder, reviews, tmp_path / "dense", **changes))
+    assert result.inspection.density == 1.0
+    before = load_file(model_folder / "model.safetensors")
+    after = load_file(tmp_path / "dense" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[f"bert.{name}"])}
+    assert not any(name.startswith("embeddings") for name in changed)
+    assert any(name.startswith("encoder.layer.1") for name in changed)
+
+
+WRONG = [
+    ({"model": "tests"}, "could not be loaded as a text classifier"),
+    ({"config": "{num_hiden_layers: 1}"}, "has no setting 'num_hiden_layers'"),
+    ({"frozen_modules": '["embedings"]'}, "No module matches frozen_modules"),
+    ({"pruning__target_modules": '["quary"]'}, "No module .* matches 'quary'; did you mean 'query'"),
+    ({"pruning__density": "0.00001"}, "would keep nothing"),
+    ({"pruning__density": "1.0"}, "would prune nothing"),
+    ({"pruning__schedule.warmup": "20", "pruning__schedule.cooldown": "4"}, "must be shorter than the run, which has 24"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    model_folder: Path, reviews: Path, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        training.train(read(model_folder, reviews, tmp_path / "wrong", **changes))
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_label_that_the_model_does_not_know_is_refused(run: tuple[Path, training.Result], tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("text,label\nthe film,ugly\n")
+    wanted = recipe.read([str(run[0] / "recipe.yaml"), "--task.validation", str(tmp_path / "v.csv")])
+    with pytest.raises(InvalidInputError, match="the label 'ugly', which is not one of the classes bad, good"):
+        training.evaluate(str(run[0]), wanted.task, wanted.max_length, wanted.training)
+
+
+def test_any_checkpoint_can_be_inspected_and_what_is_none_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    assert training.load_any(str(model_folder)).config.num_hidden_layers == 2
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "empty"):
+        with pytest.raises(InvalidInputError, match="is not a checkpoint that can be read"):
+            training.load_any(str(tmp_path / name))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in model_folder.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["encoder.layer.1.output.dense.weight"]
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidInputError, match=r"lacks weights .* encoder\.layer\.1\.output\.dense\.weight"):
+        training.load_any(str(broken))
+    (broken / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(InvalidInputError, match="is not a checkpoint that can be read"):
+        training.load_any(str(broken))
+
+
+@contextmanager
+def full_disk(bytes_left: int) -> Iterator[None]:
+    """Lets every file grow only so far, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("bytes_left", [10_000, 100_000, 200_000])
+def test_a_full_disk_is_an_error_in_words(model_folder: Path, reviews: Path, tmp_path: Path, bytes_left: int) -> None:
+    with full_disk(bytes_left), pytest.raises(FileError, match="could not be saved"):
+        training.train(read(model_folder, reviews, tmp_path / "full", training__max_steps="10"))
