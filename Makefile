@@ -23,7 +23,7 @@ clean:
 
 $(VENV)/.pip: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) pip torch
+	$(INSTALL) torch
 	touch $@
 
 $(VENV)/.quickstart: $(VENV)/.pip pyproject.toml requirements/model.txt

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_training import SETTINGS
 
 from fineprune import cli, extras
+from test_training import SETTINGS
 
 
 def code_of(arguments: list[str]) -> Any:

