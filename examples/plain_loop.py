@@ -6,8 +6,9 @@ from transformers import BertConfig, BertForSequenceClassification, get_linear_s
 from fineprune import FromMagnitude, Movement, Pruner, PruningConfig
 
 torch.manual_seed(0)
-sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 200}
-model = BertForSequenceClassification(BertConfig(**sizes))  # your pretrained model: AutoModel...from_pretrained(...)
+# Here stands your pretrained model: AutoModelForSequenceClassification.from_pretrained(...)
+small = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=200)
+model = BertForSequenceClassification(small)
 epochs, batches = 4, [torch.randint(0, 200, (16, 12)) for _ in range(50)]
 
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

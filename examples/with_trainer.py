@@ -9,8 +9,9 @@ from fineprune import Movement, PruningConfig
 from fineprune.trainer import PruningCallback, last_whole_checkpoint
 
 torch.manual_seed(0)
-sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 200}
-model = BertForSequenceClassification(BertConfig(**sizes))  # your pretrained model: AutoModel...from_pretrained(...)
+# Here stands your pretrained model: AutoModelForSequenceClassification.from_pretrained(...)
+small = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=200)
+model = BertForSequenceClassification(small)
 rows = [torch.randint(0, 200, (12,)) for _ in range(400)]
 data = [{"input_ids": tokens, "labels": int(tokens[0]) % 2} for tokens in rows]
 

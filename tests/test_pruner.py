@@ -330,6 +330,17 @@ def test_a_closure_is_refused_with_nothing_changed(attach: Attach) -> None:
     assert pruner.step == 2
 
 
+def test_a_parameter_without_elements_does_no_harm(attach: Attach) -> None:
+    model = Stack()
+    model.nothing = nn.Linear(0, 3, bias=False, dtype=torch.float64)
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, max_grad_norm=1.0)
+    (loss_of(model, stack_batches(1)[0]) + model.nothing(torch.zeros(1, 0, dtype=torch.float64)).sum()).backward()
+    assert model.nothing.weight.grad is not None
+    optimizer.step()
+    assert pruner.step == 1
+
+
 def test_a_weight_without_a_gradient_keeps_its_scores(attach: Attach) -> None:
     model = Stack()
     optimizer = adamw(model)
@@ -464,12 +475,14 @@ def test_scores_do_not_move_in_a_warm_up_that_starts_at_zero(attach: Attach) -> 
     assert moved[2] > 0.1
 
 
-@pytest.mark.parametrize("made", ["never", "after"])
+@pytest.mark.parametrize("made", ["never", "after", "after another rate was set"])
 def test_the_base_rate_is_the_rate_at_attach(attach: Attach, made: str) -> None:
     model = Stack()
     optimizer = adamw(model, lr=0.02)
     pruner = attach(model, optimizer, method=Movement(score_lr=0.5))
-    if made == "after":
+    if made == "after another rate was set":
+        optimizer.param_groups[0]["lr"] = 0.04
+    if made != "never":
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
     train(model, optimizer, stack_batches(1))
     first = scores(pruner)["blocks.0.up.weight"].abs().max()
@@ -501,32 +514,38 @@ def replace_block(model: Stack) -> None:
 
 
 def replace_data(model: Stack) -> None:
-    model.blocks[0].up.weight.data = torch.ones(12, 8, dtype=torch.float64)
-
-
-def replace_precision(model: Stack) -> None:
-    model.float()
+    model.blocks[0].up.weight.data = torch.ones_like(model.blocks[0].up.weight)
 
 
 def copy_into_data(model: Stack) -> None:
-    model.blocks[0].up.weight.data.copy_(torch.ones(12, 8))
+    """As an average of weights is swapped in: PyTorch does not count it."""
+    model.blocks[0].up.weight.data.fill_(1.0)
 
 
-def copy_without_gradient(model: Stack) -> None:
+def replace_one_value(model: Stack) -> None:
+    """Of a copy, at a place that is not among the probed ones: only the address tells."""
+    weight = model.blocks[0].up.weight
+    other = weight.detach().clone()
+    other[11, 7] += 1.0
+    weight.data = other
+
+
+def change_one_value(model: Stack) -> None:
+    """At a place that is not among the probed ones: only PyTorch's count tells."""
     with torch.no_grad():
         model.blocks[0].up.weight[11, 7] += 1.0
 
 
 def load_other_weights(model: Stack) -> None:
-    model.load_state_dict(Stack().state_dict())
+    model.load_state_dict(Stack(inner=50).state_dict())
 
 
 @pytest.mark.parametrize(
     "change",
-    [replace, replace_block, replace_data, replace_precision, copy_into_data, copy_without_gradient, load_other_weights],
+    [replace, replace_block, replace_data, replace_one_value, copy_into_data, change_one_value, load_other_weights],
 )
 def test_a_change_by_somebody_else_is_refused(attach: Attach, change: Callable[[Stack], None]) -> None:
-    model = Stack()
+    model = Stack(inner=50)  # every sixth of the 400 values of a matrix is probed
     optimizer = adamw(model)
     pruner = attach(model, optimizer, density=0.9)
     train(model, optimizer, stack_batches(5))
@@ -536,6 +555,16 @@ def test_a_change_by_somebody_else_is_refused(attach: Attach, change: Callable[[
     with pytest.raises(TrainingError, match=r"blocks\.0\.up\.weight"):
         optimizer.step()
     assert differences(before, everything(pruner)) == []
+
+
+def test_another_precision_is_refused(attach: Attach) -> None:
+    model = Stack().float()
+    optimizer = adamw(model)
+    attach(model, optimizer)
+    train(model, optimizer, [{**batch, "features": batch["features"].float()} for batch in stack_batches(5)])
+    model.double()  # the same values, in other memory
+    with pytest.raises(TrainingError, match=r"Between two steps .* changed blocks\.0\.up\.weight"):
+        train(model, optimizer, stack_batches(1))
 
 
 def swap_data(model: Stack) -> None:
@@ -663,6 +692,7 @@ def test_resuming_is_exact(method: object, cut: int, tmp_path: Path) -> None:
     scheduler.load_state_dict(scheduler_state)
     resumed.load(tmp_path)
     assert resumed.step == cut
+    assert resumed._seed == pruner._seed
     torch.set_rng_state(stream)
     steps_of(again, optimizer, scheduler, batches[cut:])
     assert differences(whole, everything(resumed)) == []

@@ -1,6 +1,7 @@
 """The fast selection against the slow obvious one, and against plain counts."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from fineprune import InvalidInputError, targets
+from fineprune import InvalidInputError, selection, targets
 from fineprune.selection import FEW, budget, keep_global, keep_highest, keep_highest_by_sorting, keep_local
 
 VALUES = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 3e38, math.inf, -math.inf]
@@ -20,6 +21,9 @@ def assert_same(scores: list[Tensor], sizes: list[int], room: int) -> list[Tenso
     """Asserts that both ways agree, and that what they keep is a longest ranked prefix."""
     fast, slow = keep_highest(scores, sizes, room), keep_highest_by_sorting(scores, sizes, room)
     assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+    with mock.patch.object(selection, "MANY", FEW):  # narrowed down, as if there were many
+        narrowed = keep_highest(scores, sizes, room)
+    assert all(torch.equal(a, b) for a, b in zip(narrowed, slow, strict=True))
     assert all(mask.dtype == torch.bool and mask.shape == tensor.shape for mask, tensor in zip(fast, scores, strict=True))
     used = sum(int(mask.sum()) * size for mask, size in zip(fast, sizes, strict=True))
     assert used <= room
@@ -112,6 +116,7 @@ def test_a_large_problem_takes_few_rounds() -> None:
         return counting(tensor)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "MANY", FEW)
         patch.setattr(torch.Tensor, "count_nonzero", count)
         (mask,) = keep_highest([scores], [1], 100_000)
     assert int(mask.sum()) == 100_000
@@ -219,3 +224,11 @@ def test_remaining_weights_of_bert_base(density: float, local: str, together: st
     ones = sum(budget(count, density) for count in matrices)
     assert f"{100 * (ones + 119_808) / encoder:.6f}" == local
     assert f"{100 * (budget(sum(matrices), density) + 119_808) / encoder:.6f}" == together
+
+
+@pytest.mark.parametrize("rank", [0, 1, 500, 999])
+def test_the_value_of_a_rank_is_that_of_sorting(rank: int) -> None:
+    values = torch.randn(1000).round(decimals=1)
+    expected = float(values.sort(descending=True).values[rank])
+    assert selection._ranked(values, rank) == expected
+    assert float(values.kthvalue(1000 - rank).values) == expected  # what accelerators do

@@ -1,5 +1,6 @@
 """The seams: a method, a structure and linked groups from outside the library work through the same pruner."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from conftest import Stack, adamw, config, dense, differences, everything, loss_of, masks, scores, stack_batches, train
 from fineprune import FromMagnitude, Magnitude, Movement, Pruner, Random
 from fineprune.methods import Method
+from fineprune.sites import zero_where_pruned
 from fineprune.structures import Structure
 
 Attach = Callable[..., Pruner]
@@ -180,3 +182,20 @@ def test_groups_larger_than_a_global_budget_are_refused() -> None:
     model = Stack()
     with pytest.raises(ValueError, match="would keep nothing of all matrices together"):
         Pruner(model, adamw(model), config(structure=InnerFeatures(), scope="global", density=0.04), total_steps=10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_zeroing_by_bits_equals_filling(dtype: torch.dtype) -> None:
+    values = torch.tensor([1.5, -1.5, 0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40], dtype=dtype).repeat(2)
+    mask = torch.arange(16) < 8
+    zeroed, filled = values.clone(), values.masked_fill(~mask, 0.0)
+    version = zeroed._version
+    zero_where_pruned(zeroed, mask)
+    integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
+    assert torch.equal(zeroed.view(integers), filled.view(integers))
+    assert zeroed._version > version  # PyTorch counts the change
+
+    transposed = torch.randn(4, 6, dtype=torch.float64).T
+    expected = transposed.masked_fill(transposed < 0, 0.0)
+    zero_where_pruned(transposed, (transposed >= 0).contiguous())
+    assert torch.equal(transposed, expected)

@@ -107,6 +107,8 @@ def test_exactly_the_linear_weights_of_the_blocks(kind: str) -> None:
     assert set(found) == expected
     assert all(found[name] is parameters[name] for name in found)
     assert list(found) == [name for name in parameters if name in expected], "in the model's order"
+    outermost = [f"{blocks}.{number}" for blocks in ARCHITECTURES[kind][2] for number in (0, 1)]
+    assert [name for name, _ in targets.blocks(model)] == outermost
 
 
 def test_vision_transformers() -> None:

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require("hub", "transformers", "jsonargparse", "rich")
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()
         _run(list(sys.argv[1:] if arguments is None else arguments))
     except FinepruneError as error:
         print(f"fineprune: {error}", file=sys.stderr)

@@ -63,7 +63,7 @@ def _refuse_nan(scores: Sequence[Tensor]) -> None:
 
 
 def _above(tensor: Tensor, cut: float) -> Tensor:
-    """Returns tensor > cut; on the CPU by NumPy, which compares seven times as fast (PyTorch 2.13, AVX2)."""
+    """Returns tensor > cut; on the CPU by NumPy, which is faster (benchmarks/primitives.py)."""
     return torch.from_numpy(np.greater(tensor.numpy(), cut)) if tensor.device.type == "cpu" else tensor > cut
 
 

@@ -18,7 +18,7 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def zero_where_pruned(tensor: Tensor, mask: Tensor) -> None:
     """Sets a tensor to +0.0 where the mask is False, in place, as tensor.masked_fill_(~mask, 0.0) does.
 
-    The bits are and-ed with all ones or all zeros, which is five times as fast on a CPU (PyTorch 2.13, AVX2).
+    The bits are and-ed with all ones or all zeros, which is faster on a CPU (benchmarks/primitives.py).
     """
     integer = INTEGERS[tensor.element_size()]
     tensor.detach().view(integer).bitwise_and_(mask.to(integer).neg_())
