@@ -43,12 +43,12 @@ def test_trains_inspects_and_evaluates(
         "training time",
     ):
         assert line in trained
-    assert "25.0000% (4,096 of 16,384)" in trained
+    assert "0.250000 (4,096 of 16,384)" in trained
 
     assert cli.main(["inspect", str(output)]) == 0
     inspected = capsys.readouterr().out
     assert inspected.count("0.2500") == 12
-    assert "25.0000% (4,096 of 16,384)" in inspected
+    assert "0.250000 (4,096 of 16,384)" in inspected
 
     assert cli.main(["evaluate", str(output)]) == 0
     evaluated = capsys.readouterr().out
@@ -62,7 +62,7 @@ def test_trains_inspects_and_evaluates(
 
 def test_inspects_a_checkpoint_not_made_here(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(model_folder)]) == 0
-    assert "100.0000% (16,384 of 16,384)" in capsys.readouterr().out
+    assert "1.000000 (16,384 of 16,384)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,13 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | None
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda path: path.name)
 def test_every_recipe_of_the_repository_reads(path: Path) -> None:
     assert recipe.read([str(path), "--model", "m"]).pruning is not None
+
+
+def test_the_recipe_may_be_named_as_a_flag(path: str) -> None:
+    for arguments in (["--recipe", path], [f"--recipe={path}"], ["--max_length", "9", f"--recipe={path}"]):
+        assert recipe.read(arguments).pruning is not None
+
+
+def test_a_length_below_one_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="max_length was given as -5"):
+        recipe.read(["--model", "m", "--max_length", "-5"])

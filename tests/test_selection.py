@@ -130,6 +130,14 @@ def test_every_precision_ranks_exactly(dtype: torch.dtype) -> None:
         assert_same([scores], [1], room)
 
 
+def test_tensors_of_two_precisions_rank_together() -> None:
+    """0.1 in float32 is a little above 0.1 in float64."""
+    single, double = torch.tensor([0.1, 0.05]), torch.tensor([0.1, 0.2], dtype=torch.float64)
+    for room in range(5):
+        assert_same([single, double], [1, 1], room)
+        assert_same([double, single], [1, 2], room)
+
+
 @pytest.mark.parametrize("count", [30, 3 * FEW])
 def test_a_tensor_laid_out_otherwise_is_ranked_by_flat_index(count: int) -> None:
     transposed = torch.randint(0, 3, (count, 5)).float().t()

@@ -1,5 +1,6 @@
 """The seams: a method, a structure and linked groups from outside the library work through the same pruner."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Stack, adamw, config, dense, differences, everything, loss_of, masks, scores, stack_batches, train
-from fineprune import FromMagnitude, Magnitude, Movement, Pruner, Random
+from fineprune import FromMagnitude, Magnitude, Movement, Pruner, Random, Uniform
 from fineprune.methods import Method
+from fineprune.schedules import Schedule
 from fineprune.sites import zero_where_pruned
 from fineprune.structures import Structure
 
@@ -175,6 +177,39 @@ def test_the_state_of_what_comes_from_outside(attach: Attach, tmp_path: Path, me
     second = attach(model, optimizer, method=method, structure=structure)
     assert differences(everything(first), everything(second)) != []
     second.load(tmp_path)
+    assert differences(everything(first), everything(second)) == []
+
+
+@dataclass(frozen=True)
+class AtOnce(Schedule):
+    """Prunes before the first step: what a pruner does when it is attached is taken back by the state it loads."""
+
+    def value(self, step: int, total_steps: int, initial: float, final: float) -> float:
+        return final
+
+    def check(self, total_steps: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("method", [Magnitude(), Movement(), Movement(Uniform())], ids=repr)
+def test_a_schedule_from_outside(attach: Attach, tmp_path: Path, method: Method) -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    first = attach(model, optimizer, method=method, schedule=AtOnce())
+    assert first.density() == first.summary().density == 28 / 96
+    train(model, optimizer, stack_batches(3))
+    first.save(tmp_path)
+
+    torch.manual_seed(1234)
+    again = Stack()
+    again.load_state_dict(model.state_dict())
+    other = adamw(again)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    second = attach(again, other, method=method, schedule=AtOnce())
+    second.load(tmp_path)
+    assert differences(everything(first), everything(second)) == []
+    for each, its_optimizer in ((model, optimizer), (again, other)):
+        train(each, its_optimizer, stack_batches(3))
     assert differences(everything(first), everything(second)) == []
 
 

@@ -65,7 +65,7 @@ def test_an_optimiser_in_backward_of_pytorch() -> None:
 
 
 @pytest.mark.usefixtures("one_process")
-@pytest.mark.filterwarnings("ignore:FSDP1 is deprecated", "ignore:FSDP is switching to use `NO_SHARD`")  # with one process
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`")  # with one process
 def test_fsdp_of_the_first_kind() -> None:
     model = FullyShardedDataParallel(Stack(), device_id=torch.device("cpu"))
     refuse(model, adamw(model), "FSDP1 flattens the weights")
@@ -122,6 +122,13 @@ def test_weights_that_the_optimiser_does_not_train() -> None:
     optimizer = torch.optim.AdamW([*model.blocks[0].parameters(), model.blocks[1].up.weight])
     refuse(model, optimizer, "The optimiser does not train blocks.1.down.weight")
     refuse(model, adamw(Stack()), "The optimiser does not train blocks.0.up.weight, blocks.0.down.weight")
+
+
+def test_several_devices() -> None:
+    model = Stack()
+    model.blocks[0].to("meta")
+    with pytest.raises(InvalidInputError, match=r"lie on several devices \(cpu, meta\)"):
+        Pruner(model, adamw(model), config(), total_steps=10)
 
 
 def test_a_learning_rate_of_zero_without_a_scheduler() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
@@ -69,7 +70,6 @@ def test_equals_the_plain_loop_with_joint_clipping(tmp_path: Path) -> None:
 
 
 def test_logs_reach_the_history_and_every_reporter(tmp_path: Path) -> None:
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     made = trainer(tmp_path, report_to="tensorboard", eval_strategy="steps", eval_steps=12)
     made.train()
     training = [entry for entry in made.state.log_history if "loss" in entry]
@@ -269,3 +269,34 @@ def test_last_whole_checkpoint_passes_over_broken_ones(checkpoint: Path, caplog:
 def test_the_callback_can_be_made_again_from_a_checkpoint(checkpoint: Path) -> None:
     stored = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]["PruningCallback"]
     assert PruningCallback(**stored["args"]).config == config()
+
+
+def test_evaluating_before_the_first_training_works(tmp_path: Path) -> None:
+    made = trainer(tmp_path, save_strategy="no")
+    assert "eval_density" not in made.evaluate()
+
+
+def test_a_checkpoint_is_written_in_its_save_and_never_again(tmp_path: Path, uninterrupted: Trainer) -> None:
+    class Break(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == SAVE_STEPS + 1:
+                raise KeyboardInterrupt
+
+    breaking = Break()
+    made = trainer(tmp_path, breaking)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    saved = state.read_facts(tmp_path / f"checkpoint-{SAVE_STEPS}")
+    Trainer(tiny_bert(), made.args, train_dataset=made.train_dataset, callbacks=[callback_of(made)])
+    made.remove_callback(breaking)
+    made.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{SAVE_STEPS}"))  # in the same session
+    assert saved["step"] == SAVE_STEPS
+    assert_same_ending(made, uninterrupted)
+
+
+def test_a_dense_checkpoint_is_whole_too(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    made.remove_callback(PruningCallback)
+    made.train()
+    assert last_whole_checkpoint(tmp_path) is None
+    assert last_whole_checkpoint(tmp_path, pruned=False) == str(tmp_path / f"checkpoint-{STEPS}")

@@ -133,7 +133,7 @@ def test_a_dense_run_and_frozen_modules(model_folder: Path, reviews: Path, tmp_p
 WRONG = [
     ({"model": "tests"}, "could not be loaded as a text classifier"),
     ({"config": "{num_hiden_layers: 1}"}, "has no setting 'num_hiden_layers'"),
-    ({"frozen_modules": '["embedings"]'}, "No module matches frozen_modules"),
+    ({"frozen_modules": '["embedings"]'}, "No module matches 'embedings'; did you mean 'embeddings'"),
     ({"pruning__target_modules": '["quary"]'}, "No module .* matches 'quary'; did you mean 'query'"),
     ({"pruning__density": "0.00001"}, "would keep nothing"),
     ({"pruning__density": "1.0"}, "would prune nothing"),
@@ -193,3 +193,32 @@ def full_disk(bytes_left: int) -> Iterator[None]:
 def test_a_full_disk_is_an_error_in_words(model_folder: Path, reviews: Path, tmp_path: Path, bytes_left: int) -> None:
     with full_disk(bytes_left), pytest.raises(FileError, match="could not be saved"):
         training.train(read(model_folder, reviews, tmp_path / "full", training__max_steps="10"))
+
+
+def test_a_full_disk_at_the_last_save_is_an_error_in_words(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
+    wanted = read(model_folder, reviews, tmp_path / "full", training__max_steps="10", training__save_strategy="no")
+    with full_disk(10_000), pytest.raises(FileError, match="could not be saved"):
+        training.train(wanted)
+
+
+def test_evaluating_by_other_class_names_writes_nothing(
+    run: tuple[Path, training.Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v.csv").write_text("text,label\nthe bad,0\nthe good,1\n")
+    wanted = recipe.read(["--model", "m", "--task.validation", "v.csv", "--task.classes", '["0", "1"]'])
+    assert training.evaluate(str(run[0]), wanted.task, 16, wanted.training).metrics["accuracy"] == 1.0
+    assert [path.name for path in tmp_path.iterdir()] == ["v.csv"]
+
+
+def test_setting_up_what_is_not_there_is_refused_in_words(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    for changes, message in (
+        ({"training__output_dir": str(tmp_path / "file" / "run")}, "could not be set up"),
+        ({"training__metric_for_best_model": "acuracy"}, "did you mean 'accuracy'"),
+        ({"config": "{num_hidden_layers: three}"}, "could not be loaded"),
+        ({"config": "{num_hidden_layers: 4}"}, "lacks weights that its config names: .*layer"),
+        ({"frozen_modules": "["}, "is not a regular expression"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            training.train(read(model_folder, reviews, tmp_path / "run", **changes))

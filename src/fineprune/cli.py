@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import FinepruneError, InvalidInputError, MissingExtraError, nearest
 from .extras import require
-from .inspection import Count, Inspection
+from .inspection import Inspection
 
 if TYPE_CHECKING:
     from .training import Result
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fineprune: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInputError | MissingExtraError) else 1
     except KeyboardInterrupt:
-        print("fineprune: stopped. A training run goes on from its last checkpoint with --resume true.", file=sys.stderr)
+        print("fineprune: stopped. `fineprune train` goes on from its last checkpoint with --resume true.", file=sys.stderr)
         return 1
     return 0
 
@@ -71,10 +71,10 @@ def _evaluate(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help"} & set(arguments):
             raise InvalidInputError("evaluate needs a model: fineprune evaluate FOLDER [--task.validation FILE ...]")
-        recipe.read(arguments)
+        recipe.read(arguments, usage="fineprune evaluate FOLDER [--setting value ...]")
     folder, *flags = arguments
     saved = Path(folder) / training.RECIPE
-    known = [str(saved)] if saved.is_file() and "--recipe" not in flags else []
+    known = [str(saved)] if saved.is_file() and not any(flag.startswith("--recipe") for flag in flags) else []
     wanted = recipe.read([*known, *flags, "--model", folder])
     show(training.evaluate(folder, wanted.task, wanted.max_length, wanted.training), folder)
 
@@ -99,10 +99,10 @@ def _quickstart(arguments: list[str]) -> None:
     parser = jsonargparse.ArgumentParser(prog="fineprune quickstart", description=COMMANDS["quickstart"])
     parser.add_function_arguments(quickstart.run)
     chosen = parser.parse_args(arguments)
-    results = quickstart.run(**chosen.as_dict())
+    folder, results = quickstart.run(**chosen.as_dict())
     show_side_by_side(results)
     print(quickstart.verdict(results))
-    print(f"The models, quickstart.png and quickstart.json are in {chosen.output}.")
+    print(f"The models, quickstart.png and quickstart.json are in {folder}.")
 
 
 def show_side_by_side(results: Mapping[str, "Result"]) -> None:
@@ -125,7 +125,7 @@ def show(result: "Result", title: str) -> None:
     table = Table("measure", "value", title=title, title_justify="left")
     for name, value in result.metrics.items():
         table.add_row(name, f"{value:.4f}")
-    for row in densities(result.inspection):
+    for row in result.inspection.densities():
         table.add_row(*row)
     if result.seconds is not None:
         table.add_row("training time", f"{result.seconds:.0f} s")
@@ -141,21 +141,7 @@ def show_layers(inspection: Inspection) -> None:
         shape = " x ".join(map(str, layer.shape))
         table.add_row(layer.name, shape, f"{layer.kept:,}", f"{layer.weights:,}", f"{layer.density:.4f}")
     _print(table)
-    for name, value in densities(inspection):
-        print(f"{name}: {value}")
-
-
-def densities(inspection: Inspection) -> list[tuple[str, str]]:
-    """Returns the density under each of its names, beside what it counts."""
-
-    def fraction(count: Count) -> str:
-        return f"{count.density:.4%} ({count.kept:,} of {count.weights:,})"
-
-    prunable = Count("", (), inspection.weights, inspection.kept)
-    rows = [("density of the prunable weights", fraction(prunable))]
-    if inspection.remaining_weights is not None:
-        rows.append(("remaining weights, as the paper counts", f"{inspection.remaining_weights:.4%}"))
-    return [*rows, ("density of the whole model", fraction(inspection.whole_model))]
+    print("\n".join(inspection.totals()))
 
 
 def _print(table: object) -> None:

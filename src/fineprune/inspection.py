@@ -62,11 +62,15 @@ class Inspection:
 
     def totals(self) -> list[str]:
         """Returns the closing lines: the density under each of its names."""
-        lines = [f"density of the prunable weights: {self.density:.6f} ({self.kept:,} of {self.weights:,})"]
-        if self.remaining_weights is not None:
-            lines.append(f"remaining weights of the blocks, as the paper counts: {self.remaining_weights:.6%}")
+        return [f"{name}: {figure}" for name, figure in self.densities()]
+
+    def densities(self) -> list[tuple[str, str]]:
+        """Returns the density under each of its names, as text with what it counts."""
         model = self.whole_model
-        return [*lines, f"density of the whole model: {model.density:.6f} ({model.kept:,} of {model.weights:,})"]
+        rows = [("density of the prunable weights", f"{self.density:.6f} ({self.kept:,} of {self.weights:,})")]
+        if self.remaining_weights is not None:
+            rows.append(("remaining weights of the blocks, as the paper counts", f"{self.remaining_weights:.6%}"))
+        return [*rows, ("density of the whole model", f"{model.density:.6f} ({model.kept:,} of {model.weights:,})")]
 
 
 def inspect(model: nn.Module, names: Iterable[str]) -> Inspection:

@@ -64,7 +64,7 @@ class FromMagnitude(Birth):
     """S = scale * abs(W) / mean abs(W), per matrix: pruning starts as magnitude pruning, and movement corrects it.
 
     The scale is the exchange rate between magnitude and movement: the larger it is, the more
-    evidence it takes to overturn the magnitude's order.
+    evidence it takes to overturn the magnitude's order. The scores of a matrix of zeros are 0.
     """
 
     scale: float = 1.0
@@ -74,11 +74,7 @@ class FromMagnitude(Birth):
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         mean = magnitude.mean()
-        if mean == 0:
-            raise InvalidInputError(
-                "FromMagnitude cannot rank a matrix that is all zeros. Exclude it, or choose another birth."
-            )
-        return self.scale * magnitude / mean
+        return self.scale * magnitude / mean if mean > 0 else torch.zeros_like(magnitude)
 
 
 def _refuse_unless_positive(owner: object, name: str, value: float) -> None:

@@ -87,10 +87,14 @@ class Pruner:
         support.refuse_unsupported(self._model, self._optimizer)
         parameters = targets.find(self._model, config.target_modules, config.exclude_modules)
         support.refuse_unsupported_parameters(parameters)
-        self._seed = torch.initial_seed()  # read, not drawn: the user's random stream stays as it is
+        hooks = self._optimizer._optimizer_step_pre_hooks.values()
+        if any(isinstance(getattr(hook, "__self__", None), Pruner) for hook in hooks):
+            raise InvalidInputError("This optimiser has a pruner already. Close that one first.")
+        self._seed = support.shared_seed()
         self._sites = self._new_sites(parameters)
         self._refuse_empty_budget()
         self._skipping = False
+        self._inside_step = False
         self._apply(self._masks(self._sites, self.step))
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_step),
@@ -166,14 +170,26 @@ class Pruner:
                 f"the density is {self.density():.4f}, not the {self.config.density} asked for. Give total_steps in optimiser "
                 "steps (batches / gradient accumulation), or train on."
             )
+        return self.report()
+
+    def report(self) -> inspection.Inspection:
+        """Logs the density, warns of matrices of which nothing is left, and returns the summary."""
         summary = self.summary()
         logger.info("Pruned. %s", "; ".join(summary.totals()))
+        emptied = [layer.name for layer in summary.layers if layer.kept == 0]
+        if emptied:
+            logger.warning("Nothing is left of %s. Choose scope='local', or a higher density.", enumeration(emptied))
         return summary
 
+    @torch.no_grad()
     def detach(self) -> None:
-        """Removes the hooks and does nothing else."""
+        """Removes the hooks. After a step that broke off half-way, the model gets its zeros back."""
         for hook in self._hooks:
             hook.remove()
+        if self._inside_step:
+            for weight in self._weights:
+                zero_where_pruned(weight.parameter, weight.mask)
+            self._inside_step = False
 
     # Around the step.
 
@@ -191,6 +207,7 @@ class Pruner:
         unscale = None if grad_scale is None else grad_scale.reciprocal()
         clip = None if self.max_grad_norm is None else self._clip_factor(unscale, self.max_grad_norm)
         groups = self._groups()
+        self._inside_step = True
         for site in self._sites:
             gradient = self._score_gradient(site, unscale)
             if gradient is not None:
@@ -210,8 +227,9 @@ class Pruner:
             return
         for weight in self._weights:
             weight.dense.copy_(weight.parameter)
+        self._apply(self._masks(self._sites, self.step + 1))
         self.step += 1
-        self._apply(self._masks(self._sites, self.step))
+        self._inside_step = False
 
     def _score_gradient(self, site: Site, unscale: Tensor | None) -> Tensor | None:
         """dL/dS of a site; None if its scores do not learn, or no gradient has reached it."""
@@ -404,18 +422,22 @@ class Pruner:
                 raise InvalidInputError(
                     f"The two files in {folder} disagree over {enumeration(strays)}. Choose a whole checkpoint."
                 )
-            sites, step, seed = self._saved_sites(tensors, facts["base_rates"]), facts["step"], facts["seed"]
+            sites, step, seed = self._saved_sites(tensors, facts["base_rates"]), int(facts["step"]), int(facts["seed"])
         except KeyError as error:
             raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
         masks = self._masks(sites, step)
+        at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
         for site, mask in zip(sites, masks, strict=True):
             for weight in site.weights:
-                if not torch.equal(weight.parameter, weight.effective(mask)):
+                held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
+                if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
                     raise InvalidInputError(
                         f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
                         "weight times the mask. Load the model from the same checkpoint before the pruner's state."
                     )
         self._sites, self.step, self._seed = sites, step, seed
+        for weight in self._weights:
+            weight.parameter.copy_(weight.dense)
         self._apply(masks)
 
     def _saved_sites(self, tensors: Mapping[str, Tensor], base_rates: Mapping[str, float]) -> list[Site]:

@@ -1,5 +1,6 @@
 """The quickstart: a real pretrained model, pruned on real text that is already on the machine, in minutes."""
 
+import itertools
 import json
 import platform
 from collections.abc import Mapping
@@ -52,29 +53,37 @@ class StandardLibrary(Task):
         return Examples(list(self.data.validation_texts), None, list(self.data.validation_labels))
 
 
-def run(output: str = "quickstart", density: float = 0.1, seed: int = 0) -> dict[str, Result]:
+def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple[Path, dict[str, Result]]:
     """Fine-tunes MiniLM-L6 dense, with magnitude and with movement pruning, and draws what came out.
 
     Args:
-        output: folder for the three models, `quickstart.png` and `quickstart.json`; it must not hold earlier runs.
+        output: new folder for the three models, `quickstart.png` and `quickstart.json`. None: `quickstart`, or
+            `quickstart-2` and so on where it exists.
         density: fraction of the weights in the transformer blocks that the two pruned runs keep.
         seed: of the new classifier on top, the order of the data and dropout.
+
+    Returns:
+        The folder, and the result of each run by name.
 
     Raises:
         InvalidInputError: for a density that cannot be, or a folder that holds runs already.
         MissingExtraError: if the package with the model is not installed.
     """
-    model, folder = minilm.folder(), Path(output)
+    model, folder = minilm.folder(), _new_folder() if output is None else Path(output)
     prunings = {name: None if method is None else _pruning(method, density) for name, method in METHODS.items()}
-    occupied = [str(folder / name) for name in METHODS if (folder / name).exists()]
-    if occupied:
-        raise InvalidInputError(f"{', '.join(occupied)} exist already. Remove them, or give another folder with --output.")
+    if folder.exists():
+        raise InvalidInputError(f"{folder} exists already. Remove it, or give another folder with --output.")
     data = docstrings.load()
     task = StandardLibrary(data)
     results = {name: train(_recipe(model, task, pruning, folder / name, seed)) for name, pruning in prunings.items()}
     _write(folder, results, data, density, seed)
     draw(folder, results, data.majority(), model).savefig(folder / "quickstart.png", dpi=130)
-    return results
+    return folder, results
+
+
+def _new_folder() -> Path:
+    names = ("quickstart" if number == 1 else f"quickstart-{number}" for number in itertools.count(1))
+    return next(path for name in names if not (path := Path(name)).exists())
 
 
 def _pruning(method: Method, density: float) -> PruningConfig:

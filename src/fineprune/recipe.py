@@ -61,17 +61,24 @@ class Recipe:
     resume: bool = False
     source: str = ""
 
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise InvalidInputError(f"max_length was given as {self.max_length}; it is a number of tokens, 1 or more.")
+
+
+USAGE = "fineprune train [RECIPE.yaml] [--setting value ...]"
 
 READ = [setting.name for setting in dataclasses.fields(Recipe) if setting.name != "source"]
 
 
-def parser(prune: bool = True) -> jsonargparse.ArgumentParser:
+def parser(prune: bool = True, usage: str = USAGE) -> jsonargparse.ArgumentParser:
     """Returns the parser of a recipe: the help and the checks are made from the dataclasses.
 
     Args:
         prune: False leaves `--pruning` out, for a dense run.
+        usage: the first line of the help.
     """
-    made = jsonargparse.ArgumentParser(usage="fineprune train [RECIPE.yaml] [--setting value ...]", exit_on_error=False)
+    made = jsonargparse.ArgumentParser(usage=usage, exit_on_error=False)
     made.add_argument("--recipe", action="config", help="YAML file with any of the settings below; flags win over it.")
     made.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
     if prune:
@@ -83,7 +90,7 @@ def parser(prune: bool = True) -> jsonargparse.ArgumentParser:
     return made
 
 
-def read(arguments: Sequence[str]) -> Recipe:
+def read(arguments: Sequence[str], usage: str = USAGE) -> Recipe:
     """Reads a recipe from command-line arguments: `[RECIPE.yaml] [--flag value ...]`, flags winning.
 
     A recipe without `pruning` is a dense run.
@@ -91,11 +98,11 @@ def read(arguments: Sequence[str]) -> Recipe:
     Raises:
         InvalidInputError: for an unknown key (the nearest known one is offered) or a value of the wrong type.
     """
-    arguments = list(arguments)
+    arguments = [part for argument in arguments for part in _separate(argument)]
     if arguments and not arguments[0].startswith("-"):
         arguments.insert(0, "--recipe")
     prune = _prunes(arguments)
-    made = parser(prune)
+    made = parser(prune, usage)
     try:
         settings = made.parse_args(arguments)
         objects = made.instantiate(settings)
@@ -108,6 +115,11 @@ def read(arguments: Sequence[str]) -> Recipe:
     settings.resume = False  # how this run was started is no part of what it is
     source = made.dump(settings, skip_default=True, format="yaml")
     return Recipe(**{name: objects.get(name) for name in READ}, source=source)
+
+
+def _separate(argument: str) -> list[str]:
+    """Writes `--recipe=PATH` as two arguments."""
+    return ["--recipe", argument.removeprefix("--recipe=")] if argument.startswith("--recipe=") else [argument]
 
 
 def _prunes(arguments: Sequence[str]) -> bool:

@@ -1,10 +1,11 @@
 """Which groups are kept: the longest ranked prefix that fits a budget, exactly, without sorting.
 
 Groups are ranked by score, highest first; equal scores by matrix order, then by flat index, lower
-first. `keep_highest` finds the cut by counting; `keep_highest_by_sorting` is the same in the slow,
-obvious way, and the tests hold the one against the other.
+first. `keep_highest` finds the cut by counting and partition; `keep_highest_by_sorting` is the same
+in the slow, obvious way, and the tests hold the one against the other.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -40,7 +41,8 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) ->
         InvalidInputError: if a score is NaN.
     """
     _refuse_nan(scores)
-    flat = [tensor.flatten().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in scores]
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in scores), torch.float32)
+    flat = [tensor.flatten().to(widest) for tensor in scores]
     cut = _cut(flat, sizes, budget)
     if cut is None:
         return [torch.ones_like(tensor, dtype=torch.bool) for tensor in scores]

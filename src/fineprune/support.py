@@ -29,6 +29,14 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+def shared_seed() -> int:
+    """Returns PyTorch's seed, that of rank 0 on every rank. It is read, not drawn: the random stream stays as it is."""
+    seed = [torch.initial_seed()]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(seed)
+    return seed[0]
+
+
 def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raises for trainers and optimisers that touch parameters elsewhere than in `step()`."""
     kind = type(optimizer)
@@ -50,6 +58,12 @@ def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
 
 def refuse_unsupported_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
     """Raises for parameters that are sharded over processes, or whose gradients are gone before `step()`."""
+    devices = {str(parameter.device) for parameter in parameters.values()}
+    if len(devices) > 1:
+        raise InvalidInputError(
+            f"The weights lie on several devices ({', '.join(sorted(devices))}), which is not supported. Put the model on "
+            "one, or use DDP."
+        )
     dtensor = sys.modules.get("torch.distributed.tensor")
     for name, parameter in parameters.items():
         if "ds_id" in vars(parameter):

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -81,10 +81,10 @@ def find(
             f"{block}.{name}" for block, member in blocks(model) for name, inner in member.named_modules() if is_linear(inner)
         ]
     else:
-        _refuse_unmatched(target_modules, modules)
+        refuse_unmatched(target_modules, modules)
         chosen = [name for name in modules if matches(name, target_modules)]
     if exclude_modules is not None:
-        _refuse_unmatched(exclude_modules, modules)
+        refuse_unmatched(exclude_modules, modules)
         chosen = [name for name in chosen if not matches(name, exclude_modules)]
     parameters = {id(parameter): (name, parameter) for name, parameter in model.named_parameters()}
     found = dict(parameters[id(modules[name].weight)] for name in chosen)
@@ -100,8 +100,8 @@ def matches(name: str, patterns: list[str] | str) -> bool:
     return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
 
 
-def _refuse_unmatched(patterns: list[str] | str, modules: dict[str, nn.Module]) -> None:
-    """Raises if an entry matches no prunable module: a typing error must not prune less than was asked for."""
+def refuse_unmatched(patterns: list[str] | str, modules: Iterable[str], what: str = "module with a weight to prune") -> None:
+    """Raises if an entry matches none of the modules: a typing error must not do less than was asked for."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
             matched = any(matches(name, pattern if isinstance(patterns, str) else [pattern]) for name in modules)
@@ -111,7 +111,7 @@ def _refuse_unmatched(patterns: list[str] | str, modules: dict[str, nn.Module]) 
             lengths = (1, 2, pattern.count(".") + 1)
             endings = {".".join(name.split(".")[-length:]) for name in modules for length in lengths} | set(modules)
             raise InvalidInputError(
-                f"No module with a weight to prune matches {pattern!r}; {nearest(pattern, endings)} "
+                f"No {what} matches {pattern!r}; {nearest(pattern, endings)} "
                 "A list takes names or endings of names, a string takes one regular expression for the whole name."
             )
 

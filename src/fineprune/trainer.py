@@ -49,6 +49,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         """What is left of the model, counted at the end of training."""
         self._arguments: TrainingArguments | None = None
         self._trainer_state: TrainerState | None = None
+        self._control: TrainerControl | None = None
         self._max_grad_norm = 0.0
 
     # Begin and end.
@@ -58,7 +59,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         if self.pruner is not None:
             self.pruner.detach()  # left from a run that broke off
             self._give_back_clipping()
-        self._arguments, self._trainer_state = args, state
+        self._arguments, self._trainer_state, self._control = args, state, control
         clip = float(args.max_grad_norm or 0.0)
         self.pruner = Pruner(
             kwargs["model"], kwargs["optimizer"], self.config, total_steps=state.max_steps, max_grad_norm=clip or None
@@ -75,8 +76,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         """Removes the hooks and counts what is left; warns if the schedule had not finished."""
         pruner = self._attached()
         pruner.detach()
-        self.summary = pruner.summary()
-        logger.info("Pruned. %s", "; ".join(self.summary.totals()))
+        self._control = None
+        self.summary = pruner.report()
         if not pruner.finished:
             logger.warning(
                 "Training ended after %d of %d optimiser steps, before the pruning schedule: the density is %.4f, not %s.",
@@ -87,6 +88,7 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Switches Trainer's clipping off for this step, and forgets a best model that was not at the final density."""
+        self._control = control
         self._give_back_clipping()
         self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
         if not self._attached().finished:
@@ -106,6 +108,8 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Adds the pruning figures to what Trainer logs, for every reporter."""
+        if self.pruner is None:
+            return  # an evaluation before the first training
         logs: dict[str, float] = kwargs["logs"]
         figures: dict[str, float] = {}
         if "loss" in logs:
@@ -124,7 +128,7 @@ class PruningCallback(TrainerCallback, ExportableState):
         Trainer asks exportable callbacks for their state within each save, after the model and the
         optimiser and before older checkpoints are deleted: a crash never leaves no whole checkpoint.
         """
-        if self._arguments is not None and not self._arguments.save_only_model and self._checkpoint().is_dir():
+        if self._is_saving():
             self._attached().save(self._checkpoint())
         return {"args": {"config": self.config.to_dict()}, "attributes": {}}
 
@@ -132,6 +136,13 @@ class PruningCallback(TrainerCallback, ExportableState):
         """Checks that the state lies in the checkpoint."""
         if not args.save_only_model and state.is_world_process_zero and not (self._checkpoint() / pruner_state.FACTS).is_file():
             logger.warning("%s holds no pruner state and cannot be resumed (a hyper-parameter search?).", self._checkpoint())
+
+    def _is_saving(self) -> bool:
+        """Whether Trainer is writing a checkpoint: it asks for the state at other times too, and elsewhere in a search."""
+        if self._arguments is None or self._trainer_state is None or self._control is None:
+            return False
+        wanted = self._control.should_save and not self._arguments.save_only_model
+        return wanted and not self._trainer_state.is_hyper_param_search and self._checkpoint().is_dir()
 
     def _checkpoint(self) -> Path:
         assert self._arguments is not None
@@ -161,15 +172,21 @@ def _log_before_reporters(callback: TrainerCallback) -> None:
     logger.warning("Trainer's callbacks were not found: pruning figures reach only the log history.")
 
 
-def last_whole_checkpoint(output_dir: str | Path) -> str | None:
-    """Returns the last checkpoint of a pruned run that was saved to the end; None if there is none.
+def last_whole_checkpoint(output_dir: str | Path, pruned: bool = True) -> str | None:
+    """Returns the last checkpoint that was saved to the end; None if there is none.
 
     A checkpoint that was being written when the run died is passed over, with a message. Give the
     result to `Trainer.train(resume_from_checkpoint=...)`.
+
+    Args:
+        output_dir: Trainer's folder.
+        pruned: whether the run prunes, so that a checkpoint must hold the pruner's state.
     """
     numbered = {int(path.name.removeprefix("checkpoint-")): path for path in checkpoints(output_dir)}
     for _, checkpoint in sorted(numbered.items(), reverse=True):
         try:
+            if pruned:
+                pruner_state.read_facts(checkpoint)
             _check_whole(checkpoint)
         except InvalidInputError as error:
             logger.warning("Passing over %s. %s", checkpoint, error)
@@ -184,8 +201,7 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def _check_whole(checkpoint: Path) -> None:
-    """Raises InvalidInputError unless every file of the checkpoint is there to its end."""
-    pruner_state.read_facts(checkpoint)
+    """Raises InvalidInputError unless every file of Trainer's is there to its end."""
     weights = list(checkpoint.glob("model*.safetensors"))
     required = [checkpoint / name for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")]
     missing = [path.name for path in required if not path.is_file()] + ([] if weights else ["model.safetensors"])

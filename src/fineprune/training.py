@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -13,12 +14,12 @@ import torch
 from torch import nn
 
 from . import targets
-from .errors import FileError, FinepruneError, InvalidInputError, enumeration
+from .errors import FileError, FinepruneError, InvalidInputError, enumeration, nearest
 from .extras import require
 from .inspection import Inspection, inspect
 from .recipe import Recipe
 from .tasks.tabular import Examples, Task
-from .trainer import PruningCallback, checkpoints, last_whole_checkpoint
+from .trainer import PruningCallback, last_whole_checkpoint
 
 require("hub", "transformers", "accelerate", "datasets", "sklearn")
 
@@ -26,6 +27,7 @@ import datasets  # noqa: E402
 import numpy as np  # noqa: E402
 import safetensors  # noqa: E402
 import transformers  # noqa: E402
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from sklearn.metrics import accuracy_score, f1_score  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
@@ -43,6 +45,14 @@ from transformers import (  # noqa: E402
 logger = logging.getLogger(__name__)
 
 RECIPE, RESULT = "recipe.yaml", "result.json"
+
+METRICS = ("accuracy", "f1_macro", "loss")
+
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError),
+    *(safetensors.SafetensorError, pickle.UnpicklingError, StrictDataclassError),
+)
+"""What Transformers raises for a folder, a file or a setting of which it cannot make a model."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ def train(recipe: Recipe) -> Result:
     """
     folder = Path(recipe.training.output_dir or "")
     _refuse_occupied(folder, recipe.resume)
-    checkpoint = last_whole_checkpoint(folder) if recipe.resume else None
+    checkpoint = last_whole_checkpoint(folder, pruned=recipe.pruning is not None) if recipe.resume else None
     if recipe.resume and checkpoint is None:
         raise InvalidInputError(f"{folder} holds no whole checkpoint to resume from. Train without --resume true.")
     transformers.set_seed(recipe.training.seed)
@@ -103,6 +113,7 @@ def evaluate(folder: str, task: Task, max_length: int, training: TrainingArgumen
     names: dict[int, str] = model.config.id2label or {}  # type: ignore[assignment]
     classes = tuple(names[number] for number in sorted(names))
     validation = encode(task.load_validation(classes), tokenizer, max_length)
+    training.output_dir = folder  # Trainer makes the folder that it is given
     trainer = _trainer(model, tokenizer, training, None, validation, None)
     return Result(_metrics(trainer.evaluate()), _inspect(model, None), None, training.seed, [])
 
@@ -110,24 +121,28 @@ def evaluate(folder: str, task: Task, max_length: int, training: TrainingArgumen
 def load_pretrained(name: str, num_labels: int | None = None, **config: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Loads a tokenizer and a text classifier from the Hub or a folder.
 
+    Args:
+        name: name on the Hub, or folder.
+        num_labels: how many classes; None: as many as the model has.
+        config: settings of the model's config to change.
+
     Raises:
-        InvalidInputError: if it is no checkpoint of a model, or the config has no such setting.
+        InvalidInputError: if it is no checkpoint of a model, lacks weights, or the config has no such setting.
     """
     try:
         settings = AutoConfig.from_pretrained(name)
         for key, value in config.items():
             if key not in settings.to_dict():
-                raise InvalidInputError(f"The config of {name} has no setting {key!r} to change.")
+                raise InvalidInputError(f"The config of {name} has no setting {key!r}; {nearest(key, settings.to_dict())}")
             setattr(settings, key, value)
         if num_labels is not None:
             settings.num_labels = num_labels
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForSequenceClassification.from_pretrained(name, config=settings)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
+        return tokenizer, _load(AutoModelForSequenceClassification, name, config=settings)
+    except InvalidInputError:
+        raise
+    except LOADING_ERRORS as error:
         raise InvalidInputError(f"{name} could not be loaded as a text classifier: {' '.join(str(error).split())}") from error
-    return tokenizer, model
 
 
 def load_any(name: str) -> PreTrainedModel:
@@ -138,14 +153,21 @@ def load_any(name: str) -> PreTrainedModel:
     """
     try:
         architectures = AutoConfig.from_pretrained(name).architectures or []
-        kind = getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        return _load(getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel, name)
+    except InvalidInputError:
+        raise
+    except LOADING_ERRORS as error:
         raise InvalidInputError(f"{name} is not a checkpoint that can be read: {' '.join(str(error).split())}") from error
+
+
+def _load(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
+    """Loads a model; raises if weights inside its blocks were not in the checkpoint and would be random."""
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(name, output_loading_info=True, **settings)
     model, report = loaded
-    missing = set(report["missing_keys"]) & set(targets.find(model))
+    inside = tuple(f"{block}." for block, _ in targets.blocks(model))
+    missing = [key for key in sorted(report["missing_keys"]) if key.startswith(inside)] if inside else []
     if missing:
-        raise InvalidInputError(f"{name} lacks weights that its config names: {enumeration(sorted(missing))}.")
+        raise InvalidInputError(f"{name} lacks weights that its config names: {enumeration(missing)}.")
     return model
 
 
@@ -155,16 +177,26 @@ def _pretrained(recipe: Recipe, classes: tuple[str, ...]) -> tuple[PreTrainedTok
     model.config.label2id = {name: number for number, name in enumerate(classes)}
     if recipe.frozen_modules is not None:
         freeze(model, recipe.frozen_modules)
+    if tokenizer.pad_token is None:  # as in GPT-2; a sequence ends before its padding, so the model sees none of it
+        if tokenizer.eos_token is None:
+            raise InvalidInputError(f"The tokenizer of {recipe.model} has no token for padding. Add one, and save it.")
+        logger.warning("The tokenizer has no token for padding; %r, which ends a text, is taken.", tokenizer.eos_token)
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, model
 
 
 def freeze(model: nn.Module, frozen_modules: list[str] | str) -> None:
-    """Stops every parameter inside the named modules from being trained. Raises InvalidInputError if nothing matches."""
-    frozen = [module for name, module in model.named_modules() if targets.matches(name, frozen_modules)]
-    if not frozen:
-        raise InvalidInputError(f"No module matches frozen_modules={frozen_modules!r}.")
-    for module in frozen:
-        module.requires_grad_(False)
+    """Stops every parameter inside the named modules from being trained.
+
+    Raises:
+        InvalidInputError: for a name that matches no module.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    targets.refuse_unmatched(frozen_modules, modules, what="module")
+    for name, module in modules.items():
+        if targets.matches(name, frozen_modules):
+            module.requires_grad_(False)
 
 
 def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
@@ -181,16 +213,22 @@ def _trainer(
     validation_data: datasets.Dataset,
     callback: PruningCallback | None,
 ) -> Trainer:
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_data,
-        eval_dataset=validation_data,
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=classification_metrics,
-        callbacks=[] if callback is None else [callback],
-    )
+    metric = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in METRICS:
+        raise InvalidInputError(f"metric_for_best_model was given as {metric!r}; {nearest(metric, METRICS)}")
+    try:
+        return Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=train_data,
+            eval_dataset=validation_data,
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=classification_metrics,
+            callbacks=[] if callback is None else [callback],
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise InvalidInputError(f"Training could not be set up: {' '.join(str(error).split())}") from error
 
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -225,7 +263,7 @@ def _last_evaluation(trainer: Trainer) -> dict[str, float] | None:
 
 
 def _metrics(logged: dict[str, float]) -> dict[str, float]:
-    return {name: logged[f"eval_{name}"] for name in ("accuracy", "f1_macro", "loss")}
+    return {name: logged[f"eval_{name}"] for name in METRICS}
 
 
 def _inspect(model: nn.Module, callback: PruningCallback | None) -> Inspection:
@@ -236,12 +274,10 @@ def _inspect(model: nn.Module, callback: PruningCallback | None) -> Inspection:
 
 
 def _refuse_occupied(folder: Path, resume: bool) -> None:
-    if resume or not folder.exists():
-        return
-    if (folder / RESULT).exists() or checkpoints(folder):
+    if not resume and folder.is_dir() and any(folder.iterdir()):
         raise InvalidInputError(
-            f"{folder} already holds a run. Give --resume true to go on with it, or another --training.output_dir; nothing is "
-            "overwritten."
+            f"{folder} already holds a run, or other files. Give --resume true to go on with a run, or another "
+            "--training.output_dir; nothing is overwritten."
         )
 
 
@@ -265,7 +301,8 @@ def _save(trainer: Trainer, recipe: Recipe, result: Result, folder: Path) -> Non
         if recipe.source:
             (folder / RECIPE).write_text(recipe.source, encoding="utf-8")
         (folder / RESULT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise FileError(
-            f"The run could not be saved in {folder}: {error}. Free some space; --resume true saves it again."
+            f"The run could not be saved in {folder}: {error}. Free some space; "
+            "if a checkpoint was saved, --resume true finishes the run."
         ) from error

@@ -78,18 +78,21 @@ class TextClassification(Task):
     def load(self) -> Splits:
         """Reads both splits and numbers the classes."""
         name, train = self._read("train")
+        classes = tuple(self.classes) if self.classes is not None else _sorted_classes(train[self.label])
         if self.max_train_samples is not None:
             if self.max_train_samples < 1:
                 raise InvalidInputError(f"max_train_samples was given as {self.max_train_samples}; it is 1 or more.")
             train = {column: values[: self.max_train_samples] for column, values in train.items()}
-        classes = tuple(self.classes) if self.classes is not None else _sorted_classes(train[self.label])
         if len(classes) < 2:
             raise InvalidInputError(f"{name} holds {len(classes)} class ({', '.join(classes)}); two or more are needed.")
         return Splits(self._examples(train, classes, name), self.load_validation(classes), classes)
 
     def load_validation(self, classes: tuple[str, ...]) -> Examples:
-        """Reads the validation split and numbers its labels by the classes given."""
+        """Reads the validation split and numbers its labels by the task's classes, else by those given."""
         name, validation = self._read("validation")
+        if self.classes is not None and len(self.classes) != len(classes):
+            raise InvalidInputError(f"task.classes names {len(self.classes)} classes; the model has {len(classes)}.")
+        classes = classes if self.classes is None else tuple(self.classes)
         return self._examples(validation, classes, name)
 
     def _read(self, split: str) -> tuple[str, Columns]:
