@@ -230,22 +230,23 @@ def test_close_reports_and_may_be_called_again(caplog: pytest.LogCaptureFixture)
     assert hooks(optimizer) == 0
 
 
-class Failing(torch.optim.SGD):
-    """Runs out of memory at its fifth step, after it has changed the first weights."""
+class Failing(torch.optim.Optimizer):
+    """Plain descent, which runs out of memory in its fifth step, when some weights have been changed."""
 
     steps = 0
 
+    @torch.no_grad()
     def step(self, closure: None = None) -> None:
         self.steps += 1
-        if self.steps == 5:
-            self.param_groups[0]["params"][0].data.add_(1.0)
-            raise MemoryError("in the middle of a step")
-        super().step(closure)
+        for number, parameter in enumerate(self.param_groups[0]["params"]):
+            if (self.steps, number) == (5, 1):
+                raise MemoryError("in the middle of a step")
+            parameter.sub_(parameter.grad, alpha=0.1)
 
 
 def test_a_step_that_breaks_off_leaves_a_pruned_model() -> None:
     model = Stack()
-    optimizer = Failing(model.parameters(), lr=0.1)
+    optimizer = Failing(model.parameters(), {"lr": 0.1})
     with (
         pytest.raises(MemoryError),
         Pruner(model, optimizer, config(schedule=CubicSchedule(0, 3)), total_steps=10) as pruner,
@@ -255,6 +256,31 @@ def test_a_step_that_breaks_off_leaves_a_pruned_model() -> None:
     assert pruner.density() < 0.5
     assert inspect_model(model, pruner.names).density == pruner.density()
     assert hooks(optimizer) == 0
+
+
+def test_a_step_within_a_step_is_refused(attach: Attach) -> None:
+    """PyTorch runs the hooks of both, if the parent's step has been hooked by an instance of its own."""
+
+    class Nested(torch.optim.SGD):
+        def step(self, closure: None = None) -> None:
+            super().step(closure)
+
+    model = Stack()
+    torch.optim.SGD(model.parameters())
+    optimizer = Nested(model.parameters(), lr=0.1)
+    attach(model, optimizer)
+    with pytest.raises(TrainingError, match=r"Nested\.step calls super\(\)\.step\(\)"):
+        train(model, optimizer, stack_batches(1))
+
+
+def test_training_on_after_a_step_that_broke_off_is_refused(attach: Attach) -> None:
+    model = Stack()
+    optimizer = Failing(model.parameters(), {"lr": 0.1})
+    attach(model, optimizer)
+    with pytest.raises(MemoryError):
+        train(model, optimizer, stack_batches(5))
+    with pytest.raises(TrainingError, match="an earlier step broke off"):
+        optimizer.step()
 
 
 def test_a_matrix_that_global_scope_emptied_is_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -688,7 +714,7 @@ def test_a_second_pruner_on_one_optimiser_is_refused(attach: Attach) -> None:
     model = Stack()
     optimizer = adamw(model)
     first = attach(model, optimizer)
-    with pytest.raises(InvalidInputError, match="already has a pruner"):
+    with pytest.raises(InvalidInputError, match="This optimiser has a pruner already"):
         attach(model, optimizer, target_modules=["head"])
     assert hooks(optimizer) == 2
     first.detach()

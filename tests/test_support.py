@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from conftest import Stack, adamw, config, stack_batches, train
-from fineprune import CubicSchedule, InvalidInputError, Pruner, support
+from fineprune import CubicSchedule, InvalidInputError, Magnitude, Pruner, support
 
 
 def refuse(model: nn.Module, optimizer: Any, message: str, **settings: object) -> None:
@@ -134,6 +134,20 @@ def test_several_devices() -> None:
 def test_a_learning_rate_of_zero_without_a_scheduler() -> None:
     model = Stack()
     refuse(model, adamw(model, lr=0.0), "The learning rate of blocks.0.up.weight is 0.0")
+
+
+@pytest.mark.parametrize("settings", [{}, {"lr": None}])
+def test_an_optimiser_without_a_learning_rate(settings: dict[str, None]) -> None:
+    class Own(torch.optim.Optimizer):
+        """Chooses its steps itself."""
+
+        def step(self, closure: None = None) -> None:
+            pass
+
+    model = Stack()
+    optimizer = Own(model.parameters(), settings)
+    refuse(model, optimizer, "The learning rate of blocks.0.up.weight is 0.0")
+    Pruner(model, optimizer, config(method=Magnitude()), total_steps=10)  # has no scores that would follow a rate
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])

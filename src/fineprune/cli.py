@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()  # a new head on top is no news, and missing weights are refused
         _run(list(sys.argv[1:] if arguments is None else arguments))
     except FinepruneError as error:
         print(f"fineprune: {error}", file=sys.stderr)

@@ -197,6 +197,12 @@ class Pruner:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Everything that can be refused is refused before anything is changed.
         support.refuse_closure(args, kwargs)
+        if self._inside_step:
+            raise TrainingError(
+                "optimizer.step() was entered before it had ended. Either an earlier step broke off: resume from a checkpoint. "
+                f"Or {type(optimizer).__name__}.step calls super().step(), for which PyTorch runs step hooks twice: take an "
+                "optimiser whose step is one method."
+            )
         found_inf, grad_scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         # Under GradScaler a fused optimiser is called even if it must skip, and unscales within its own kernel.
         self._skipping = found_inf is not None and bool(found_inf)
@@ -345,7 +351,7 @@ class Pruner:
             weights = []
             for name, cut in cuts.items():
                 parameter = parameters[name]
-                rate = float(groups[id(parameter)].get("initial_lr", groups[id(parameter)]["lr"]))
+                rate = _base_rate(groups[id(parameter)])
                 if method.learns and rate <= 0:
                     raise InvalidInputError(
                         f"The learning rate of {name} is {rate}, so the rate of its scores cannot follow it. Give the "
@@ -471,6 +477,12 @@ def _difference(saved: Any, mine: Any) -> str:
 def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:
     """Multiplies in place by a number on any device; None stands for 1."""
     return tensor if factor is None else tensor.mul_(factor.to(tensor.device))
+
+
+def _base_rate(group: dict[str, Any]) -> float:
+    """Returns the weights' learning rate before any scheduling; 0 where the optimiser has none."""
+    rate = group.get("initial_lr", group.get("lr"))
+    return 0.0 if rate is None else float(rate)
 
 
 def _rate_factor(group: dict[str, Any], base_rate: float) -> float:
