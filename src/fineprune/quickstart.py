@@ -29,6 +29,9 @@ from transformers import TrainingArguments  # noqa: E402
 LAYERS = 2
 """MiniLM-L6 is cut to its first layers, so that three runs fit in five minutes."""
 
+STEPS = 360
+"""Optimiser steps of each run."""
+
 METHODS: dict[str, Method | None] = {
     "dense": None,
     "magnitude": Magnitude(),
@@ -69,6 +72,8 @@ def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple
         InvalidInputError: for a density that cannot be, or a folder that holds runs already.
         MissingExtraError: if the package with the model is not installed.
     """
+    if not 0 < density < 1:
+        raise InvalidInputError(f"density was given as {density}; it is the fraction of weights kept, above 0 and below 1.")
     model, folder = minilm.folder(), _new_folder() if output is None else Path(output)
     prunings = {name: None if method is None else _pruning(method, density) for name, method in METHODS.items()}
     if folder.exists():
@@ -93,7 +98,7 @@ def _pruning(method: Method, density: float) -> PruningConfig:
 def _recipe(model: Path, task: Task, pruning: PruningConfig | None, folder: Path, seed: int) -> Recipe:
     training = TrainingArguments(
         output_dir=str(folder),
-        max_steps=360,
+        max_steps=STEPS,
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         learning_rate=1e-3,
@@ -123,6 +128,7 @@ def verdict(results: Mapping[str, Result]) -> str:
 
 def _write(folder: Path, results: Mapping[str, Result], data: docstrings.Docstrings, density: float, seed: int) -> None:
     facts = {
+        "steps": STEPS,
         "density": density,
         "seed": seed,
         "layers": LAYERS,
@@ -160,8 +166,8 @@ def _draw_accuracies(axes: Axes, results: Mapping[str, Result], majority: float)
     accuracies = [result.metrics["accuracy"] for result in results.values()]
     bars = axes.bar(list(results), accuracies, color=[COLOURS[name] for name in results])
     axes.bar_label(bars, fmt="%.3f")
-    axes.axhline(majority, color="black", linewidth=0.8, linestyle=":")
-    axes.text(len(results) - 0.5, majority, "always the largest module", ha="right", va="bottom", fontsize=8)
+    axes.axhline(majority, color="black", linewidth=1, linestyle=":", label="always naming the most frequent module")
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
     axes.set(ylim=(0, 1), ylabel="validation accuracy", title="Which module does a docstring document?")
 
 
@@ -174,7 +180,7 @@ def _draw_weights(axes: Axes, folder: Path, model: Path, name: str, method: str)
     axes.scatter(before[~pruned], after[~pruned], s=2, color=COLOURS[method], alpha=0.5, rasterized=True, label="kept")
     axes.axline((0, 0), slope=1, color="black", linewidth=0.6)
     axes.set(xlim=(-spread, spread), xlabel="pretrained weight", ylabel="fine-tuned weight")
-    axes.set_title(f"{method}: {'near zero falls' if method == 'magnitude' else 'toward zero falls'}")
+    axes.set_title(f"{method} pruning: one matrix, before and after")
     axes.legend(loc="upper left", markerscale=5, frameon=False)
 
 
