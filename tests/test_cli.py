@@ -47,7 +47,7 @@ def test_trains_inspects_and_evaluates(
 
     assert cli.main(["inspect", str(output)]) == 0
     inspected = capsys.readouterr().out
-    assert inspected.count("0.2500") == 12
+    assert inspected.count("0.2500 ") == 12  # a line a matrix
     assert "0.250000 (4,096 of 16,384)" in inspected
 
     assert cli.main(["evaluate", str(output)]) == 0
