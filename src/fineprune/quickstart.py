@@ -180,7 +180,7 @@ def _draw_weights(axes: Axes, folder: Path, model: Path, name: str, method: str)
     axes.scatter(before[~pruned], after[~pruned], s=2, color=COLOURS[method], alpha=0.5, rasterized=True, label="kept")
     axes.axline((0, 0), slope=1, color="black", linewidth=0.6)
     axes.set(xlim=(-spread, spread), xlabel="pretrained weight", ylabel="fine-tuned weight")
-    axes.set_title(f"{method} pruning: one matrix, before and after")
+    axes.set_title(f"{method} pruning, one matrix")
     axes.legend(loc="upper left", markerscale=5, frameon=False)
 
 
