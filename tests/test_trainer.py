@@ -186,7 +186,7 @@ def assert_same_ending(resumed: Trainer, uninterrupted: Trainer) -> None:
 
 
 MOMENTS = {
-    "a random step": f"step {random.randrange(SAVE_STEPS, STEPS)}",
+    "a random step": f"step {random.randrange(SAVE_STEPS + 1, STEPS)}",
     "before the model is saved": "model",
     "between model and optimiser": "optimizer",
     "within the pruner's tensors": "tensors",
