@@ -12,7 +12,7 @@ Between two steps each pruned parameter holds the effective weight W' = W * M. A
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -302,19 +302,17 @@ class Pruner:
             )
 
     def _refuse_broken_gradients(self) -> None:
-        gradients = {name: p.grad for name, p in self._named_parameters().items() if p.grad is not None}
-        for name, gradient in gradients.items():
-            if gradient.layout != torch.strided:
-                raise TrainingError(
-                    f"The gradient of {name} is sparse; pruning takes dense ones (an Embedding's sparse=False)."
-                )
+        gradients = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+        if any(_is_sparse(gradient) for gradient in gradients):
+            raise TrainingError(
+                f"The gradient of {enumeration(self._names_of(_is_sparse))} is sparse; pruning takes dense ones (an "
+                "Embedding's sparse=False)."
+            )
         # NaN goes through aminmax, which is faster than asking each element (benchmarks/primitives.py).
-        finite = [
-            extreme.isfinite() for gradient in gradients.values() if gradient.numel() for extreme in torch.aminmax(gradient)
-        ]
+        finite = [extreme.isfinite() for gradient in gradients if gradient.numel() for extreme in torch.aminmax(gradient)]
         if not finite or torch.stack([answer.to(finite[0].device) for answer in finite]).all():
             return
-        broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        broken = self._names_of(lambda gradient: not gradient.isfinite().all())
         raise TrainingError(
             f"At step {self.step} the gradient is NaN or infinite in {enumeration(broken)}. Nothing was changed. Lower the "
             "learning rate, look for a division by zero in the loss, or use bf16 or a GradScaler instead of plain fp16."
@@ -323,10 +321,11 @@ class Pruner:
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
-    def _named_parameters(self) -> dict[str, nn.Parameter]:
-        """Every parameter of the optimiser; those from outside the model get a number for a name."""
+    def _names_of(self, wrong: Callable[[Tensor], bool]) -> list[str]:
+        """The parameters whose gradient is wrong; those from outside the model get a number for a name."""
         names = {id(parameter): name for name, parameter in self._model.named_parameters()}
-        return {names.get(id(p), f"parameter {number}"): p for number, p in enumerate(self._parameters())}
+        numbered = enumerate(self._parameters())
+        return [names.get(id(p), f"parameter {n}") for n, p in numbered if p.grad is not None and wrong(p.grad)]
 
     def _groups(self) -> dict[int, dict[str, Any]]:
         """The parameter group of each parameter, looked up anew: load_state_dict replaces the groups."""
@@ -442,6 +441,7 @@ class Pruner:
                         "weight times the mask. Load the model from the same checkpoint before the pruner's state."
                     )
         self._sites, self.step, self._seed = sites, step, seed
+        self._inside_step = False
         for weight in self._weights:
             weight.parameter.copy_(weight.dense)
         self._apply(masks)
@@ -472,6 +472,10 @@ def _difference(saved: Any, mine: Any) -> str:
         keys = [key for key in {**saved, **mine} if saved.get(key) != mine.get(key)]
         return enumeration((f"{key} {saved.get(key)!r} there, {mine.get(key)!r} here" for key in keys), most=2)
     return f"{saved!r} there, {mine!r} here"
+
+
+def _is_sparse(gradient: Tensor) -> bool:
+    return gradient.layout != torch.strided
 
 
 def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:
