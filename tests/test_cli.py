@@ -68,11 +68,12 @@ def test_inspects_a_checkpoint_not_made_here(model_folder: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["train", "evaluate", "inspect", "quickstart"]),
-        (["--help"], ["train", "evaluate", "inspect", "quickstart"]),
+        ([], ["train", "evaluate", "inspect", "import", "quickstart"]),
+        (["--help"], ["train", "evaluate", "inspect", "import", "quickstart"]),
         (["train", "--help"], ["--pruning.density", "--training.learning_rate", "--frozen_modules", "--resume", "Magnitude"]),
         (["evaluate", "--help"], ["--task.help"]),
         (["inspect", "--help"], ["checkpoint"]),
+        (["import", "--help"], ["source", "target", "--method", "--threshold", "sigmoied_threshold"]),
         (["quickstart", "--help"], ["--seed", "--density", "--output"]),
         (["train", "--task.help", "TextClassification"], ["text_pair", "max_train_samples"]),
         (["train", "--pruning.method.help", "Movement"], ["score_lr", "birth"]),
@@ -96,6 +97,8 @@ def test_help_is_complete(arguments: list[str], expected: list[str], capsys: pyt
         (["evaluate", "tests"], 2, "could not be loaded"),
         (["inspect", "README.md"], 2, "is not a checkpoint that can be read"),
         (["inspect"], 2, "checkpoint"),
+        (["import", "nothing", "new"], 2, "config.json could not be read"),
+        (["import", "nothing"], 2, "target"),
         (["quickstart", "--density", "2"], 2, "density was given as 2"),
         (["quickstart", "--sed", "2"], 2, "sed"),
     ],

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "fine-tune a model and prune it: fineprune train RECIPE.yaml [--pruning.density 0.03 ...]",
     "evaluate": "measure a saved model on a task: fineprune evaluate FOLDER [--task.validation FILE ...]",
     "inspect": "show the density of any checkpoint, layer by layer: fineprune inspect FOLDER",
+    "import": "make an old PruneBERT checkpoint a plain one: fineprune import FOLDER NEW_FOLDER [--threshold X ...]",
     "quickstart": "prune a real pretrained model on real text, in minutes, without a download",
 }
 
@@ -44,7 +45,7 @@ def _run(arguments: list[str]) -> None:
         _help()
         return
     command, *rest = arguments
-    commands = {"train": _train, "evaluate": _evaluate, "inspect": _inspect, "quickstart": _quickstart}
+    commands = {"train": _train, "evaluate": _evaluate, "inspect": _inspect, "import": _import, "quickstart": _quickstart}
     if command not in commands:
         raise InvalidInputError(f"There is no command {command!r}; {nearest(command, commands)}")
     commands[command](rest)
@@ -83,12 +84,28 @@ def _evaluate(arguments: list[str]) -> None:
 def _inspect(arguments: list[str]) -> None:
     import jsonargparse
 
+    parser = jsonargparse.ArgumentParser(prog="fineprune inspect", description=COMMANDS["inspect"])
+    parser.add_argument("checkpoint", type=str, help="folder of a saved model, or its name on the Hub; made here or not")
+    _load_and_show_layers(parser.parse_args(arguments).checkpoint)
+
+
+def _import(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from . import legacy
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune import", description=COMMANDS["import"])
+    parser.add_function_arguments(legacy.convert, as_positional=True)
+    chosen = parser.parse_args(arguments)
+    legacy.convert(**chosen.as_dict())
+    _load_and_show_layers(str(chosen.target))
+
+
+def _load_and_show_layers(name: str) -> None:
     from . import targets, training
     from .inspection import inspect
 
-    parser = jsonargparse.ArgumentParser(prog="fineprune inspect", description=COMMANDS["inspect"])
-    parser.add_argument("checkpoint", type=str, help="folder of a saved model, or its name on the Hub; made here or not")
-    model = training.load_any(parser.parse_args(arguments).checkpoint)
+    model = training.load_any(name)
     show_layers(inspect(model, targets.find(model)))
 
 
