@@ -10,114 +10,22 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from architectures import ARCHITECTURES, SIZES, build, target_names
 from conftest import Stack, tiny_bert
 from fineprune import InvalidInputError, targets
-
-BERT_LAYER = {
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-}
-BART_LAYER = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2"}
-LLAMA_LAYER = {*(f"self_attn.{part}_proj" for part in "qkvo"), "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
-SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-
-ARCHITECTURES: dict[str, tuple[dict[str, object], str, dict[str, set[str]]]] = {
-    "bert": (SIZES, "SequenceClassification", {"bert.encoder.layer": BERT_LAYER}),
-    "roberta": (SIZES, "QuestionAnswering", {"roberta.encoder.layer": BERT_LAYER}),
-    "electra": (SIZES, "SequenceClassification", {"electra.encoder.layer": BERT_LAYER}),
-    "distilbert": (
-        {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
-        "SequenceClassification",
-        {
-            "distilbert.transformer.layer": {
-                *(f"attention.{part}_lin" for part in ("q", "k", "v", "out")),
-                "ffn.lin1",
-                "ffn.lin2",
-            }
-        },
-    ),
-    "gpt2": (
-        {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32},
-        "CausalLM",
-        {"transformer.h": {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}},
-    ),
-    "t5": (
-        {"vocab_size": 100, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
-        "Seq2SeqLM",
-        {
-            "encoder.block": {
-                *(f"layer.0.SelfAttention.{part}" for part in "qkvo"),
-                *(f"layer.1.DenseReluDense.w{p}" for p in "io"),
-            },
-            "decoder.block": {
-                *(f"layer.0.SelfAttention.{part}" for part in "qkvo"),
-                *(f"layer.1.EncDecAttention.{part}" for part in "qkvo"),
-                *(f"layer.2.DenseReluDense.w{part}" for part in "io"),
-            },
-        },
-    ),
-    "bart": (
-        {
-            "vocab_size": 100,
-            "d_model": 32,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 64,
-            "max_position_embeddings": 32,
-        },
-        "Seq2SeqLM",
-        {
-            "model.encoder.layers": BART_LAYER,
-            "model.decoder.layers": BART_LAYER | {name.replace("self_attn", "encoder_attn") for name in BART_LAYER},
-        },
-    ),
-    "llama": ({**SIZES, "num_key_value_heads": 1}, "CausalLM", {"model.layers": LLAMA_LAYER}),
-    "modernbert": (
-        {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
-        "SequenceClassification",
-        {"model.layers": {"attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"}},
-    ),
-}
-
-
-def build(kind: str) -> nn.Module:
-    settings, task, _ = ARCHITECTURES[kind]
-    config = transformers.AutoConfig.for_model(kind, **settings)
-    return getattr(transformers, f"AutoModelFor{task}").from_config(config)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_exactly_the_linear_weights_of_the_blocks(kind: str) -> None:
     model = build(kind)
-    expected = {
-        f"{blocks}.{number}.{name}.weight"
-        for blocks, names in ARCHITECTURES[kind][2].items()
-        for number in (0, 1)
-        for name in names
-    }
+    expected = target_names(kind)
     found = targets.find(model)
     parameters = dict(model.named_parameters())
     assert set(found) == expected
     assert all(found[name] is parameters[name] for name in found)
     assert list(found) == [name for name in parameters if name in expected], "in the model's order"
-    outermost = [f"{blocks}.{number}" for blocks in ARCHITECTURES[kind][2] for number in (0, 1)]
+    outermost = [f"{blocks}.{number}" for blocks in ARCHITECTURES[kind].targets for number in (0, 1)]
     assert [name for name, _ in targets.blocks(model)] == outermost
-
-
-def test_vision_transformers() -> None:
-    sizes = {key: value for key, value in SIZES.items() if key != "vocab_size"}
-    model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=8, patch_size=4))
-    found = targets.find(model)
-    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    assert len(found) == 12
-    assert set(found) == linear - {"classifier.weight"}
 
 
 def test_albert_shares_one_layer() -> None:
