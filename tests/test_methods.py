@@ -78,7 +78,7 @@ def test_the_scores_learn_by_adam_without_decay() -> None:
 
 def test_the_score_gradient_is_the_movement() -> None:
     movement = torch.randn(3)
-    assert torch.equal(Movement().score_gradient(torch.zeros(3), movement.clone(), 0.5, 1), movement)
+    assert torch.equal(Movement().score_gradient(torch.zeros(3), movement.clone(), torch.ones(3), 0.5), movement)
 
 
 def test_the_mask_is_the_top_of_the_scores() -> None:

@@ -26,6 +26,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     settings = {"output_dir": "out", "num_train_epochs": 4, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
     return {
         "model": model,
+        "teacher": tiny_bert(),
         "loader": loader,
         "epochs": 2,
         "batches": loader * 2,
@@ -39,16 +40,17 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_the_code_runs(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec(blocks[0], names)
     assert "density of the whole model" in capsys.readouterr().out
     loaded = AutoModelForSequenceClassification.from_pretrained("pruned")
     weight = loaded.bert.encoder.layer[0].intermediate.dense.weight
     assert int(weight.count_nonzero()) == int(0.1 * weight.numel())
-    names["model"] = tiny_bert()
-    exec(blocks[1], names)
-    weight = names["model"].bert.encoder.layer[0].intermediate.dense.weight
-    assert int(weight.count_nonzero()) == int(0.1 * weight.numel())
+    for block in blocks[1:]:
+        names["model"] = tiny_bert()
+        exec(block, names)
+        weight = names["model"].bert.encoder.layer[0].intermediate.dense.weight
+        assert int(weight.count_nonzero()) == int(0.1 * weight.numel())
 
 
 def test_what_it_names_exists() -> None:

@@ -30,7 +30,7 @@ class Sensitivity(Method):
     def birth_scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         return torch.zeros_like(magnitude)
 
-    def score_gradient(self, scores: Tensor, movement: Tensor, value: float, sites: int) -> Tensor:
+    def score_gradient(self, scores: Tensor, movement: Tensor, mask: Tensor, penalty: float) -> Tensor:
         return movement.abs_().neg_()
 
     def optimizer(self, scores: Tensor) -> torch.optim.Optimizer:

@@ -1,16 +1,24 @@
 """fineprune: prune a transformer while you fine-tune it (movement pruning, Sanh, Wolf & Rush 2020)."""
 
-from .config import PruningConfig
+from .config import PruningConfig, Rule
+from .distillation import Distillation
 from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
 from .inspection import Inspection, inspect
-from .methods import Constant, FromMagnitude, KaimingUniform, Magnitude, Movement, Random, Uniform
+from .methods import L0, Constant, FromMagnitude, KaimingUniform, Magnitude, Movement, Random, SoftMovement, Uniform
 from .pruner import Pruner
 from .schedules import CubicSchedule
-from .structures import Unstructured
+from .structures import Blocks, Columns, NofM, Rows, Unstructured
+from .version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
+    "L0",
+    "Blocks",
+    "Columns",
     "Constant",
     "CubicSchedule",
+    "Distillation",
     "FileError",
     "FinepruneError",
     "FromMagnitude",
@@ -20,11 +28,16 @@ __all__ = [
     "Magnitude",
     "MissingExtraError",
     "Movement",
+    "NofM",
     "Pruner",
     "PruningConfig",
     "Random",
+    "Rows",
+    "Rule",
+    "SoftMovement",
     "TrainingError",
     "Uniform",
     "Unstructured",
+    "__version__",
     "inspect",
 ]

@@ -1,8 +1,10 @@
 """PruningConfig: what is pruned, how, and how far. Typed in Python; strings only at the JSON edge."""
 
 import dataclasses
+import logging
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,34 @@ from .methods import Birth, Method
 from .schedules import CubicSchedule, Schedule
 from .selection import SCOPES, Scope
 from .structures import Structure, Unstructured
+from .version import VERSION
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Other settings for some modules. What is left None is as in the config that the rule stands in.
+
+    The modules of one rule share a budget of their own.
+
+    Args:
+        target_modules: modules that follow this rule, as in PruningConfig; pruned even if the config's
+            own target_modules do not name them.
+        method, density, structure, schedule, scope: as in PruningConfig.
+    """
+
+    target_modules: list[str] | str
+    method: Method | None = None
+    density: float | None = None
+    structure: Structure | None = None
+    schedule: Schedule | None = None
+    scope: Scope | None = None
+
+    def __post_init__(self) -> None:
+        _check_patterns("target_modules", self.target_modules)
+        if self.target_modules is None:
+            raise InvalidInputError("A rule was given no target_modules; name the modules that follow it.")
 
 
 @dataclass(frozen=True)
@@ -18,16 +48,18 @@ class PruningConfig:
     """A method, a structure, a density and a schedule, on some of a model's weights.
 
     Args:
-        method: how scores are born, learn and become a mask: Magnitude, Movement or Random.
-        density: fraction of the prunable weights kept at the end, above 0 and at most 1.
+        method: how scores are born, learn and become a mask: Magnitude, Movement, SoftMovement, L0 or Random.
+        density: fraction of the prunable weights kept at the end, above 0 and at most 1. None where the
+            method (by its penalty) or the structure (n of m) decides it.
         structure: which weights fall together.
         schedule: the path from dense to the density, in optimiser steps.
-        scope: where the budget is shared out: "local" (each matrix keeps the density) or "global"
-            (all matrices together do).
+        scope: where the budget is shared out: "local" (each matrix keeps the density), "global" (all
+            matrices together do) or "adaptive" (those of one kind do, by the mean sigmoid of their scores).
         target_modules: modules whose weight is pruned, as in PEFT: names or endings of names, or one
             regular expression that matches the whole name. None: the linear weights inside the
             transformer blocks.
         exclude_modules: modules left out, in the same forms.
+        rules: other settings for some modules. The first rule that names a module holds for it.
 
     Raises:
         InvalidInputError: if a field has a value outside what it allows, or the wrong type.
@@ -40,6 +72,7 @@ class PruningConfig:
     scope: Scope = "local"
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
+    rules: list[Rule] | None = None
 
     def __post_init__(self) -> None:
         for name, base in (("method", Method), ("structure", Structure), ("schedule", Schedule)):
@@ -48,6 +81,17 @@ class PruningConfig:
                     f"{name} was given as {getattr(self, name)!r}; it takes one of "
                     f"{', '.join(sorted(kind.__name__ + '()' for kind in kinds(base)))}."
                 )
+        if self.scope not in tuple(SCOPES):  # a list would not be hashable
+            raise InvalidInputError(f"scope was given as {self.scope!r}; {nearest(str(self.scope), SCOPES)}")
+        for name in ("target_modules", "exclude_modules"):
+            _check_patterns(name, getattr(self, name))
+        self._check_density()
+        if self.rules is not None and not (_is_list(self.rules) and all(isinstance(rule, Rule) for rule in self.rules)):
+            raise InvalidInputError(f"rules was given as {self.rules!r}; it takes a list of Rule(...).")
+        for rule in self.rules or ():
+            self.under(rule)
+
+    def _check_density(self) -> None:
         if self.density is not None:
             if not is_number(self.density):
                 raise InvalidInputError(f"density was given as {self.density!r}; it takes a number.")
@@ -56,36 +100,70 @@ class PruningConfig:
                     f"density was given as {self.density}; it is the fraction of weights kept, above 0 and at most 1. "
                     "To keep 10 %, give 0.1."
                 )
-        self.method.values(self.density)
-        if self.scope not in tuple(SCOPES):  # a list would not be hashable
-            raise InvalidInputError(f"scope was given as {self.scope!r}; {nearest(str(self.scope), SCOPES)}")
-        for name in ("target_modules", "exclude_modules"):
-            _check_patterns(name, getattr(self, name))
+        fixed = self.structure.density()
+        if fixed is not None and not self.method.ranks:
+            raise InvalidInputError(
+                f"{self.structure} keeps so many of every few by rank, which {type(self.method).__name__} does not do. Take a "
+                "method that ranks, as Movement()."
+            )
+        if fixed is not None and self.density not in (None, fixed):
+            raise InvalidInputError(
+                f"{self.structure} keeps {fixed} of the weights; density was given as {self.density}. Leave it out."
+            )
+        self.values()
+
+    def values(self) -> tuple[float, float]:
+        """Returns the initial and the final value of the schedule."""
+        fixed = self.structure.density()
+        return self.method.values(self.density if fixed is None else fixed)
+
+    def under(self, rule: Rule) -> "PruningConfig":
+        """Returns the settings that hold for the modules of a rule."""
+        names = ("method", "density", "structure", "schedule", "scope")
+        given = {name: getattr(rule, name) for name in names if getattr(rule, name) is not None}
+        method, structure = given.get("method", self.method), given.get("structure", self.structure)
+        if isinstance(method, Method) and isinstance(structure, Structure):
+            decided = method.decides_density or structure.density() is not None
+            given = {"density": None if decided else self.density, **given}
+        try:
+            return dataclasses.replace(self, **given, target_modules=rule.target_modules, rules=None)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"The rule for {rule.target_modules!r} cannot be used: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the config as plain JSON values; `from_dict` reads them back. A recipe's `pruning:` has this form."""
-        fields: dict[str, Any] = _plain(self)["init_args"]
-        return fields
+        """Returns the config as plain JSON values, with this library's version; `from_dict` reads them back.
+
+        A recipe's `pruning:` has this form, too.
+        """
+        return {**_plain(self)["init_args"], "version": VERSION}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PruningConfig":
         """Reads what `to_dict` wrote. Class names are looked up among the known ones; nothing is imported.
 
+        A setting that this version does not know is an error, with the nearest known name; where a newer
+        version wrote the values, it is left out with a warning.
+
         Raises:
             InvalidInputError: for an unknown key or class, with the nearest known name.
         """
-        config: PruningConfig = _build(cls, values)
+        written = values.get("version", VERSION) if isinstance(values, dict) else VERSION
+        config: PruningConfig = _build(cls, values, _warn_of if _is_newer(written) else _refuse)
         return config
 
 
 def _check_patterns(name: str, patterns: list[str] | str | None) -> None:
     if patterns is None or (isinstance(patterns, str) and patterns):
         return
-    if isinstance(patterns, Sequence) and patterns and all(isinstance(entry, str) and entry for entry in patterns):
+    if _is_list(patterns) and patterns and all(isinstance(entry, str) and entry for entry in patterns):
         return
     raise InvalidInputError(
         f"{name} was given as {patterns!r}; it takes a list of module names (or endings of them), or one regular expression."
     )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def kinds(base: type[Any]) -> Iterator[type[Any]]:
@@ -97,27 +175,65 @@ def kinds(base: type[Any]) -> Iterator[type[Any]]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Rule):
+        settings = _plain_settings(value)
+        return {name: setting for name, setting in settings.items() if setting is not None}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        arguments = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
-    return list(value) if isinstance(value, tuple) else value
+        return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": _plain_settings(value)}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
 
 
-def _build(kind: type, arguments: Any) -> Any:
+def _plain_settings(value: Any) -> dict[str, Any]:
+    return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+
+
+Unknown = Callable[[type, str, list[str]], None]
+"""What to do about a setting that a class does not know: the class, the setting, the known ones."""
+
+
+def _refuse(kind: type, key: str, known: list[str]) -> None:
+    raise InvalidInputError(f"{kind.__name__} has no setting {key!r}; {nearest(key, known)}")
+
+
+def _warn_of(kind: type, key: str, known: list[str]) -> None:
+    logger.warning("%s: the setting %r of a newer fineprune than this (%s) is left out.", kind.__name__, key, VERSION)
+
+
+def _is_newer(written: Any) -> bool:
+    """Whether a version, as 0.2.0 or 0.2.0rc1, comes after this library's."""
+    if not isinstance(written, str) or not re.match(r"\d+(\.\d+)*", written):
+        raise InvalidInputError(
+            f"version was given as {written!r}; it is the version of fineprune that wrote it, as {VERSION!r}."
+        )
+
+    def numbers(version: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+    return numbers(written) > numbers(VERSION)
+
+
+def _build(kind: type, arguments: Any, unknown: Unknown) -> Any:
     """Makes a dataclass from plain values, nested choices included."""
     if not isinstance(arguments, dict):
         raise InvalidInputError(f"{kind.__name__} was given as {arguments!r}; it takes keys and values.")
     known = [field.name for field in dataclasses.fields(kind)]
-    for key in arguments:
-        if key not in known:
-            raise InvalidInputError(f"{kind.__name__} has no setting {key!r}; {nearest(str(key), known)}")
+    values = {}
+    for key, value in arguments.items():
+        if key in known:
+            values[key] = _rules(value, unknown) if (kind, key) == (PruningConfig, "rules") else _choice(value, unknown)
+        elif (kind, key) != (PruningConfig, "version"):
+            unknown(kind, str(key), known)
     try:
-        return kind(**{key: _choice(value) for key, value in arguments.items()})
+        return kind(**values)
     except TypeError as error:
         raise InvalidInputError(f"{kind.__name__} could not be made from {arguments!r}: {error}.") from error
 
 
-def _choice(value: Any) -> Any:
+def _rules(value: Any, unknown: Unknown) -> Any:
+    return [_build(Rule, rule, unknown) for rule in value] if isinstance(value, list) else value
+
+
+def _choice(value: Any, unknown: Unknown) -> Any:
     if not isinstance(value, dict):
         return value
     choices = [kind for base in CHOICES for kind in kinds(base)]
@@ -129,7 +245,7 @@ def _choice(value: Any) -> Any:
             f"{value!r} is not one of the choices; {nearest(str(path).rpartition('.')[2], by_name)} "
             "A choice takes class_path, and init_args for its settings."
         )
-    return _build(known[path], value.get("init_args") or {})
+    return _build(known[path], value.get("init_args") or {}, unknown)
 
 
 CHOICES = (Method, Birth, Structure, Schedule)

@@ -3,7 +3,7 @@
 Between two steps each pruned parameter holds the effective weight W' = W * M. Around step t:
 
     before    G = p.grad                      the gradient of the effective weight
-              dL/dS = reduce(G * W)           (Sanh et al. 2020, section 4)
+              dL/dS = reduce(G * W)           (Sanh et al. 2020, section 4; each method adds what is its own)
               p.grad = G * M ;  p = W         the optimiser sees the dense weight and its masked gradient
               the scores' optimiser steps
     the optimiser's own step
@@ -12,7 +12,8 @@ Between two steps each pruned parameter holds the effective weight W' = W * M. A
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import inspection, state, support, targets
+from . import inspection, parts, state, support, targets
 from .config import PruningConfig
+from .control import Controller
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
-from .selection import SCOPES, budget
-from .sites import Site, Weight, zero_where_pruned
+from .parts import Part
+from .sites import Site, Weight, times_mask
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,6 @@ class Pruner:
             raise InvalidInputError(f"total_steps was given as {total_steps!r}; it is a number of optimiser steps, 1 or more.")
         if max_grad_norm is not None and not (is_number(max_grad_norm) and 0 < max_grad_norm < math.inf):
             raise InvalidInputError(f"max_grad_norm was given as {max_grad_norm!r}; it is a number above 0, or None.")
-        config.schedule.check(total_steps)
         self.config = config
         self.total_steps = total_steps
         self.max_grad_norm = max_grad_norm
@@ -85,43 +86,44 @@ class Pruner:
         self._model = targets.unwrap(model)
         self._optimizer = support.unwrap_optimizer(optimizer)
         support.refuse_unsupported(self._model, self._optimizer)
-        parameters = targets.find(self._model, config.target_modules, config.exclude_modules)
-        support.refuse_unsupported_parameters(parameters)
         hooks = self._optimizer._optimizer_step_pre_hooks.values()
         if any(isinstance(getattr(hook, "__self__", None), Pruner) for hook in hooks):
             raise InvalidInputError("This optimiser has a pruner already. Close that one first.")
-        self._seed = support.shared_seed()
-        self._sites = self._new_sites(parameters)
-        self._refuse_empty_budget()
+        self._parts = self._new_parts(support.shared_seed())
         self._skipping = False
         self._inside_step = False
-        self._apply(self._masks(self._sites, self.step))
+        self._drawn = False
+        self._apply([part.masks(self.step) for part in self._parts])
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
         ]
+        if self._draws:
+            before_forward = torch.compiler.disable(self._before_forward)  # type: ignore[no-untyped-call]
+            self._hooks.append(self._model.register_forward_pre_hook(before_forward))
 
     # What a user asks.
 
     @property
     def value(self) -> float:
-        """The schedule's value in force: for methods that rank, the density asked for at this step."""
-        return self._value(self.step)
+        """The schedule's value in force: for methods that rank, the density asked for at this step. With rules, the first's."""
+        return self._parts[0].value(self.step)
 
     @property
     def finished(self) -> bool:
         """Whether the schedule's final value is in force."""
-        return self.value == self.config.method.values(self.config.density)[1]
+        return all(part.finished(self.step) for part in self._parts)
 
     @property
     def names(self) -> list[str]:
         """The names of the pruned parameters, in the model's order."""
-        return [weight.name for weight in self._weights]
+        held = {weight.name for weight in self._weights}
+        return [name for name, _ in self._model.named_parameters() if name in held]
 
     def density(self) -> float:
         """Returns the fraction of the prunable weights that the masks keep now."""
-        kept = sum(int(weight.mask.count_nonzero()) for weight in self._weights)
-        return kept / sum(weight.mask.numel() for weight in self._weights)
+        masks = [part.masks(self.step) if self._drawn else [site.mask for site in part.sites] for part in self._parts]
+        return parts.density(self._parts, masks)
 
     def summary(self) -> inspection.Inspection:
         """Returns the density of each pruned weight, of all of them and of the whole model; `print` shows a table."""
@@ -129,19 +131,26 @@ class Pruner:
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
-        """Returns figures to log: density kept and asked for, the scores' mean, spread and range, the joint gradient norm."""
-        scores = self._current_scores(self._sites)
+        """Returns figures to log.
+
+        The density kept and the one asked for; the scores' mean, spread and range; the joint gradient
+        norm, if clipping; the penalty and the threshold of methods that have them. With several rules
+        the density asked for, the penalty and the threshold are those of each, numbered from 0.
+        """
+        scores = [tensor for part in self._parts for tensor in part.scores()]
         count = sum(score.numel() for score in scores)
         mean = sum(float(score.sum(dtype=torch.float64)) for score in scores) / count
         variance = sum(float((score - mean).square().sum(dtype=torch.float64)) for score in scores) / count
         figures = {
             "density": self.density(),
-            "density_asked": self.value,
             "score_mean": mean,
             "score_std": math.sqrt(variance),
             "score_min": min(float(score.min()) for score in scores),
             "score_max": max(float(score.max()) for score in scores),
         }
+        for number, part in enumerate(self._parts):
+            suffix = f"_{number}" if len(self._parts) > 1 else ""
+            figures |= {f"{name}{suffix}": figure for name, figure in part.figures(self.step).items()}
         if self.gradient_norm is not None:
             figures["joint_grad_norm"] = self.gradient_norm.item()
         return figures
@@ -167,7 +176,7 @@ class Pruner:
         if not self.finished:
             raise TrainingError(
                 f"The run ended after {self.step} of total_steps={self.total_steps} optimiser steps, before the schedule did: "
-                f"the density is {self.density():.4f}, not the {self.config.density} asked for. Give total_steps in optimiser "
+                f"the density is {self.density():.4f}, not yet the final one. Give total_steps in optimiser "
                 "steps (batches / gradient accumulation), or train on."
             )
         return self.report()
@@ -186,10 +195,35 @@ class Pruner:
         """Removes the hooks. After a step that broke off half-way, the model gets its zeros back."""
         for hook in self._hooks:
             hook.remove()
-        if self._inside_step:
+        if self._drawn:
+            self._undraw()
+        elif self._inside_step:
             for weight in self._weights:
-                zero_where_pruned(weight.parameter, weight.mask)
-            self._inside_step = False
+                times_mask(weight.parameter, weight.mask)
+        self._inside_step = False
+
+    # Before the forward pass, for methods that draw M.
+
+    @property
+    def _draws(self) -> list[Part]:
+        return [part for part in self._parts if part.method.draws]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _before_forward(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        if model.training and not self._drawn and not self._inside_step:
+            for part in self._draws:
+                part.draw(self.step)
+            self._drawn = True
+            self._probes = self._probe()
+        elif self._drawn and not model.training:
+            self._undraw()
+
+    def _undraw(self) -> None:
+        for part in self._draws:
+            part.undraw(self.step)
+        self._drawn = False
+        self._probes = self._probe()
 
     # Around the step.
 
@@ -210,22 +244,28 @@ class Pruner:
             return
         self._refuse_broken_gradients()
         self._refuse_changed_weights()
+        if self._draws and not self._drawn:
+            raise TrainingError(
+                "The forward pass of this step did not draw L0's gates: they are drawn when the model itself is called, in "
+                "training mode. Call model.train() and model(...), not a module inside it."
+            )
         unscale = None if grad_scale is None else grad_scale.reciprocal()
-        clip = None if self.max_grad_norm is None else self._clip_factor(unscale, self.max_grad_norm)
         groups = self._groups()
+        for part in self._parts:
+            part.steer(self.step, self._score_rate(part, part.sites[0], groups))
         self._inside_step = True
-        for site in self._sites:
-            gradient = self._score_gradient(site, unscale)
+        learned = self._learned(unscale)
+        clip = None
+        if self.max_grad_norm is not None:
+            learned = iter(gradients := list(learned))
+            clip = self._clip_factor([gradient for _, _, gradient in gradients], unscale, self.max_grad_norm)
+            for parameter in self._parameters():
+                if parameter.grad is not None:
+                    _times(parameter.grad, clip)
+        for part, site, gradient in learned:
             if gradient is not None:
-                factor = _rate_factor(groups[id(site.weights[0].parameter)], site.weights[0].base_rate)
-                site.learn(_times(gradient, clip), self.config.method.score_rate(factor))
-        for parameter in self._parameters():
-            if parameter.grad is not None:
-                _times(parameter.grad, clip)
-        for weight in self._weights:
-            if weight.parameter.grad is not None:
-                zero_where_pruned(weight.parameter.grad, weight.mask)
-            weight.parameter.copy_(weight.dense)
+                site.learn(_times(gradient, clip), self._score_rate(part, site, groups))
+            site.restore()
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -233,48 +273,46 @@ class Pruner:
             return
         for weight in self._weights:
             weight.dense.copy_(weight.parameter)
-        self._apply(self._masks(self._sites, self.step + 1))
+        self._apply([part.masks(self.step + 1) for part in self._parts])
         self.step += 1
+        self._drawn = False
         self._inside_step = False
 
-    def _score_gradient(self, site: Site, unscale: Tensor | None) -> Tensor | None:
-        """dL/dS of a site; None if its scores do not learn, or no gradient has reached it."""
-        if site.scores is None or site.optimizer is None:
-            return None
-        movement = site.movement()
-        if movement is None:
-            return None
-        return self.config.method.score_gradient(site.scores, _times(movement, unscale), self.value, len(self._sites))
+    def _learned(self, unscale: Tensor | None) -> Iterator[tuple[Part, Site, Tensor | None]]:
+        """Yields each site with dL/dS, None where its scores do not learn or no gradient came; leaves G * M behind."""
+        for part in self._parts:
+            for site in part.sites:
+                movement = site.movement() if site.optimizer is not None else None
+                gradient = None if movement is None else part.score_gradient(site, _times(movement, unscale), self.step)
+                for weight in site.weights:
+                    if weight.parameter.grad is not None:
+                        times_mask(weight.parameter.grad, weight.mask)
+                yield part, site, gradient
 
-    def _clip_factor(self, unscale: Tensor | None, max_grad_norm: float) -> Tensor | None:
+    def _score_rate(self, part: Part, site: Site, groups: Mapping[int, dict[str, Any]]) -> float:
+        """The learning rate of a site's scores now; 0 where they do not learn."""
+        if site.optimizer is None:
+            return 0.0
+        weight = site.weights[0]
+        return part.method.score_rate(_rate_factor(groups[id(weight.parameter)], weight.base_rate))
+
+    def _clip_factor(
+        self, score_gradients: Sequence[Tensor | None], unscale: Tensor | None, max_grad_norm: float
+    ) -> Tensor | None:
         """min(1, max_grad_norm / norm), by the paper's joint norm: of G * M, of all other gradients and of dL/dS."""
-        masks = {id(weight.parameter): weight.mask for weight in self._weights}
-        gradients = {id(p): p.grad for p in self._parameters() if p.grad is not None}
-        norms = [(g.mul(masks[key]) if key in masks else g).norm() for key, g in gradients.items()]
-        norms = [_times(norm, unscale) for norm in norms]
-        norms += [g.norm() for site in self._sites if (g := self._score_gradient(site, unscale)) is not None]
+        norms = [_times(p.grad.norm(), unscale) for p in self._parameters() if p.grad is not None]
+        norms += [gradient.norm() for gradient in score_gradients if gradient is not None]
         if not norms:
             return None
         widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
         self.gradient_norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
         return (max_grad_norm / (self.gradient_norm + 1e-6)).clamp(max=1.0)
 
-    def _value(self, step: int) -> float:
-        initial, final = self.config.method.values(self.config.density)
-        return self.config.schedule.value(step, self.total_steps, initial, final)
-
-    def _current_scores(self, sites: Sequence[Site]) -> list[Tensor]:
-        return [self.config.method.current(site.scores, site.magnitude) for site in sites]
-
-    def _masks(self, sites: Sequence[Site], step: int) -> list[Tensor]:
-        scores, sizes = self._current_scores(sites), [site.size for site in sites]
-        return self.config.method.masks(scores, sizes, self._value(step), SCOPES[self.config.scope])
-
     @torch.no_grad()
-    def _apply(self, masks: Sequence[Tensor]) -> None:
-        for site, mask in zip(self._sites, masks, strict=True):
-            for weight in site.weights:
-                weight.apply(mask)
+    def _apply(self, masks: Sequence[Sequence[Tensor]]) -> None:
+        for part, of_part in zip(self._parts, masks, strict=True):
+            for site, mask in zip(part.sites, of_part, strict=True):
+                site.apply(mask)
         self._probes = self._probe()
 
     def _probe(self) -> Tensor:
@@ -332,13 +370,31 @@ class Pruner:
         return {id(parameter): group for group in self._optimizer.param_groups for parameter in group["params"]}
 
     @property
+    def _sites(self) -> list[Site]:
+        return [site for part in self._parts for site in part.sites]
+
+    @property
     def _weights(self) -> list[Weight]:
         return [weight for site in self._sites for weight in site.weights]
 
     # Building.
 
-    def _new_sites(self, parameters: Mapping[str, nn.Parameter]) -> list[Site]:
-        groups, generator, method = self._groups(), torch.Generator().manual_seed(self._seed), self.config.method
+    def _new_parts(self, seed: int) -> list[Part]:
+        """Raises InvalidInputError if the config does not fit the model, the optimiser or the run."""
+        generator, made, place = torch.Generator().manual_seed(seed), [], 0
+        for config, parameters in parts.assign(self._model, self.config):
+            config.schedule.check(self.total_steps)
+            support.refuse_unsupported_parameters(parameters)
+            sites = self._new_sites(config, parameters, generator)
+            made.append(Part(config, sites, self.total_steps, seed, place).with_controller())
+            made[-1].refuse_empty_budget()
+            place += len(sites)
+        return made
+
+    def _new_sites(
+        self, config: PruningConfig, parameters: Mapping[str, nn.Parameter], generator: torch.Generator
+    ) -> list[Site]:
+        groups, method = self._groups(), config.method
         missing = [name for name, parameter in parameters.items() if id(parameter) not in groups]
         if missing:
             raise InvalidInputError(
@@ -346,10 +402,11 @@ class Pruner:
                 "out with exclude_modules. Where the model is wrapped or moved, do that before making the optimiser."
             )
         sites = []
-        for cuts in self.config.structure.link(self._model, parameters):
+        for cuts in config.structure.link(self._model, parameters):
             weights = []
             for name, cut in cuts.items():
                 parameter = parameters[name]
+                cut.groups(parameter.shape)
                 rate = _base_rate(groups[id(parameter)])
                 if method.learns and rate <= 0:
                     raise InvalidInputError(
@@ -363,22 +420,6 @@ class Pruner:
             sites.append(site)
         return sites
 
-    def _refuse_empty_budget(self) -> None:
-        """Raises if the final density keeps nothing of a matrix, or all of every matrix."""
-        final = self._value(self.total_steps)
-        if final == 1:
-            raise InvalidInputError("density 1.0 would prune nothing. Ask for less than 1, or train without a Pruner.")
-        counts = {site.name: (site.groups, 1) for site in self._sites}
-        if self.config.scope == "global":  # counts weights, and its best group may be one of the largest
-            weights = sum(site.groups * site.size for site in self._sites)
-            counts = {"all matrices together": (weights, max(site.size for site in self._sites))}
-        for name, (count, least) in counts.items():
-            if budget(count, final) < least:
-                raise InvalidInputError(
-                    f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least}. Ask for at "
-                    f"least {least / count:.3g}, or leave it out with exclude_modules."
-                )
-
     # State.
 
     def save(self, folder: str | Path) -> None:
@@ -391,13 +432,15 @@ class Pruner:
         """
         tensors = {name: tensor for site in self._sites for name, tensor in site.tensors().items()}
         rates = {weight.name: weight.base_rate for weight in self._weights}
-        here = {"step": self.step, "seed": self._seed, "base_rates": rates, "tensors": list(tensors)}
-        state.write(folder, tensors, {**self._facts(), **here})
+        controllers = [part.controller and asdict(part.controller) for part in self._parts]
+        here = {"step": self.step, "seed": self._parts[0].seed, "base_rates": rates, "controllers": controllers}
+        state.write(folder, tensors, {**self._facts(), **here, "tensors": list(tensors)})
 
     def _facts(self) -> dict[str, Any]:
         """What a state must share with the pruner that takes it up."""
         shapes = {weight.name: [str(weight.parameter.dtype), *weight.parameter.shape] for weight in self._weights}
-        return {"format": FORMAT, "config": self.config.to_dict(), "total_steps": self.total_steps, "weights": shapes}
+        config = {name: setting for name, setting in self.config.to_dict().items() if name != "version"}
+        return {"format": FORMAT, "config": config, "total_steps": self.total_steps, "weights": shapes}
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
@@ -427,43 +470,57 @@ class Pruner:
                 raise InvalidInputError(
                     f"The two files in {folder} disagree over {enumeration(strays)}. Choose a whole checkpoint."
                 )
-            sites, step, seed = self._saved_sites(tensors, facts["base_rates"]), int(facts["step"]), int(facts["seed"])
-        except KeyError as error:
+            saved, step = self._saved_parts(tensors, facts), int(facts["step"])
+        except InvalidInputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
-        masks = self._masks(sites, step)
-        at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
-        for site, mask in zip(sites, masks, strict=True):
-            for weight in site.weights:
-                held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
-                if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
-                    raise InvalidInputError(
-                        f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
-                        "weight times the mask. Load the model from the same checkpoint before the pruner's state."
-                    )
-        self._sites, self.step, self._seed = sites, step, seed
-        self._inside_step = False
-        for weight in self._weights:
-            weight.parameter.copy_(weight.dense)
+        masks = [part.masks(step) for part in saved]
+        self._refuse_other_weights(saved, masks, folder)
+        self._parts, self.step = saved, step
+        self._inside_step = self._drawn = False
+        for site in self._sites:
+            site.restore()
         self._apply(masks)
 
-    def _saved_sites(self, tensors: Mapping[str, Tensor], base_rates: Mapping[str, float]) -> list[Site]:
-        """Builds the sites from saved tensors, beside those in use. Raises KeyError for what is not there."""
-        sites = []
-        for site in self._sites:
-            weights = [
-                Weight(w.name, w.parameter, w.cut, tensors[f"dense.{w.name}"].to(w.dense), base_rates[w.name])
-                for w in site.weights
-            ]
-            scores = None if site.scores is None else tensors[f"scores.{site.name}"].to(site.scores)
-            optimizer = None
-            if site.optimizer is not None and scores is not None:
-                optimizer = self.config.method.optimizer(scores)
-                for key, tensor in tensors.items():
-                    owner, _, moment = key.rpartition(".")
-                    if owner == f"moments.{site.name}":
-                        optimizer.state[scores][moment] = tensor.to(scores.device)
-            sites.append(Site(weights, scores, optimizer))
-        return sites
+    def _refuse_other_weights(self, saved: Sequence[Part], masks: Sequence[Sequence[Tensor]], folder: str | Path) -> None:
+        """Raises unless the model holds the saved W * M, or the W of a pruner that was just attached."""
+        at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
+        for part, of_part in zip(saved, masks, strict=True):
+            for site, mask in zip(part.sites, of_part, strict=True):
+                for weight in site.weights:
+                    held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
+                    if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
+                        raise InvalidInputError(
+                            f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
+                            "weight times the mask. Load the model from the same checkpoint before the pruner's state."
+                        )
+
+    def _saved_parts(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
+        """Builds the parts from saved tensors, beside those in use. Raises KeyError for what is not there."""
+        return [
+            replace(
+                part,
+                sites=[self._saved_site(part, site, tensors, facts["base_rates"]) for site in part.sites],
+                seed=int(facts["seed"]),
+                controller=None if controller is None else Controller(**controller),
+            )
+            for part, controller in zip(self._parts, facts["controllers"], strict=True)
+        ]
+
+    def _saved_site(self, part: Part, site: Site, tensors: Mapping[str, Tensor], base_rates: Mapping[str, float]) -> Site:
+        weights = [
+            Weight(w.name, w.parameter, w.cut, tensors[f"dense.{w.name}"].to(w.dense), base_rates[w.name]) for w in site.weights
+        ]
+        scores = None if site.scores is None else tensors[f"scores.{site.name}"].to(site.scores)
+        optimizer = None
+        if site.optimizer is not None and scores is not None:
+            optimizer = part.method.optimizer(scores)
+            for key, tensor in tensors.items():
+                owner, _, moment = key.rpartition(".")
+                if owner == f"moments.{site.name}":
+                    optimizer.state[scores][moment] = tensor.to(scores.device)
+        return Site(weights, scores, optimizer)
 
 
 def _difference(saved: Any, mine: Any) -> str:

@@ -83,6 +83,7 @@ def parser(prune: bool = True, usage: str = USAGE) -> jsonargparse.ArgumentParse
     made.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
     if prune:
         made.add_class_arguments(PruningConfig, "pruning")
+        made.add_argument("--pruning.version", type=str, help=jsonargparse.SUPPRESS)  # what PruningConfig.to_dict writes
     else:
         made.add_argument("--pruning", type=type(None), help=jsonargparse.SUPPRESS)
     made.add_class_arguments(TrainingArguments, "training")
@@ -105,6 +106,7 @@ def read(arguments: Sequence[str], usage: str = USAGE) -> Recipe:
     made = parser(prune, usage)
     try:
         settings = made.parse_args(arguments)
+        settings.pop("pruning.version", None)
         objects = made.instantiate(settings)
     except jsonargparse.ArgumentError as error:
         raise InvalidInputError(_sentence(str(error), made)) from error

@@ -1,14 +1,17 @@
 """Which groups are kept: the longest ranked prefix that fits a budget, exactly, without sorting.
 
 Groups are ranked by score, highest first; equal scores by matrix order, then by flat index, lower
-first. `keep_highest` finds the cut by counting and partition; `keep_highest_by_sorting` is the same
-in the slow, obvious way, and the tests hold the one against the other.
+first. `keep_highest` finds the cut by counting; `keep_highest_by_sorting` is the same in the slow,
+obvious way, and the tests hold the one against the other.
 """
 
 import functools
+import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +22,8 @@ from .errors import InvalidInputError
 Select = Callable[[Sequence[Tensor], Sequence[int], float], list[Tensor]]
 """Scores of every site, weights per group of every site, density -> masks of every site."""
 
-FEW = 4096
-"""So many values are sorted; more are narrowed down first. Also the size of a sample."""
-
-MANY = 1 << 22
-"""So many values are partitioned at once, where every group has the same size; more are narrowed down first."""
+SAMPLE = 4096
+"""So many scores are looked at to guess where the cut lies; fewer than four times as many are not sampled at all."""
 
 
 def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
@@ -40,104 +40,112 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) ->
     Raises:
         InvalidInputError: if a score is NaN.
     """
-    _refuse_nan(scores)
-    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in scores), torch.float32)
-    flat = [tensor.flatten().to(widest) for tensor in scores]
-    cut = _cut(flat, sizes, budget)
-    if cut is None:
-        return [torch.ones_like(tensor, dtype=torch.bool) for tensor in scores]
-    masks = [_above(tensor, cut) for tensor in flat]
-    room = budget - _weights(masks, sizes)
-    for tensor, mask, size in zip(flat, masks, sizes, strict=True):
-        if room < min(sizes):
-            break
-        tied = (tensor == cut).nonzero().squeeze(1)
-        fitting = tied[: room // size]
-        mask[fitting] = True
-        room = room - len(fitting) * size if len(fitting) == len(tied) else 0
-    return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
+    refuse_nan(scores)
+    return _keep(scores, sizes, budget)
 
 
-def _refuse_nan(scores: Sequence[Tensor]) -> None:
+def refuse_nan(scores: Sequence[Tensor]) -> None:
+    """Raises if a score is NaN, which has no rank. One question to the device for all of them."""
     highest = torch.stack([tensor.amax() for tensor in scores if tensor.numel()])  # NaN goes through amax
     if bool(highest.isnan().any()):
         raise InvalidInputError("A score is NaN: scores must be numbers that can be ranked. Look for an overflow.")
 
 
-def _above(tensor: Tensor, cut: float) -> Tensor:
-    """Returns tensor > cut; on the CPU by NumPy, which is faster (benchmarks/primitives.py)."""
-    return torch.from_numpy(np.greater(tensor.numpy(), cut)) if tensor.device.type == "cpu" else tensor > cut
+def _keep(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in scores), torch.float32)
+    flat = [tensor.flatten().to(widest) for tensor in scores]
+    count = min(budget // sizes[0], sum(tensor.numel() for tensor in flat))
+    if len(set(sizes)) > 1:
+        masks = _keep_mixed(flat, sizes, budget)
+    elif flat[0].device.type == "cpu":
+        masks = _keep_on_cpu([tensor.numpy() for tensor in flat], count)
+    else:
+        masks = _keep_on_device(flat, count)
+    return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
 
 
-def _weights(masks: Sequence[Tensor], sizes: Sequence[int]) -> int:
-    counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
-    return sum(count * size for count, size in zip(counts, sizes, strict=True))
+def _keep_on_cpu(flat: Sequence[Any], count: int) -> list[Tensor]:
+    """Keeps the `count` highest of groups of one size, in arrays.
 
-
-def _cut(candidates: list[Tensor], sizes: Sequence[int], room: int) -> float | None:
-    """Finds the highest score c such that the groups with score >= c do not fit in the room; None if all fit.
-
-    A strided sample brackets the cut; counting shows on which side of the bracket, or within it, the
-    cut lies, and only those values stay candidates (Floyd & Rivest 1975). After the first round the
-    bracket is one value, so that each round removes at least that value: it ends on any input.
+    A sample brackets the cut (Floyd & Rivest 1975): what lies above the bracket is kept, what lies in
+    it is ranked. If the bracket misses the cut, or the scores are few, all of them are ranked.
     """
-    if sum(tensor.numel() * size for tensor, size in zip(candidates, sizes, strict=True)) <= room:
-        return None
-    same_size = len(set(sizes)) == 1
-    deviations = 3.0
-    while sum(tensor.numel() for tensor in candidates) > (MANY if same_size else FEW):
-        low, high = _bracket(candidates, sizes, room, deviations)
-        above = _weights([tensor > high for tensor in candidates], sizes)
-        if above > room:
-            candidates = [tensor[tensor > high] for tensor in candidates]
-            continue
-        not_below = _weights([tensor >= low for tensor in candidates], sizes)
-        if not_below <= room:
-            candidates = [tensor[tensor < low] for tensor in candidates]
-            room -= not_below
-        elif low == high:
-            return low
-        else:
-            candidates = [tensor[(tensor >= low) & (tensor <= high)] for tensor in candidates]
-            room -= above
-        deviations = 0.0
-    if same_size:
-        return _ranked(torch.cat(candidates), room // sizes[0])
-    values, weights = _descending(candidates, sizes)
-    return float(values[int((weights.cumsum(0) <= room).sum())])
+    for low, high in (_bracket(flat, count), (-math.inf, math.inf)):
+        above, near = zip(*_each(functools.partial(_split, low=low, high=high), flat), strict=True)
+        room = count - sum(map(np.count_nonzero, above))
+        if 0 <= room <= sum(map(len, near)):
+            break
+    chosen = _highest(np.concatenate([values[where] for values, where in zip(flat, near, strict=True)]), room)
+    ends = list(itertools.accumulate(map(len, near)))
+    for mask, where, kept in zip(above, near, np.split(chosen, ends[:-1]), strict=True):
+        mask[where[kept]] = True
+    return [torch.from_numpy(mask) for mask in above]
 
 
-def _ranked(values: Tensor, rank: int) -> float:
-    """Returns the value of a rank, 0 for the highest, by partition: linear in the number of values."""
-    from_below = values.numel() - 1 - rank
-    if values.device.type == "cpu":
-        return float(np.partition(values.numpy(), from_below)[from_below])
-    return float(values.kthvalue(from_below + 1).values)
+def _split(values: Any, low: float, high: float) -> tuple[Any, Any]:
+    """Marks the values above a bracket, and lists the positions of those in it."""
+    above = np.greater(values, high)
+    return above, np.flatnonzero(np.greater_equal(values, low) ^ above)
 
 
-def _bracket(candidates: list[Tensor], sizes: Sequence[int], room: int, deviations: float) -> tuple[float, float]:
-    """Estimates from a sample between which two scores the cut lies."""
-    total = sum(tensor.numel() for tensor in candidates)
-    stride = max(1, total // FEW)
-    values, weights = _descending([tensor[::stride] for tensor in candidates], sizes)
-    shares = weights.cumsum(0) / weights.sum()
-    share = room / sum(tensor.numel() * size for tensor, size in zip(candidates, sizes, strict=True))
-    position = int((shares <= share).sum())
-    spread = math.ceil(deviations * math.sqrt(len(values) * share * (1 - share)))
+def _bracket(flat: Sequence[Any], count: int) -> tuple[float, float]:
+    """Estimates from a strided sample between which two scores the cut lies; all of them if they are few."""
+    total = sum(map(len, flat))
+    if total < 4 * SAMPLE:
+        return -math.inf, math.inf
+    values = np.sort(np.concatenate([values[:: total // SAMPLE] for values in flat]))[::-1]
+    share = count / total
+    spread = 3 * math.sqrt(share * (1 - share) / len(values))
     last = len(values) - 1
-    return float(values[min(position + spread, last)]), float(values[min(max(position - spread, 0), last)])
+    lower, upper = (share + spread) * len(values) + 1, (share - spread) * len(values) - 1
+    low = values[int(lower)] if lower <= last else -math.inf
+    return float(low), float(values[int(upper)]) if upper >= 0 else math.inf
 
 
-def _descending(tensors: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Sorts values from all tensors, highest first; beside each the weights of its group."""
-    values, order = torch.cat(list(tensors)).sort(descending=True, stable=True)
-    weights = torch.cat([torch.full_like(t, size, dtype=torch.int64) for t, size in zip(tensors, sizes, strict=True)])
-    return values, weights[order]
+def _highest(values: Any, count: int) -> Any:
+    """Marks the `count` highest values of an array; equal ones from the front."""
+    if count in (0, len(values)):
+        return np.full(len(values), bool(count))
+    cut = np.partition(values, len(values) - count)[len(values) - count]  # the lowest that is kept
+    kept = values > cut
+    kept[np.flatnonzero(values == cut)[: count - np.count_nonzero(kept)]] = True
+    return kept
+
+
+def _each(function: Callable[[Any], Any], arrays: Sequence[Any]) -> list[Any]:
+    """Maps over arrays, on as many threads as PyTorch uses; NumPy lets go of Python's lock meanwhile."""
+    threads = min(torch.get_num_threads(), len(arrays))
+    if threads == 1 or sum(map(len, arrays)) < 4 * SAMPLE:
+        return list(map(function, arrays))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, arrays))
+
+
+def _keep_on_device(flat: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Keeps the `count` highest of groups of one size, without a question to the device."""
+    values = torch.cat(list(flat))
+    if count in (0, values.numel()):
+        kept = torch.full_like(values, bool(count), dtype=torch.bool)
+    else:
+        # The lowest that is kept. On a GPU kthvalue is refused under torch.use_deterministic_algorithms.
+        cut = values.topk(count, sorted=False).values.amin()
+        above, tied = values > cut, values == cut
+        kept = above | (tied & (tied.cumsum(0) <= count - above.sum()))
+    return list(torch.split(kept, [tensor.numel() for tensor in flat]))
+
+
+def _keep_mixed(flat: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
+    """Keeps groups of several sizes, by a sort: there are few, since most hold many weights."""
+    counts = [tensor.numel() for tensor in flat]
+    values, order = torch.cat(list(flat)).sort(descending=True, stable=True)
+    weights = torch.tensor(sizes, device=values.device).repeat_interleave(torch.tensor(counts, device=values.device))
+    fits = weights[order].cumsum(0) <= budget
+    return list(torch.split(torch.empty_like(fits).index_copy_(0, order, fits), counts))
 
 
 def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
     """The slow reference of `keep_highest`: rank all groups, then take them while they fit."""
-    _refuse_nan(scores)
+    refuse_nan(scores)
     _, order = torch.cat([tensor.flatten() for tensor in scores]).sort(descending=True, stable=True)
     owners = [size for tensor, size in zip(scores, sizes, strict=True) for _ in range(tensor.numel())]
     kept = torch.zeros(len(owners), dtype=torch.bool)
@@ -150,22 +158,138 @@ def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budg
     return [part.view(tensor.shape) for part, tensor in zip(parts, scores, strict=True)]
 
 
-def keep_local(scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
+# Where the budget is shared out.
+
+
+def keep_local(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = ()) -> list[Tensor]:
     """Keeps floor(density * n) of the n groups of each matrix."""
-    return [keep_highest([tensor], [1], budget(tensor.numel(), density))[0] for tensor in scores]
+    refuse_nan(scores)
+    return [_keep([tensor], [1], budget(tensor.numel(), density))[0] for tensor in scores]
 
 
-def keep_global(scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
+def keep_global(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = ()) -> list[Tensor]:
     """Keeps the best groups of all matrices together, as many as fit in floor(density * all weights)."""
-    weights = sum(tensor.numel() * size for tensor, size in zip(scores, sizes, strict=True))
-    return keep_highest(scores, sizes, budget(weights, density))
+    return keep_highest(scores, sizes, budget(_weights(scores, sizes), density))
+
+
+def keep_adaptive(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str]) -> list[Tensor]:
+    """Keeps of each matrix a share that follows the mean sigmoid of its scores among the matrices of its kind.
+
+        v_k = v * R(S_k) / mean of R over the kind,    R(S) = mean of sigmoid(S)
+
+    as SMP-S does (Jiang et al. 2022, "Pruning Pre-trained Language Models Without Fine-Tuning"). No matrix
+    keeps more than all its groups; each kind keeps floor(v * its groups).
+
+    Args:
+        scores, sizes: as for `keep_highest`.
+        density: v, the fraction of the groups of each kind that is kept.
+        kinds: one name a matrix; those with the same name share a budget and have equally many groups.
+    """
+    refuse_nan(scores)
+    importance = torch.stack([tensor.sigmoid().mean(dtype=torch.float64) for tensor in scores]).tolist()
+    counts = [0] * len(scores)
+    for kind in dict.fromkeys(kinds):
+        members = [index for index, name in enumerate(kinds) if name == kind]
+        shares = share_out([importance[index] for index in members], [scores[index].numel() for index in members], density)
+        for index, share in zip(members, shares, strict=True):
+            counts[index] = share
+    return [_keep([tensor], [1], count)[0] for tensor, count in zip(scores, counts, strict=True)]
+
+
+def share_out(importance: Sequence[float], groups: Sequence[int], density: float) -> list[int]:
+    """Shares floor(density * all groups) out in proportion to importance * groups, to none more than it has.
+
+    What is left after rounding down goes to the largest fractions, the first among equals.
+    """
+    importance = [max(value, sys.float_info.min) for value in importance]  # a sigmoid may underflow to 0
+    left, counts = budget(sum(groups), density), [0] * len(groups)
+    open_ = list(range(len(groups)))
+    while open_:
+        total = sum(importance[index] * groups[index] for index in open_)
+        shares = {index: left * importance[index] * groups[index] / total for index in open_}
+        full = [index for index in open_ if shares[index] >= groups[index]]
+        if not full:
+            break
+        for index in full:
+            counts[index] = groups[index]
+            left -= groups[index]
+        open_ = [index for index in open_ if index not in full]
+    for index in open_:
+        counts[index] = math.floor(shares[index])
+    remainder = left - sum(counts[index] for index in open_)
+    for index in sorted(open_, key=lambda index: counts[index] - shares[index])[:remainder]:
+        counts[index] += 1
+    return counts
+
+
+Scope = Literal["local", "global", "adaptive"]
+SCOPES: dict[str, Callable[..., list[Tensor]]] = {"local": keep_local, "global": keep_global, "adaptive": keep_adaptive}
+"""Where the budget is shared out: within each matrix, over all of them, or within each kind by importance."""
+
+
+# Other rules than a budget.
+
+
+def keep_above(scores: Sequence[Tensor], cut: float, share: float) -> list[Tensor]:
+    """Keeps the scores above a cut, and of each matrix of n at least the floor(share * n) + 1 highest."""
+    refuse_nan(scores)
+    masks = [tensor > cut for tensor in scores]
+    kept = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
+    least = [least_of(tensor.numel(), share) for tensor in scores]
+    return [
+        mask if count >= enough else _keep([tensor], [1], enough)[0]
+        for tensor, mask, count, enough in zip(scores, masks, kept, least, strict=True)
+    ]
+
+
+def keep_global_and_least(scores: Sequence[Tensor], sizes: Sequence[int], density: float, share: float) -> list[Tensor]:
+    """Keeps floor(density * all weights), as `keep_global` does, but of each matrix at least as many as `keep_above` does."""
+    refuse_nan(scores)
+    least = [least_of(tensor.numel(), share) for tensor in scores]
+    masks: list[Tensor | None] = [None] * len(scores)
+    room = budget(_weights(scores, sizes), density)
+    while True:
+        free = [index for index, mask in enumerate(masks) if mask is None]
+        if not free:
+            break
+        kept = _keep([scores[index] for index in free], [sizes[index] for index in free], room)
+        counts = torch.stack([mask.count_nonzero() for mask in kept]).tolist()
+        short = [index for index, count in zip(free, counts, strict=True) if count < least[index]]
+        for index, mask in zip(free, kept, strict=True):
+            masks[index] = mask if not short else None
+        if not short:
+            break
+        for index in short:
+            masks[index] = _keep([scores[index]], [1], least[index])[0]
+            room = max(0, room - least[index] * sizes[index])
+    return [mask for mask in masks if mask is not None]
+
+
+def least_of(groups: int, share: float) -> int:
+    """Returns floor(share * groups) + 1, as soft movement's floor counts (Sanh et al.'s released example)."""
+    return math.floor(share * groups) + 1
+
+
+def keep_n_of_m(scores: Sequence[Tensor], n: int, m: int) -> list[Tensor]:
+    """Keeps the n highest of every m neighbours in the last dimension; equal ones from the front."""
+    refuse_nan(scores)
+    return [_keep_n_of_m(tensor, n, m) for tensor in scores]
+
+
+def _keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    columns = scores.reshape(*scores.shape[:-1], -1, m).unbind(-1)
+    ahead = [torch.zeros_like(columns[0], dtype=torch.int16) for _ in range(m)]  # how many of the m rank before each
+    for first, second in itertools.combinations(range(m), 2):
+        first_wins = columns[first] >= columns[second]
+        ahead[second] += first_wins
+        ahead[first] += ~first_wins
+    return (torch.stack(ahead, -1) < n).flatten(-2)
+
+
+def _weights(scores: Sequence[Tensor], sizes: Sequence[int]) -> int:
+    return sum(tensor.numel() * size for tensor, size in zip(scores, sizes, strict=True))
 
 
 def budget(count: int, density: float) -> int:
     """Returns floor(density * count), in float64 and without an epsilon."""
     return math.floor(density * count)
-
-
-Scope = Literal["local", "global"]
-SCOPES: dict[str, Select] = {"local": keep_local, "global": keep_global}
-"""Where the budget is shared out: within each matrix, or over all of them."""

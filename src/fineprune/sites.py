@@ -1,6 +1,8 @@
 """Pruned parameters and the scores they share: what a pruner holds for each of them."""
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +12,6 @@ from .structures import Structure
 
 PROBE = 64
 """How many values of each weight are compared at each step to notice a change that PyTorch does not count."""
-
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -22,6 +23,14 @@ def zero_where_pruned(tensor: Tensor, mask: Tensor) -> None:
     """
     integer = INTEGERS[tensor.element_size()]
     tensor.detach().view(integer).bitwise_and_(mask.to(integer).neg_())
+
+
+def times_mask(tensor: Tensor, mask: Tensor) -> None:
+    """Multiplies a tensor by M in place, with +0.0 where M is 0."""
+    if mask.dtype is torch.bool:
+        zero_where_pruned(tensor, mask)
+    else:
+        tensor.detach().mul_(mask).add_(0.0)  # -0.0 + 0.0 is +0.0
 
 
 @dataclass
@@ -49,12 +58,18 @@ class Weight:
 
     def effective(self, mask: Tensor) -> Tensor:
         """W' = W * M, with +0.0 where pruned."""
-        return self.dense.masked_fill(~self.cut.expand(mask, self.parameter.shape), 0.0)
+        held = self.dense.clone()
+        times_mask(held, self._spread(mask))
+        return held
+
+    def _spread(self, mask: Tensor) -> Tensor:
+        mask = self.cut.expand(mask, self.parameter.shape)
+        return mask if mask.dtype is torch.bool else mask.to(self.parameter.dtype)
 
     def apply(self, mask: Tensor) -> None:
-        """Lets the parameter hold W' = W * M, in place."""
-        self.mask = self.cut.expand(mask, self.parameter.shape)
-        zero_where_pruned(self.parameter, self.mask)
+        """Lets the parameter, which holds W, hold W' = W * M, in place."""
+        self.mask = self._spread(mask)
+        times_mask(self.parameter, self.mask)
         self.version = self.current_version()
 
     def current_version(self) -> tuple[int, int]:
@@ -68,7 +83,8 @@ class Weight:
 
     def was_changed(self) -> bool:
         """Whether the parameter holds anything but W * M."""
-        held, expected = self.parameter, self.dense.masked_fill(~self.mask, 0.0)
+        held, expected = self.parameter, self.dense.clone()
+        times_mask(expected, self.mask)
         return (held.dtype, held.device) != (expected.dtype, expected.device) or not torch.equal(held, expected)
 
 
@@ -79,10 +95,17 @@ class Site:
     weights: list[Weight]
     scores: Tensor | None
     optimizer: torch.optim.Optimizer | None
+    mask: Tensor = field(init=False)
+    """M of each group."""
 
     @property
     def name(self) -> str:
         return self.weights[0].name
+
+    @property
+    def kind(self) -> str:
+        """What it shares with its like in other blocks: its name without numbers, and the number of its groups."""
+        return f"{re.sub(r'[0-9]+', '*', self.name)} of {self.groups}"
 
     @property
     def groups(self) -> int:
@@ -93,6 +116,22 @@ class Site:
     def size(self) -> int:
         """Weights per group, over all its matrices."""
         return sum(weight.cut.size(weight.parameter.shape) for weight in self.weights)
+
+    def apply(self, mask: Tensor) -> None:
+        """Lets the parameters, which hold W, hold W' = W * M."""
+        self.mask = mask
+        for weight in self.weights:
+            weight.apply(mask)
+
+    def restore(self) -> None:
+        """Lets the parameters hold W."""
+        for weight in self.weights:
+            weight.parameter.copy_(weight.dense)
+
+    def hold(self, mask: Tensor) -> None:
+        """Lets the parameters, whatever they hold, hold W' = W * M."""
+        self.restore()
+        self.apply(mask)
 
     def magnitude(self) -> Tensor:
         """Each group's magnitude, from the dense weights."""
@@ -116,6 +155,17 @@ class Site:
         self.scores.grad = gradient
         self.optimizer.step()
         self.scores.grad = None
+
+    def second_moment(self, part: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Adam's running mean of the squared gradient of some of the scores, bias corrected; None before its first step."""
+        assert self.optimizer is not None
+        assert self.scores is not None
+        moments = self.optimizer.state[self.scores]
+        if "exp_avg_sq" not in moments:
+            return None
+        _, beta = self.optimizer.param_groups[0]["betas"]
+        unbiased: Tensor = part(moments["exp_avg_sq"]) / (1 - beta ** float(moments["step"]))
+        return unbiased
 
     def tensors(self) -> dict[str, Tensor]:
         """What must be saved: W of each weight, S and its optimiser's moments."""

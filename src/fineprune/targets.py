@@ -2,13 +2,13 @@
 
 import logging
 import re
-import sys
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
 from .errors import InvalidInputError, enumeration, nearest
+from .layers import has_prunable_weight, is_linear
 
 logger = logging.getLogger(__name__)
 
@@ -44,19 +44,6 @@ def _holds_linear(module: nn.Module) -> bool:
     return not is_linear(module) and any(is_linear(inner) for inner in module.modules())
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Tells whether a module is nn.Linear or Transformers' Conv1D (GPT-2), and its weight a matrix of floats."""
-    # Conv1D can only be in a model if this module has been imported; the core does not depend on Transformers.
-    transformers = sys.modules.get("transformers.pytorch_utils")
-    kinds = (nn.Linear,) if transformers is None else (nn.Linear, transformers.Conv1D)
-    return isinstance(module, kinds) and _has_prunable_weight(module)
-
-
-def _has_prunable_weight(module: nn.Module) -> bool:
-    weight = module._parameters.get("weight")
-    return weight is not None and weight.dim() >= 2 and weight.is_floating_point()
-
-
 def find(
     model: nn.Module,
     target_modules: list[str] | str | None = None,
@@ -75,7 +62,7 @@ def find(
         InvalidInputError: if nothing matches, or a frozen parameter was named.
     """
     model = unwrap(model)
-    modules = {name: module for name, module in model.named_modules() if _has_prunable_weight(module)}
+    modules = {name: module for name, module in model.named_modules() if has_prunable_weight(module)}
     if target_modules is None:
         chosen = [
             f"{block}.{name}" for block, member in blocks(model) for name, inner in member.named_modules() if is_linear(inner)

@@ -1,0 +1,121 @@
+"""Noise that depends on its seed, step and place, and on nothing else."""
+
+import math
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from fineprune.noise import CHUNK, EPSILON, logit_noise
+
+LARGE = 2 * CHUNK + 5
+
+
+def draw(
+    seed: int = 1, step: int = 2, place: int = 3, shape: tuple[int, ...] = (6, 7), dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return logit_noise(torch.empty(shape, dtype=dtype), seed, step, place)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(6, 7), (1,), (2, 3, 5), (LARGE,)])
+def test_the_same_names_give_the_same_numbers(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    first = draw(shape=shape, dtype=dtype)
+    draw(seed=9), draw(step=9)  # earlier draws
+    torch.manual_seed(4)
+    like = torch.randn(shape, dtype=dtype)
+    before = like.clone()
+    again = logit_noise(like, 1, 2, 3)
+    assert (again.shape, again.dtype, again.device) == (like.shape, dtype, like.device)
+    assert torch.equal(first, again)
+    assert torch.equal(like, before)
+
+
+def test_the_layout_of_what_it_is_like_does_not_matter() -> None:
+    transposed = torch.empty(7, 6).t()
+    assert torch.equal(logit_noise(transposed, 1, 2, 3), draw())
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_number_of_threads_does_not_matter(number: int) -> None:
+    with mock.patch("fineprune.noise.ThreadPoolExecutor") as pool:
+        alone = draw(shape=(LARGE,))
+    pool.assert_not_called()
+    with mock.patch.object(torch, "get_num_threads", return_value=number):
+        assert torch.equal(draw(shape=(LARGE,)), alone)
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = draw()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert torch.equal(draw(), first)
+
+
+NAMES = [
+    {},
+    {"seed": 2},
+    {"seed": 1 + (1 << 32)},
+    {"seed": (1 << 64) - 1},
+    {"step": 3},
+    {"step": 1 << 20},
+    {"place": 4},
+    {"place": 0},
+    {"seed": 2, "step": 1},
+    {"step": 3, "place": 2},
+]
+
+
+def test_each_seed_step_and_place_has_numbers_of_its_own() -> None:
+    """Equal ones would be as rare as 1 in 65,536; numbers shifted against each other would show as well."""
+    drawn = [draw(**names, shape=(4096,)) for names in NAMES]
+    for number, first in enumerate(drawn):
+        for second in drawn[:number]:
+            for shift in (0, 1, 4, 16):
+                assert int((first[shift:] == second[: len(second) - shift]).sum()) < 10
+
+
+def test_the_chunks_of_one_tensor_differ() -> None:
+    noise = draw(shape=(LARGE,))
+    assert int((noise[:CHUNK] == noise[CHUNK : 2 * CHUNK]).sum()) < 40  # 4 are to be expected
+
+
+def test_a_shorter_tensor_has_the_beginning_of_a_longer_one() -> None:
+    long = draw(shape=(LARGE,))
+    for count in (1, 3, 4, 5, CHUNK - 1, CHUNK, CHUNK + 1):
+        assert torch.equal(draw(shape=(count,)), long[:count])
+
+
+def test_a_seed_below_zero_is_one_too() -> None:
+    assert torch.equal(draw(seed=-1), draw(seed=(1 << 64) - 1))
+
+
+def test_u_is_uniform() -> None:
+    """Chi-square over 64 equal parts of what u can be; for one name it always gives the same."""
+    noise = draw(shape=(200_000,), dtype=torch.float64)
+    u = (noise.sigmoid() - EPSILON) / (1 - 2 * EPSILON)
+    counts = torch.histc(u, bins=64, min=0, max=1)
+    assert int(counts.sum()) == len(u)
+    expected = len(u) / 64
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert 30 < chi_square < 110  # 63 degrees of freedom: one run in 10,000 lies outside
+    pairs = torch.histc(8 * torch.floor(8 * u[::2]) + torch.floor(8 * u[1::2]), bins=64, min=0, max=64)
+    expected = len(u) / 2 / 64
+    assert 30 < float(((pairs - expected) ** 2 / expected).sum()) < 110  # neighbours know nothing of each other
+
+
+def test_the_logits_lie_around_zero_within_bounds() -> None:
+    noise = draw(shape=(200_000,), dtype=torch.float64)
+    bound = math.log((1 - EPSILON) / EPSILON)
+    assert float(noise.abs().amax()) < bound
+    assert float(noise.abs().amax()) > bound - 0.2
+    deviation = math.pi / math.sqrt(3)  # of the logistic distribution
+    assert abs(float(noise.mean())) < 4 * deviation / math.sqrt(len(noise))
+    assert float(noise.std()) == pytest.approx(deviation, rel=0.01)
+
+
+def test_both_precisions_agree() -> None:
+    assert torch.equal(draw(shape=(5000,), dtype=torch.float64).float(), draw(shape=(5000,)))
