@@ -233,12 +233,7 @@ def main() -> None:
     del bench
     for name, extra in memory(names, chosen).items():
         rows[name]["memory_bytes_per_weight"] = extra
-    print(f"{'variant':26} {'step':>8} {'ratio':>6} {'added':>7} {'spread':>7} {'bytes per weight':>17}")
-    for name, row in rows.items():
-        print(
-            f"{name:26} {row['step_s']:6.2f} s {row['ratio']:6.3f} {row['added']:+7.2%} {row['spread']:7.1%} "
-            f"{row['memory_bytes_per_weight']:17.1f}"
-        )
+    print(table(rows))
     facts = {
         "rows": rows,
         "shape": {"layers": chosen.layers, "batch": chosen.batch, "tokens": chosen.tokens},
@@ -251,6 +246,17 @@ def main() -> None:
         "date": date.today().isoformat(),
     }
     chosen.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Returns the rows as a Markdown table."""
+    lines = ["| step | median | ratio | added | spread | memory |", "|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        lines.append(
+            f"| {name} | {row['step_s']:.2f} s | {row['ratio']:.3f} | {row['added']:+.1%} | {row['spread']:.0%} | "
+            f"{row['memory_bytes_per_weight']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def profile(bench: Bench, name: str) -> None:

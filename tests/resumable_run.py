@@ -16,7 +16,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from conftest import config, tiny_bert
 from fineprune import state
-from fineprune.trainer import PruningCallback, last_whole_checkpoint
+from fineprune.checkpoints import last_whole_checkpoint
+from fineprune.trainer import PruningCallback
 
 STEPS, SAVE_STEPS = 24, 6
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fineprune import noise
 from fineprune.noise import CHUNK, EPSILON, logit_noise
 
 LARGE = 2 * CHUNK + 5
@@ -39,11 +40,13 @@ def test_the_layout_of_what_it_is_like_does_not_matter() -> None:
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_the_number_of_threads_does_not_matter(number: int) -> None:
-    with mock.patch("fineprune.noise.ThreadPoolExecutor") as pool:
-        alone = draw(shape=(LARGE,))
-    pool.assert_not_called()
-    with mock.patch.object(torch, "get_num_threads", return_value=number):
-        assert torch.equal(draw(shape=(LARGE,)), alone)
+    with mock.patch.object(noise, "ThreadPoolExecutor", wraps=noise.ThreadPoolExecutor) as pool:
+        with mock.patch.object(torch, "get_num_threads", return_value=1):
+            alone = draw(shape=(LARGE,))
+        pool.assert_not_called()
+        with mock.patch.object(torch, "get_num_threads", return_value=number):
+            assert torch.equal(draw(shape=(LARGE,)), alone)
+        pool.assert_called_once_with(number)
 
 
 def test_the_global_generators_are_left_alone() -> None:
@@ -79,8 +82,8 @@ def test_each_seed_step_and_place_has_numbers_of_its_own() -> None:
 
 
 def test_the_chunks_of_one_tensor_differ() -> None:
-    noise = draw(shape=(LARGE,))
-    assert int((noise[:CHUNK] == noise[CHUNK : 2 * CHUNK]).sum()) < 40  # 4 are to be expected
+    drawn = draw(shape=(LARGE,))
+    assert int((drawn[:CHUNK] == drawn[CHUNK : 2 * CHUNK]).sum()) < 40  # 4 are to be expected
 
 
 def test_a_shorter_tensor_has_the_beginning_of_a_longer_one() -> None:
@@ -95,8 +98,8 @@ def test_a_seed_below_zero_is_one_too() -> None:
 
 def test_u_is_uniform() -> None:
     """Chi-square over 64 equal parts of what u can be; for one name it always gives the same."""
-    noise = draw(shape=(200_000,), dtype=torch.float64)
-    u = (noise.sigmoid() - EPSILON) / (1 - 2 * EPSILON)
+    drawn = draw(shape=(200_000,), dtype=torch.float64)
+    u = (drawn.sigmoid() - EPSILON) / (1 - 2 * EPSILON)
     counts = torch.histc(u, bins=64, min=0, max=1)
     assert int(counts.sum()) == len(u)
     expected = len(u) / 64
@@ -108,13 +111,13 @@ def test_u_is_uniform() -> None:
 
 
 def test_the_logits_lie_around_zero_within_bounds() -> None:
-    noise = draw(shape=(200_000,), dtype=torch.float64)
+    drawn = draw(shape=(200_000,), dtype=torch.float64)
     bound = math.log((1 - EPSILON) / EPSILON)
-    assert float(noise.abs().amax()) < bound
-    assert float(noise.abs().amax()) > bound - 0.2
+    assert float(drawn.abs().amax()) < bound
+    assert float(drawn.abs().amax()) > bound - 0.2
     deviation = math.pi / math.sqrt(3)  # of the logistic distribution
-    assert abs(float(noise.mean())) < 4 * deviation / math.sqrt(len(noise))
-    assert float(noise.std()) == pytest.approx(deviation, rel=0.01)
+    assert abs(float(drawn.mean())) < 4 * deviation / math.sqrt(len(drawn))
+    assert float(drawn.std()) == pytest.approx(deviation, rel=0.01)
 
 
 def test_both_precisions_agree() -> None:

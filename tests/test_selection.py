@@ -165,7 +165,8 @@ def test_few_of_many_scores_are_ranked() -> None:
 def test_several_matrices_are_split_on_as_many_threads_as_pytorch_uses() -> None:
     scores = [torch.randn(MATCH, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     with mock.patch.object(selection, "ThreadPoolExecutor", wraps=selection.ThreadPoolExecutor) as pool:
-        alone = keep_highest(scores, [1] * 4, 1000)
+        with threads(1):
+            alone = keep_highest(scores, [1] * 4, 1000)
         pool.assert_not_called()
         with threads(3):
             together = keep_highest(scores, [1] * 4, 1000)

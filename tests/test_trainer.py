@@ -24,7 +24,8 @@ from transformers import (
 
 from conftest import config, differences, everything, tiny_bert
 from fineprune import InvalidInputError, Magnitude, Pruner, TrainingError, state
-from fineprune.trainer import PruningCallback, last_whole_checkpoint
+from fineprune.checkpoints import last_whole_checkpoint
+from fineprune.trainer import PruningCallback
 from resumable_run import SAVE_STEPS, STEPS, resume, trainer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 SAMPLE = 1 << 16
 """About so many scores are looked at, spread evenly over all sites; all of them where there are no more."""
 
-STRONGEST = 0.7
+STRONGEST = 3.0
 """The penalty pulls at a typical score with at most this fraction of the speed that its optimiser allows."""
 
 
@@ -23,7 +23,7 @@ class Controller:
 
         k = (q - c) / (horizon * rate) + integral,    between -0.7 and 0.7
 
-    and lambda is k times the penalty at which a typical score's penalty equals its typical gradient
+    and lambda is k times the penalty whose gradient equals the typical gradient of the scores around q
     (square root of Adam's second moment; Adam divides by it, so the pull is the speed in units of the
     rate). The integral grows while q is off and makes good a steady drift. lambda may be
     negative: it is the multiplier of an equation, as in a Lagrangian (CoFi, Xia et al. 2022).
@@ -55,26 +55,35 @@ class Controller:
         self.penalty = pull * unit
 
 
-def score_at(samples: Sequence[Tensor], weights: Sequence[int], density: float) -> float:
-    """Returns about the score at or above which groups with `density` of all weights lie.
+def scores_at(samples: Sequence[Tensor], weights: Sequence[int], densities: Sequence[float]) -> list[float]:
+    """Returns, for each density, about the score at or above which groups with that fraction of all weights lie.
 
     Args:
         samples: some scores of each site.
         weights: how many weights each site holds.
-        density: above 0 and below 1.
+        densities: each above 0.
     """
     values, order = torch.cat(list(samples)).sort(descending=True)
     shares = [torch.full_like(part, weight / len(part)) for part, weight in zip(samples, weights, strict=True)]
     covered = torch.cat(shares)[order].cumsum(0, dtype=torch.float64) / sum(weights)
-    return float(values[(covered < density).sum().clamp(max=len(values) - 1)])
+    places = torch.searchsorted(covered, torch.tensor(densities, dtype=torch.float64, device=covered.device))
+    found: list[float] = values[places.clamp(max=len(values) - 1)].tolist()
+    return found
+
+
+def density_above(scores: Sequence[Tensor], weights: Sequence[int], cut: float) -> float:
+    """Returns the fraction of all weights whose groups' scores lie above a cut; `scores` and `weights` as in `score_at`."""
+    counts = [(tensor > cut).count_nonzero() / tensor.numel() for tensor in scores]
+    shares: list[float] = torch.stack(counts).tolist()
+    return sum(share * weight for share, weight in zip(shares, weights, strict=True)) / sum(weights)
 
 
 def penalty_unit(slopes: Sequence[Tensor], moments: Sequence[Tensor], numbers: Sequence[int]) -> float:
     """Returns the median over scores of the lambda at which the penalty's gradient equals the score's typical one.
 
     Args:
-        slopes: samples of R'(S) of each site, before the means are taken.
-        moments: samples of Adam's second moment in the same places, bias corrected.
+        slopes: R'(S) of some scores of each site, before the means are taken.
+        moments: Adam's second moment in the same places, bias corrected.
         numbers: how many scores each site has.
     """
     lambdas = [m.sqrt() * number * len(slopes) / s for s, m, number in zip(slopes, moments, numbers, strict=True)]

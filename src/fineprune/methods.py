@@ -239,6 +239,9 @@ class Penalised(_Learned):
 
     ranks: ClassVar[bool] = False
 
+    cuts: ClassVar[bool] = True
+    """Whether M is cut at `cut` also where a density is asked for; otherwise where the density is."""
+
     LEAST: ClassVar[float] = 0.005
     """Share of each matrix that is always kept, as in Sanh et al.'s released example."""
 
@@ -322,6 +325,8 @@ class SoftMovement(Penalised):
     threshold: float = 0.1
     birth: Birth = Constant(0.0)
     score_lr: float = 1e-2
+
+    cuts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import control, targets
+from . import control
 from .config import PruningConfig
-from .errors import InvalidInputError, enumeration
+from .errors import InvalidInputError
 from .methods import Method, Penalised
 from .noise import logit_noise
 from .selection import SCOPES, budget, least_of
@@ -43,7 +43,7 @@ class Part:
     def with_controller(self) -> "Part":
         """Returns this part with a new controller, if its method needs one."""
         steered = isinstance(self.method, Penalised) and not self.method.decides_density
-        return replace(self, controller=control.Controller(self.total_steps / 20) if steered else None)
+        return replace(self, controller=control.Controller(max(20.0, self.total_steps / 20)) if steered else None)
 
     def value(self, step: int) -> float:
         """The schedule's value for a step."""
@@ -101,12 +101,19 @@ class Part:
         assert isinstance(method, Penalised)
         scores = [site.scores for site in self.sites if site.scores is not None]
         moments = [site.second_moment(self._sampled) for site in self.sites]
-        known = [(s, m, site.groups) for s, m, site in zip(scores, moments, self.sites, strict=True) if m is not None]
-        if len(known) < len(self.sites):
-            return
-        slopes = [method.slope(self._sampled(s)) for s, _, _ in known]
-        unit = control.penalty_unit(slopes, [m for _, m, _ in known], [n for _, _, n in known])
-        where = control.score_at([self._sampled(s) for s in scores], [site.groups * site.size for site in self.sites], value)
+        if any(moment is None for moment in moments):
+            return  # no gradient has come yet
+        samples, weights = [self._sampled(s) for s in scores], [site.groups * site.size for site in self.sites]
+        if method.cuts and self.finished(step):  # what the sample is wrong by at the cut is known, and taken out
+            sampled = control.density_above(samples, weights, method.cut)
+            value *= sampled / max(control.density_above(scores, weights, method.cut), 1 / sum(weights))
+        low, where, high = control.scores_at(samples, weights, [2 * value, value, value / 2])
+        near = [(sample >= low) & (sample <= high) for sample in samples]
+        unit = control.penalty_unit(
+            [method.slope(sample[mask]) for sample, mask in zip(samples, near, strict=True)],
+            [moment[mask] for moment, mask in zip(moments, near, strict=True) if moment is not None],
+            [site.groups for site in self.sites],
+        )
         self.controller.steer(where - method.cut, rate, unit)
 
     def _sampled(self, tensor: Tensor) -> Tensor:
@@ -145,30 +152,6 @@ class Part:
                     f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least:,}. Ask for at "
                     f"least {least / count:.3g}, or leave it out with exclude_modules."
                 )
-
-
-def assign(model: nn.Module, config: PruningConfig) -> list[tuple[PruningConfig, dict[str, nn.Parameter]]]:
-    """Returns the settings of each rule with the parameters that follow it, the config's own first.
-
-    Raises:
-        InvalidInputError: if a rule names nothing, or only what earlier rules name.
-    """
-    taken: dict[str, nn.Parameter] = {}
-    parts = []
-    for rule in config.rules or ():
-        under = config.under(rule)
-        named = targets.find(model, under.target_modules, config.exclude_modules)
-        left = {name: parameter for name, parameter in named.items() if name not in taken}
-        if not left:
-            raise InvalidInputError(
-                f"The rule for {rule.target_modules!r} holds for nothing: earlier rules name {enumeration(named)}. The first "
-                "rule that names a module holds for it; move this one up, or delete it."
-            )
-        taken |= left
-        parts.append((under, left))
-    found = targets.find(model, config.target_modules, config.exclude_modules)
-    own = {name: parameter for name, parameter in found.items() if name not in taken}
-    return [(config, own), *parts] if own else parts
 
 
 def density(parts: Sequence[Part], masks: Sequence[Sequence[Tensor]]) -> float:

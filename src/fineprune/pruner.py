@@ -12,8 +12,7 @@ Between two steps each pruned parameter holds the effective weight W' = W * M. A
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,9 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import inspection, parts, state, support, targets
+from . import building, inspection, parts, support, targets
 from .config import PruningConfig
-from .control import Controller
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
 from .parts import Part
 from .sites import Site, Weight, times_mask
@@ -89,10 +87,13 @@ class Pruner:
         hooks = self._optimizer._optimizer_step_pre_hooks.values()
         if any(isinstance(getattr(hook, "__self__", None), Pruner) for hook in hooks):
             raise InvalidInputError("This optimiser has a pruner already. Close that one first.")
-        self._parts = self._new_parts(support.shared_seed())
+        self._parts = building.build(self._model, self._groups(), config, total_steps, support.shared_seed())
         self._skipping = False
         self._inside_step = False
         self._drawn = False
+        """Whether the parameters hold W' with M drawn."""
+        self._drawn_at: int | None = None
+        """The last step for whose forward passes M was drawn."""
         self._apply([part.masks(self.step) for part in self._parts])
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_step),
@@ -101,6 +102,7 @@ class Pruner:
         if self._draws:
             before_forward = torch.compiler.disable(self._before_forward)  # type: ignore[no-untyped-call]
             self._hooks.append(self._model.register_forward_pre_hook(before_forward))
+            self._hooks.append(self._model.register_state_dict_pre_hook(self._before_state_dict))  # type: ignore[no-untyped-call]
 
     # What a user asks.
 
@@ -195,11 +197,11 @@ class Pruner:
         """Removes the hooks. After a step that broke off half-way, the model gets its zeros back."""
         for hook in self._hooks:
             hook.remove()
-        if self._drawn:
-            self._undraw()
-        elif self._inside_step:
+        if self._inside_step:
             for weight in self._weights:
                 times_mask(weight.parameter, weight.mask)
+        if self._drawn and (self._inside_step or not self._changed()):
+            self._undraw()
         self._inside_step = False
 
     # Before the forward pass, for methods that draw M.
@@ -211,13 +213,26 @@ class Pruner:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _before_forward(self, model: nn.Module, args: tuple[Any, ...]) -> None:
-        if model.training and not self._drawn and not self._inside_step:
-            for part in self._draws:
-                part.draw(self.step)
-            self._drawn = True
-            self._probes = self._probe()
-        elif self._drawn and not model.training:
+        if model is not self._model or self._inside_step:
+            return  # a copy of the model has its hooks, too
+        if model.training and not self._drawn:
+            self._refuse_changed_weights()
+            self._draw()
+        elif not model.training and self._drawn and not self._changed():
             self._undraw()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _before_state_dict(self, model: nn.Module, prefix: str, keep_vars: bool) -> None:
+        """What is saved has no noise, also in the middle of a step."""
+        if model is self._model and self._drawn and not self._inside_step and not self._changed():
+            self._undraw()
+
+    def _draw(self) -> None:
+        for part in self._draws:
+            part.draw(self.step)
+        self._drawn, self._drawn_at = True, self.step
+        self._probes = self._probe()
 
     def _undraw(self) -> None:
         for part in self._draws:
@@ -242,13 +257,15 @@ class Pruner:
         self._skipping = found_inf is not None and bool(found_inf)
         if self._skipping:
             return
-        self._refuse_broken_gradients()
+        support.refuse_broken_gradients(self._model, self._parameters(), self.step)
         self._refuse_changed_weights()
-        if self._draws and not self._drawn:
+        if self._draws and self._drawn_at != self.step:
             raise TrainingError(
                 "The forward pass of this step did not draw L0's gates: they are drawn when the model itself is called, in "
                 "training mode. Call model.train() and model(...), not a module inside it."
             )
+        if self._draws and not self._drawn:
+            self._draw()  # again, after an evaluation or a save since
         unscale = None if grad_scale is None else grad_scale.reciprocal()
         groups = self._groups()
         for part in self._parts:
@@ -328,10 +345,7 @@ class Pruner:
                     f"{weight.name} is no longer the parameter that the pruner was attached to, or has left the optimiser. "
                     "Wrap, move or replace the model's parameters first, then make the optimiser, then the Pruner."
                 )
-        untouched = all(weight.version == weight.current_version() for weight in self._weights)
-        if untouched and torch.equal(self._probes, self._probe()):
-            return
-        changed = [weight.name for weight in self._weights if weight.was_changed()]
+        changed = self._changed()
         if changed:
             raise TrainingError(
                 f"Between two steps something other than the optimiser changed {enumeration(changed)} (a reload, an average "
@@ -339,31 +353,15 @@ class Pruner:
                 "that belongs to them with pruner.load()."
             )
 
-    def _refuse_broken_gradients(self) -> None:
-        gradients = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
-        if any(_is_sparse(gradient) for gradient in gradients):
-            raise TrainingError(
-                f"The gradient of {enumeration(self._names_of(_is_sparse))} is sparse; pruning takes dense ones (an "
-                "Embedding's sparse=False)."
-            )
-        # NaN goes through aminmax, which is faster than asking each element (benchmarks/primitives.py).
-        finite = [extreme.isfinite() for gradient in gradients if gradient.numel() for extreme in torch.aminmax(gradient)]
-        if not finite or torch.stack([answer.to(finite[0].device) for answer in finite]).all():
-            return
-        broken = self._names_of(lambda gradient: not gradient.isfinite().all())
-        raise TrainingError(
-            f"At step {self.step} the gradient is NaN or infinite in {enumeration(broken)}. Nothing was changed. Lower the "
-            "learning rate, look for a division by zero in the loss, or use bf16 or a GradScaler instead of plain fp16."
-        )
+    def _changed(self) -> list[str]:
+        """The pruned weights that hold anything but W * M, because somebody else put it there."""
+        untouched = all(weight.version == weight.current_version() for weight in self._weights)
+        if untouched and torch.equal(self._probes, self._probe()):
+            return []
+        return [weight.name for weight in self._weights if weight.was_changed()]
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-
-    def _names_of(self, wrong: Callable[[Tensor], bool]) -> list[str]:
-        """The parameters whose gradient is wrong; those from outside the model get a number for a name."""
-        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
-        numbered = enumerate(self._parameters())
-        return [names.get(id(p), f"parameter {n}") for n, p in numbered if p.grad is not None and wrong(p.grad)]
 
     def _groups(self) -> dict[int, dict[str, Any]]:
         """The parameter group of each parameter, looked up anew: load_state_dict replaces the groups."""
@@ -377,49 +375,6 @@ class Pruner:
     def _weights(self) -> list[Weight]:
         return [weight for site in self._sites for weight in site.weights]
 
-    # Building.
-
-    def _new_parts(self, seed: int) -> list[Part]:
-        """Raises InvalidInputError if the config does not fit the model, the optimiser or the run."""
-        generator, made, place = torch.Generator().manual_seed(seed), [], 0
-        for config, parameters in parts.assign(self._model, self.config):
-            config.schedule.check(self.total_steps)
-            support.refuse_unsupported_parameters(parameters)
-            sites = self._new_sites(config, parameters, generator)
-            made.append(Part(config, sites, self.total_steps, seed, place).with_controller())
-            made[-1].refuse_empty_budget()
-            place += len(sites)
-        return made
-
-    def _new_sites(
-        self, config: PruningConfig, parameters: Mapping[str, nn.Parameter], generator: torch.Generator
-    ) -> list[Site]:
-        groups, method = self._groups(), config.method
-        missing = [name for name, parameter in parameters.items() if id(parameter) not in groups]
-        if missing:
-            raise InvalidInputError(
-                f"The optimiser does not train {enumeration(missing)}. Give it every parameter that is pruned, or leave those "
-                "out with exclude_modules. Where the model is wrapped or moved, do that before making the optimiser."
-            )
-        sites = []
-        for cuts in config.structure.link(self._model, parameters):
-            weights = []
-            for name, cut in cuts.items():
-                parameter = parameters[name]
-                cut.groups(parameter.shape)
-                rate = _base_rate(groups[id(parameter)])
-                if method.learns and rate <= 0:
-                    raise InvalidInputError(
-                        f"The learning rate of {name} is {rate}, so the rate of its scores cannot follow it. Give the "
-                        "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
-                    )
-                weights.append(Weight(name, parameter, cut, parameter.detach().clone(), rate))
-            site = Site(weights, None, None)
-            site.scores = method.birth_scores(site.magnitude(), generator)
-            site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
-            sites.append(site)
-        return sites
-
     # State.
 
     def save(self, folder: str | Path) -> None:
@@ -430,11 +385,7 @@ class Pruner:
         Raises:
             FileError: if the folder cannot be written.
         """
-        tensors = {name: tensor for site in self._sites for name, tensor in site.tensors().items()}
-        rates = {weight.name: weight.base_rate for weight in self._weights}
-        controllers = [part.controller and asdict(part.controller) for part in self._parts]
-        here = {"step": self.step, "seed": self._parts[0].seed, "base_rates": rates, "controllers": controllers}
-        state.write(folder, tensors, {**self._facts(), **here, "tensors": list(tensors)})
+        building.save(self._parts, folder, {**self._facts(), "step": self.step})
 
     def _facts(self) -> dict[str, Any]:
         """What a state must share with the pruner that takes it up."""
@@ -453,97 +404,20 @@ class Pruner:
             InvalidInputError: if the state is missing or damaged, of another config, model or run,
                 or does not belong to the weights that the model holds. Nothing has been changed then.
         """
-        facts = state.read_facts(folder)
-        for key, mine in self._facts().items():
-            if facts.get(key) != mine:
-                raise InvalidInputError(
-                    f"The state in {folder} was saved with another {key}: {_difference(facts.get(key), mine)}. Resume with the "
-                    "same config, model and total_steps as the run had, or start anew."
-                )
-        tensors = state.read_tensors(folder)
-        broken = [name for name, tensor in tensors.items() if tensor.isnan().any()]
-        if broken:
-            raise InvalidInputError(f"The state in {folder} holds NaN in {enumeration(broken)}. Choose an earlier checkpoint.")
-        try:
-            strays = set(tensors) ^ set(facts["tensors"])
-            if strays:
-                raise InvalidInputError(
-                    f"The two files in {folder} disagree over {enumeration(strays)}. Choose a whole checkpoint."
-                )
-            saved, step = self._saved_parts(tensors, facts), int(facts["step"])
-        except InvalidInputError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
+        saved, step = building.load(self._parts, folder, self._facts())
         masks = [part.masks(step) for part in saved]
-        self._refuse_other_weights(saved, masks, folder)
+        at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
+        building.refuse_other_weights(saved, masks, at_attach, folder)
         self._parts, self.step = saved, step
-        self._inside_step = self._drawn = False
+        self._inside_step, self._drawn, self._drawn_at = False, False, None
         for site in self._sites:
             site.restore()
         self._apply(masks)
-
-    def _refuse_other_weights(self, saved: Sequence[Part], masks: Sequence[Sequence[Tensor]], folder: str | Path) -> None:
-        """Raises unless the model holds the saved W * M, or the W of a pruner that was just attached."""
-        at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
-        for part, of_part in zip(saved, masks, strict=True):
-            for site, mask in zip(part.sites, of_part, strict=True):
-                for weight in site.weights:
-                    held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
-                    if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
-                        raise InvalidInputError(
-                            f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
-                            "weight times the mask. Load the model from the same checkpoint before the pruner's state."
-                        )
-
-    def _saved_parts(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
-        """Builds the parts from saved tensors, beside those in use. Raises KeyError for what is not there."""
-        return [
-            replace(
-                part,
-                sites=[self._saved_site(part, site, tensors, facts["base_rates"]) for site in part.sites],
-                seed=int(facts["seed"]),
-                controller=None if controller is None else Controller(**controller),
-            )
-            for part, controller in zip(self._parts, facts["controllers"], strict=True)
-        ]
-
-    def _saved_site(self, part: Part, site: Site, tensors: Mapping[str, Tensor], base_rates: Mapping[str, float]) -> Site:
-        weights = [
-            Weight(w.name, w.parameter, w.cut, tensors[f"dense.{w.name}"].to(w.dense), base_rates[w.name]) for w in site.weights
-        ]
-        scores = None if site.scores is None else tensors[f"scores.{site.name}"].to(site.scores)
-        optimizer = None
-        if site.optimizer is not None and scores is not None:
-            optimizer = part.method.optimizer(scores)
-            for key, tensor in tensors.items():
-                owner, _, moment = key.rpartition(".")
-                if owner == f"moments.{site.name}":
-                    optimizer.state[scores][moment] = tensor.to(scores.device)
-        return Site(weights, scores, optimizer)
-
-
-def _difference(saved: Any, mine: Any) -> str:
-    """Says where two plain values differ, the saved one first."""
-    if isinstance(saved, dict) and isinstance(mine, dict):
-        keys = [key for key in {**saved, **mine} if saved.get(key) != mine.get(key)]
-        return enumeration((f"{key} {saved.get(key)!r} there, {mine.get(key)!r} here" for key in keys), most=2)
-    return f"{saved!r} there, {mine!r} here"
-
-
-def _is_sparse(gradient: Tensor) -> bool:
-    return gradient.layout != torch.strided
 
 
 def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:
     """Multiplies in place by a number on any device; None stands for 1."""
     return tensor if factor is None else tensor.mul_(factor.to(tensor.device))
-
-
-def _base_rate(group: dict[str, Any]) -> float:
-    """Returns the weights' learning rate before any scheduling; 0 where the optimiser has none."""
-    rate = group.get("initial_lr", group.get("lr"))
-    return 0.0 if rate is None else float(rate)
 
 
 def _rate_factor(group: dict[str, Any], base_rate: float) -> float:

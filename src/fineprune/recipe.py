@@ -112,11 +112,17 @@ def read(arguments: Sequence[str], usage: str = USAGE) -> Recipe:
         raise InvalidInputError(_sentence(str(error), made)) from error
     except InvalidInputError:
         raise
-    except ValueError as error:  # from TrainingArguments
+    except ValueError as error:  # jsonargparse wraps what is refused in a list; the rest is from TrainingArguments
+        if isinstance(_innermost(error), InvalidInputError):
+            raise _innermost(error) from None
         raise InvalidInputError(f"The training settings cannot be used: {' '.join(str(error).split())}") from error
     settings.resume = False  # how this run was started is no part of what it is
     source = made.dump(settings, skip_default=True, format="yaml")
     return Recipe(**{name: objects.get(name) for name in READ}, source=source)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _innermost(error.__cause__)
 
 
 def _separate(argument: str) -> list[str]:
@@ -159,11 +165,14 @@ def _sentence(error: str, made: jsonargparse.ArgumentParser) -> str:
         given = next(name for name in unknown.groups() if name).removeprefix("--").partition("=")[0]
         return f"The recipe has no setting or choice {given!r}; {nearest(given, _known(made, full='.' in given))}"
     keys = re.findall(r'[Kk]ey "([^"]+)"', error)
+    lacking = re.search(r"the following arguments are required: (.+)", error)
+    if keys and lacking:
+        return f"{'.'.join(keys)} lacks {lacking[1]}."
     values = re.findall(r"(?:Given value|Got value): (.+)", error)
     expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:: |\. |\.?$)", error, re.MULTILINE)))
     if keys and values and expected:
         wanted = " or ".join("null" if "NoneType" in kind else re.sub(r"<class '(.+)'>", r"\1", kind) for kind in expected)
-        return f"{'.'.join(dict.fromkeys(keys))} was given as {values[-1]}; it takes {wanted}."
+        return f"{'.'.join(dict.fromkeys(keys))} was given as {values[0]}; it takes {wanted}."
     return " ".join(error.split())
 
 

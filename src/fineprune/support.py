@@ -1,13 +1,13 @@
 """Which optimisers and trainers can be pruned around: those that touch parameters only in `step()`."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .errors import InvalidInputError, TrainingError
+from .errors import InvalidInputError, TrainingError, enumeration
 
 DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP or one process."
 
@@ -75,3 +75,38 @@ def refuse_unsupported_parameters(parameters: Mapping[str, nn.Parameter]) -> Non
                 f"{name} has a hook that takes its gradient during backward (an optimiser in backward). The pruner needs the "
                 "gradient at step(); take an ordinary optimiser."
             )
+
+
+def refuse_broken_gradients(model: nn.Module, parameters: Sequence[nn.Parameter], step: int) -> None:
+    """Raises if a gradient is sparse, NaN or infinite. One question to the device for all of them.
+
+    Args:
+        model: whose names the message uses; other parameters get a number.
+        parameters: those of the optimiser.
+        step: about to be taken.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if any(_is_sparse(gradient) for gradient in gradients):
+        raise TrainingError(
+            f"The gradient of {enumeration(_names_of(model, parameters, _is_sparse))} is sparse; pruning takes dense ones (an "
+            "Embedding's sparse=False)."
+        )
+    # NaN goes through aminmax, which is faster than asking each element (benchmarks/primitives.py).
+    finite = [extreme.isfinite() for gradient in gradients if gradient.numel() for extreme in torch.aminmax(gradient)]
+    if not finite or torch.stack([answer.to(finite[0].device) for answer in finite]).all():
+        return
+    broken = _names_of(model, parameters, lambda gradient: not gradient.isfinite().all())
+    raise TrainingError(
+        f"At step {step} the gradient is NaN or infinite in {enumeration(broken)}. Nothing was changed. Lower the "
+        "learning rate, look for a division by zero in the loss, or use bf16 or a GradScaler instead of plain fp16."
+    )
+
+
+def _is_sparse(gradient: Tensor) -> bool:
+    return gradient.layout != torch.strided
+
+
+def _names_of(model: nn.Module, parameters: Sequence[nn.Parameter], wrong: Callable[[Tensor], bool]) -> list[str]:
+    """The parameters whose gradient is wrong; those from outside the model get a number for a name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names.get(id(p), f"parameter {n}") for n, p in enumerate(parameters) if p.grad is not None and wrong(p.grad)]

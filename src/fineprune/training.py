@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from . import targets
+from .checkpoints import last_whole_checkpoint
 from .errors import FileError, FinepruneError, InvalidInputError, enumeration, nearest
 from .extras import require
 from .inspection import Inspection, inspect
 from .recipe import Recipe
 from .tasks.tabular import Examples, Task
-from .trainer import PruningCallback, last_whole_checkpoint
+from .trainer import PruningCallback
 
 require("hub", "transformers", "accelerate", "datasets", "sklearn")
 

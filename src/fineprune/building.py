@@ -1,0 +1,196 @@
+"""How the parts of a pruner are made: from a config and a model, or from a saved state."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import state, support, targets
+from .config import PruningConfig
+from .control import Controller
+from .errors import InvalidInputError, enumeration
+from .parts import Part
+from .sites import Site, Weight
+from .structures import Structure
+
+Groups = Mapping[int, dict[str, Any]]
+"""The optimiser's parameter group of each parameter, by the parameter's id."""
+
+
+def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: int, seed: int) -> list[Part]:
+    """Makes a part for the config's own modules and one for each of its rules.
+
+    Raises:
+        InvalidInputError: if the config does not fit the model, the optimiser or the run.
+    """
+    generator, parts, place = torch.Generator().manual_seed(seed), [], 0
+    for settings, parameters in assign(model, config):
+        settings.schedule.check(total_steps)
+        support.refuse_unsupported_parameters(parameters)
+        _refuse_untrained(parameters, groups)
+        sites = [
+            _site({name: (parameters[name], cut) for name, cut in cuts.items()}, settings, groups, generator)
+            for cuts in settings.structure.link(model, parameters)
+        ]
+        parts.append(Part(settings, sites, total_steps, seed, place).with_controller())
+        parts[-1].refuse_empty_budget()
+        place += len(sites)
+    return parts
+
+
+def assign(model: nn.Module, config: PruningConfig) -> list[tuple[PruningConfig, dict[str, nn.Parameter]]]:
+    """Returns the settings of each rule with the parameters that follow it, the config's own first.
+
+    Raises:
+        InvalidInputError: if a rule names nothing, or only what earlier rules name.
+    """
+    taken: dict[str, nn.Parameter] = {}
+    parts = []
+    for rule in config.rules or ():
+        under = config.under(rule)
+        named = targets.find(model, under.target_modules, config.exclude_modules)
+        left = {name: parameter for name, parameter in named.items() if name not in taken}
+        if not left:
+            raise InvalidInputError(
+                f"The rule for {rule.target_modules!r} holds for nothing: earlier rules name {enumeration(named)}. The first "
+                "rule that names a module holds for it; move this one up, or delete it."
+            )
+        taken |= left
+        parts.append((under, left))
+    found = targets.find(model, config.target_modules, config.exclude_modules)
+    own = {name: parameter for name, parameter in found.items() if name not in taken}
+    return [(config, own), *parts] if own else parts
+
+
+def _refuse_untrained(parameters: Mapping[str, nn.Parameter], groups: Groups) -> None:
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in groups]
+    if missing:
+        raise InvalidInputError(
+            f"The optimiser does not train {enumeration(missing)}. Give it every parameter that is pruned, or leave those "
+            "out with exclude_modules. Where the model is wrapped or moved, do that before making the optimiser."
+        )
+
+
+def _site(
+    cuts: Mapping[str, tuple[nn.Parameter, Structure]], config: PruningConfig, groups: Groups, generator: torch.Generator
+) -> Site:
+    """Makes a site of the weights that share their scores, and lets the scores be born."""
+    weights, method = [], config.method
+    for name, (parameter, cut) in cuts.items():
+        cut.groups(parameter.shape)
+        rate = _base_rate(groups[id(parameter)])
+        if method.learns and rate <= 0:
+            raise InvalidInputError(
+                f"The learning rate of {name} is {rate}, so the rate of its scores cannot follow it. Give the "
+                "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
+            )
+        weights.append(Weight(name, parameter, cut, parameter.detach().clone(), rate))
+    site = Site(weights, None, None)
+    site.scores = method.birth_scores(site.magnitude(), generator)
+    site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
+    return site
+
+
+def _base_rate(group: dict[str, Any]) -> float:
+    """Returns the weights' learning rate before any scheduling; 0 where the optimiser has none."""
+    rate = group.get("initial_lr", group.get("lr"))
+    return 0.0 if rate is None else float(rate)
+
+
+# From and to a saved state.
+
+
+def save(parts: Sequence[Part], folder: str | Path, facts: dict[str, Any]) -> None:
+    """Writes the tensors of the parts and the facts into the folder, see `state.write`."""
+    sites = [site for part in parts for site in part.sites]
+    tensors = {name: tensor for site in sites for name, tensor in site.tensors().items()}
+    here = {
+        "seed": parts[0].seed,
+        "base_rates": {weight.name: weight.base_rate for site in sites for weight in site.weights},
+        "controllers": [part.controller and asdict(part.controller) for part in parts],
+        "tensors": list(tensors),
+    }
+    state.write(folder, tensors, {**facts, **here})
+
+
+def load(parts: Sequence[Part], folder: str | Path, expected: Mapping[str, Any]) -> tuple[list[Part], int]:
+    """Makes parts like those in use from a saved state, and returns them with its step. Nothing in use is changed.
+
+    Raises:
+        InvalidInputError: if the state is missing or damaged, or its facts are not the expected ones.
+    """
+    facts = state.read_facts(folder)
+    for key, mine in expected.items():
+        if facts.get(key) != mine:
+            raise InvalidInputError(
+                f"The state in {folder} was saved with another {key}: {_difference(facts.get(key), mine)}. Resume with the "
+                "same config, model and total_steps as the run had, or start anew."
+            )
+    tensors = state.read_tensors(folder)
+    broken = [name for name, tensor in tensors.items() if tensor.isnan().any()]
+    if broken:
+        raise InvalidInputError(f"The state in {folder} holds NaN in {enumeration(broken)}. Choose an earlier checkpoint.")
+    try:
+        strays = set(tensors) ^ set(facts["tensors"])
+        if strays:
+            raise InvalidInputError(
+                f"The two files in {folder} disagree over {enumeration(strays)}. Choose a whole checkpoint."
+            )
+        return _saved_parts(parts, tensors, facts), int(facts["step"])
+    except InvalidInputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
+
+
+def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
+    return [
+        replace(
+            part,
+            sites=[_saved_site(part, site, tensors, facts["base_rates"]) for site in part.sites],
+            seed=int(facts["seed"]),
+            controller=None if controller is None else Controller(**controller),
+        )
+        for part, controller in zip(parts, facts["controllers"], strict=True)
+    ]
+
+
+def _saved_site(part: Part, site: Site, tensors: Mapping[str, Tensor], base_rates: Mapping[str, float]) -> Site:
+    weights = [
+        Weight(w.name, w.parameter, w.cut, tensors[f"dense.{w.name}"].to(w.dense), base_rates[w.name]) for w in site.weights
+    ]
+    scores = None if site.scores is None else tensors[f"scores.{site.name}"].to(site.scores)
+    optimizer = None
+    if site.optimizer is not None and scores is not None:
+        optimizer = part.method.optimizer(scores)
+        for key, tensor in tensors.items():
+            owner, _, moment = key.rpartition(".")
+            if owner == f"moments.{site.name}":
+                optimizer.state[scores][moment] = tensor.to(scores.device)
+    return Site(weights, scores, optimizer)
+
+
+def refuse_other_weights(
+    parts: Sequence[Part], masks: Sequence[Sequence[Tensor]], at_attach: Mapping[str, Tensor], folder: str | Path
+) -> None:
+    """Raises unless the model holds W * M of the parts, or held it when a pruner was attached."""
+    for part, of_part in zip(parts, masks, strict=True):
+        for site, mask in zip(part.sites, of_part, strict=True):
+            for weight in site.weights:
+                held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
+                if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
+                    raise InvalidInputError(
+                        f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
+                        "weight times the mask. Load the model from the same checkpoint before the pruner's state."
+                    )
+
+
+def _difference(saved: Any, mine: Any) -> str:
+    """Says where two plain values differ, the saved one first."""
+    if isinstance(saved, dict) and isinstance(mine, dict):
+        keys = [key for key in {**saved, **mine} if saved.get(key) != mine.get(key)]
+        return enumeration((f"{key} {saved.get(key)!r} there, {mine.get(key)!r} here" for key in keys), most=2)
+    return f"{saved!r} there, {mine!r} here"

@@ -1,0 +1,57 @@
+"""Trainer's checkpoints: which of them were saved to the end."""
+
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+from . import state
+from .errors import InvalidInputError
+
+logger = logging.getLogger(__name__)
+
+
+def last_whole_checkpoint(output_dir: str | Path, pruned: bool = True) -> str | None:
+    """Returns the last checkpoint that was saved to the end; None if there is none.
+
+    A checkpoint that was being written when the run died is passed over, with a message. Give the
+    result to `Trainer.train(resume_from_checkpoint=...)`.
+
+    Args:
+        output_dir: Trainer's folder.
+        pruned: whether the run prunes, so that a checkpoint must hold the pruner's state.
+    """
+    numbered = {int(path.name.removeprefix("checkpoint-")): path for path in checkpoints(output_dir)}
+    for _, checkpoint in sorted(numbered.items(), reverse=True):
+        try:
+            if pruned:
+                state.read_facts(checkpoint)
+            _check_whole(checkpoint)
+        except InvalidInputError as error:
+            logger.warning("Passing over %s. %s", checkpoint, error)
+        else:
+            return str(checkpoint)
+    return None
+
+
+def checkpoints(output_dir: str | Path) -> list[Path]:
+    """Returns the folders that Trainer calls checkpoints, whole or not."""
+    return [path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+
+
+def _check_whole(checkpoint: Path) -> None:
+    """Raises InvalidInputError unless every file of Trainer's is there to its end."""
+    weights = list(checkpoint.glob("model*.safetensors"))
+    required = [checkpoint / name for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")]
+    missing = [path.name for path in required if not path.is_file()] + ([] if weights else ["model.safetensors"])
+    if missing:
+        raise InvalidInputError(f"It lacks {', '.join(missing)}: its save did not finish.")
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInputError(f"trainer_state.json is damaged: {error}.") from error
+    for path in weights:
+        state.check_safetensors(path)
+    for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        if not zipfile.is_zipfile(path):
+            raise InvalidInputError(f"{path.name} is damaged or was not written to its end.")
