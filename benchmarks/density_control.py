@@ -5,7 +5,7 @@
 The model is MiniLM-L6 cut to its first layer. The tasks: which module of the standard library a docstring documents
 (always), the sentiment of a sentence (GLUE's train.tsv and dev.tsv in --sst2), and which of the three corpora of SQuADShifts
 a question was asked about (its JSON files in --squadshifts). Prints a row for each run, and writes all of them as JSON with the
-path of the density, the penalty and the threshold.
+path of the density, the penalty and the threshold; runs that the file holds already and that were not done anew stay in it.
 """
 
 import argparse
@@ -139,6 +139,17 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _others(path: Path, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the runs in a file, those left out that were done anew."""
+
+    def names(run: dict[str, Any]) -> tuple[Any, ...]:
+        return run["task"], run["method"], run["asked"], run["seed"]
+
+    done = {names(run) for run in runs}
+    earlier = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    return [run for run in earlier if names(run) not in done]
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,6 +178,7 @@ def main() -> None:
                         f"({result['relative_error']:+.2%})  accuracy {result['accuracy']:.3f}",
                         flush=True,
                     )
+    runs = sorted(_others(chosen.output, runs) + runs, key=lambda run: (run["task"], run["method"], -run["asked"], run["seed"]))
     print(table(runs))
     worst = max(abs(result["relative_error"]) for result in runs)
     print(f"The largest relative error of {len(runs)} runs: {worst:.2%}")

@@ -13,4 +13,8 @@ def test_every_rank_holds_the_same_pruned_weights(tmp_path: Path) -> None:
     assert [rank.returncode for rank in ranks] == [0, 0], results
     first, second = (output for output, _ in results)
     assert first == second
-    assert first.count("0.25") == 3
+    methods, densities, weights = zip(*(line.split() for line in first.splitlines()), strict=True)
+    assert methods == ("Random", "Movement", "Movement", "SoftMovement", "SoftMovement", "L0", "L0")
+    assert densities[:4] == ("0.25",) * 4
+    assert all(0 < float(density) < 0.95 for density in densities[4:]), densities
+    assert len(set(weights)) == 7
