@@ -163,7 +163,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    runs = []
+    runs: list[dict[str, Any]] = []
     for name, task in tasks(chosen):
         if chosen.tasks and name not in chosen.tasks:
             continue
@@ -178,19 +178,29 @@ def main() -> None:
                         f"({result['relative_error']:+.2%})  accuracy {result['accuracy']:.3f}",
                         flush=True,
                     )
-    runs = sorted(_others(chosen.output, runs) + runs, key=lambda run: (run["task"], run["method"], -run["asked"], run["seed"]))
+                    _write(chosen.output, runs)
+    runs = _write(chosen.output, runs)
     print(table(runs))
-    worst = max(abs(result["relative_error"]) for result in runs)
-    print(f"The largest relative error of {len(runs)} runs: {worst:.2%}")
+    print(f"The largest relative error of {len(runs)} runs: {_worst(runs):.2%}")
+
+
+def _worst(runs: list[dict[str, Any]]) -> float:
+    return max(abs(run["relative_error"]) for run in runs)
+
+
+def _write(path: Path, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Writes the runs together with others that the file holds, and returns all of them."""
+    runs = sorted(_others(path, runs) + runs, key=lambda run: (run["task"], run["method"], -run["asked"], run["seed"]))
     written = {
-        "largest_relative_error": worst,
+        "largest_relative_error": _worst(runs),
         "model": "MiniLM-L6, first layer",
         "machine": {"processor": platform.machine(), "capability": torch.backends.cpu.get_cpu_capability()},
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "date": date.today().isoformat(),
         "runs": runs,
     }
-    chosen.output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return runs
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from torch import Tensor
 SAMPLE = 1 << 16
 """About so many scores are looked at, spread evenly over all sites; all of them where there are no more."""
 
-STRONGEST = 3.0
-"""The penalty pulls at a typical score with at most this fraction of the speed that its optimiser allows."""
+STRONGEST = 6.0
+"""The hardest pull. Above 1 it lasts until Adam's second moment has caught up: some hundred steps, which short runs need."""
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Controller:
     Let q be the score at the asked rank and c the cut, where it should be. Adam moves a score by about
     its rate a step, whatever the loss. So the pull k that takes q to c within `horizon` steps is
 
-        k = (q - c) / (horizon * rate) + integral,    between -0.7 and 0.7
+        k = (q - c) / (horizon * rate) + integral,    between -6 and 6
 
     and lambda is k times the penalty whose gradient equals the typical gradient of the scores around q
     (square root of Adam's second moment; Adam divides by it, so the pull is the speed in units of the

@@ -190,7 +190,18 @@ class Pruner:
         emptied = [layer.name for layer in summary.layers if layer.kept == 0]
         if emptied:
             logger.warning("Nothing is left of %s. Choose scope='local', or a higher density.", enumeration(emptied))
+        for part in self._parts:
+            if part.controller is not None and self.finished:
+                self._warn_if_missed(part)
         return summary
+
+    def _warn_if_missed(self, part: Part) -> None:
+        kept, asked = parts.density([part], [part.masks(self.step)]), part.value(self.step)
+        if abs(kept - asked) > 0.05 * asked:
+            logger.warning(
+                "The density is %.4f, and %.4f was asked for: the scores had no time to get there. Train longer, or raise score_lr.",
+                *(kept, asked),
+            )
 
     @torch.no_grad()
     def detach(self) -> None:
