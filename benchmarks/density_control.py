@@ -185,7 +185,7 @@ def main() -> None:
 
 
 def _worst(runs: list[dict[str, Any]]) -> float:
-    return max(abs(run["relative_error"]) for run in runs)
+    return max(abs(float(run["relative_error"])) for run in runs)
 
 
 def _write(path: Path, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,10 +1,27 @@
 """Recipes: YAML and flags become dataclasses; what is not known is refused with the nearest name."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from fineprune import Constant, CubicSchedule, FromMagnitude, InvalidInputError, Movement, PruningConfig, recipe
+from fineprune import (
+    L0,
+    Blocks,
+    Constant,
+    CubicSchedule,
+    FromMagnitude,
+    InvalidInputError,
+    KaimingUniform,
+    Movement,
+    NofM,
+    PruningConfig,
+    Rows,
+    Rule,
+    SoftMovement,
+    Uniform,
+    recipe,
+)
 from fineprune.tasks.tabular import TextClassification
 
 YAML = """
@@ -66,10 +83,86 @@ def test_the_source_reads_back(path: str, tmp_path: Path) -> None:
     assert not second.resume
 
 
-def test_a_config_as_json_is_a_recipe_block(tmp_path: Path) -> None:
-    config = PruningConfig(Movement(FromMagnitude(0.5)), 0.2, scope="global", target_modules=["query"])
-    (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump({"model": "m", "pruning": config.to_dict()}))
-    assert recipe.read([str(tmp_path / "r.yaml")]).pruning == config
+CONFIGS = [
+    PruningConfig(Movement(FromMagnitude(0.5)), 0.2, scope="global", target_modules=["query"]),
+    PruningConfig(Movement(), structure=NofM(2, 4), rules=[]),
+    PruningConfig(
+        SoftMovement(penalty=3.0, threshold=0.2),
+        structure=Blocks(4, 4),
+        schedule=CubicSchedule(10, 0.25),
+        rules=[
+            Rule(["query", "key"], Movement(KaimingUniform()), 0.1, Rows(), CubicSchedule(5, 0.5), "adaptive"),
+            Rule(".*value", L0(penalty=2.0)),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_as_json_is_a_recipe_block(tmp_path: Path, config: PruningConfig) -> None:
+    for block in (config.to_dict(), config.to_dict() | {"version": "99.0.0"}):
+        (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump({"model": "m", "pruning": block}))
+        read = recipe.read([str(tmp_path / "r.yaml")])
+        assert read.pruning == config
+        (tmp_path / "again.yaml").write_text(read.source)
+        assert recipe.read([str(tmp_path / "again.yaml")]).pruning == config
+
+
+RULES = """
+model: some/model
+pruning:
+  method: Movement
+  density: 0.1
+  rules:
+    - target_modules: [query, key]
+      structure: {class_path: Blocks, init_args: {rows: 8, cols: 4}}
+      scope: global
+    - target_modules: .*output.dense
+      density: 0.25
+      method:
+        class_path: SoftMovement
+        init_args: {birth: {class_path: Uniform, init_args: {bound: 0.5}}}
+    - target_modules: [value]
+      structure: {class_path: NofM, init_args: {n: 2, m: 4}}
+"""
+
+
+def test_rules(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RULES)
+    expected = PruningConfig(
+        Movement(),
+        0.1,
+        rules=[
+            Rule(["query", "key"], structure=Blocks(8, 4), scope="global"),
+            Rule(".*output.dense", SoftMovement(birth=Uniform(0.5)), 0.25),
+            Rule(["value"], structure=NofM(2, 4)),
+        ],
+    )
+    read = recipe.read([str(tmp_path / "r.yaml"), "--pruning.scope", "adaptive"])
+    assert read.pruning == dataclasses.replace(expected, scope="adaptive")
+    (tmp_path / "again.yaml").write_text(read.source)
+    assert recipe.read([str(tmp_path / "again.yaml")]).pruning == read.pruning
+
+
+WRONG_RULES = [
+    ("{target_modules: [a], densty: 0.1}", "'densty'; did you mean 'density'"),
+    ("{target_modules: [a], density: 2.0}", r"The rule for \['a'\] cannot be used: density was given as 2.0"),
+    ("{target_modules: [a], method: Movment}", "'Movment'; did you mean 'Movement'"),
+    ("{target_modules: [a], structure: {class_path: Blocks, init_args: {rows: 8, colls: 4}}}", "'colls'; did you mean 'cols'"),
+    ("{density: 0.5}", r"pruning\.rules lacks target_modules\."),
+    ("{target_modules: []}", r"^target_modules was given as \[\]; it takes a list of module names"),
+    ("{target_modules: [a], density: much}", r"pruning\.rules\.density was given as much; it takes float or null"),
+    ("{target_modules: [a], method: {class_path: Movement, init_args: {score_lr: -1}}}", "^Movement was given score_lr=-1"),
+    ("query", "'query'"),
+]
+
+
+@pytest.mark.parametrize(("rule", "message"), WRONG_RULES)
+def test_a_wrong_rule_is_refused_in_words(tmp_path: Path, rule: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: Movement, density: 0.1, rules: [{rule}]}}\n")
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        recipe.read([str(tmp_path / "r.yaml")])
+    assert "\n" not in str(caught.value)
 
 
 UNKNOWN = [

@@ -199,7 +199,8 @@ class Pruner:
         kept, asked = parts.density([part], [part.masks(self.step)]), part.value(self.step)
         if abs(kept - asked) > 0.05 * asked:
             logger.warning(
-                "The density is %.4f, and %.4f was asked for: the scores had no time to get there. Train longer, or raise score_lr.",
+                "The density is %.4f, and %.4f was asked for: the scores had no time to get there. Train longer, or raise "
+                "score_lr.",
                 *(kept, asked),
             )
 

@@ -1,0 +1,28 @@
+"""The tables in docs/ are those of the measurements in benchmarks/results/, to the last digit."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "rows"), [("training_overhead", "rows"), ("density_control", "runs")])
+def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    table = benchmark(name).table(measured[rows])
+    assert len(table.splitlines()) > 10
+    assert table in page
