@@ -25,8 +25,9 @@ class Controller:
 
     and lambda is k times the penalty whose gradient equals the typical gradient of the scores around q
     (square root of Adam's second moment; Adam divides by it, so the pull is the speed in units of the
-    rate). The integral grows while q is off and makes good a steady drift. lambda may be
-    negative: it is the multiplier of an equation, as in a Lagrangian (CoFi, Xia et al. 2022).
+    rate). The integral makes good a steady drift of the scores, which is never faster than the rate; it
+    grows only while q is near, and so does not wind up on the way. lambda may be negative: it is the
+    multiplier of an equation, as in a Lagrangian (CoFi, Xia et al. 2022).
 
     Args:
         horizon: steps.
@@ -49,10 +50,13 @@ class Controller:
         if rate <= 0 or unit <= 0 or not math.isfinite(error):
             return
         proportional = error / (self.horizon * rate)
-        pull = min(max(proportional + self.integral, -STRONGEST), STRONGEST)
-        if pull == proportional + self.integral:  # otherwise it would wind up
-            self.integral += proportional / (4 * self.horizon)
-        self.penalty = pull * unit
+        self.penalty = _within(STRONGEST, proportional + self.integral) * unit
+        if abs(proportional) < 1:  # further away it would wind up; and no drift is faster than the optimiser
+            self.integral = _within(1.0, self.integral + proportional / (4 * self.horizon))
+
+
+def _within(bound: float, value: float) -> float:
+    return min(max(value, -bound), bound)
 
 
 def scores_at(samples: Sequence[Tensor], weights: Sequence[int], densities: Sequence[float]) -> list[float]:
