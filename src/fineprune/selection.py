@@ -71,7 +71,7 @@ def _keep_on_cpu(flat: Sequence[Any], count: int) -> list[Tensor]:
     it is ranked. If the bracket misses the cut, or the scores are few, all of them are ranked.
     """
     for low, high in (_bracket(flat, count), (-math.inf, math.inf)):
-        above, near = zip(*_each(functools.partial(_split, low=low, high=high), flat), strict=True)
+        above, near = zip(*_each(functools.partial(_split, low=low, high=high), flat, work=sum(map(len, flat))), strict=True)
         room = count - sum(map(np.count_nonzero, above))
         if 0 <= room <= sum(map(len, near)):
             break
@@ -112,13 +112,21 @@ def _highest(values: Any, count: int) -> Any:
     return kept
 
 
-def _each(function: Callable[[Any], Any], arrays: Sequence[Any]) -> list[Any]:
-    """Maps over arrays, on as many threads as PyTorch uses; NumPy lets go of Python's lock meanwhile."""
-    threads = min(torch.get_num_threads(), len(arrays))
-    if threads == 1 or sum(map(len, arrays)) < 4 * SAMPLE:
-        return list(map(function, arrays))
+def _each(function: Callable[..., Any], *columns: Sequence[Any], work: int) -> list[Any]:
+    """Maps over rows, on as many threads as PyTorch uses if there is work for them; NumPy lets go of Python's lock."""
+    threads = min(torch.get_num_threads(), len(columns[0]))
+    if threads == 1 or work < 4 * SAMPLE:
+        return list(map(function, *columns))
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, arrays))
+        return list(pool.map(function, *columns))
+
+
+def _keep_counts(scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+    """Keeps so many groups of each matrix."""
+    refuse_nan(scores)
+    on_cpu = scores[0].device.type == "cpu"
+    work = sum(tensor.numel() for tensor in scores) if on_cpu else 0
+    return _each(lambda tensor, count: _keep([tensor], [1], count)[0], scores, counts, work=work)
 
 
 def _keep_on_device(flat: Sequence[Tensor], count: int) -> list[Tensor]:
@@ -163,8 +171,7 @@ def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budg
 
 def keep_local(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = ()) -> list[Tensor]:
     """Keeps floor(density * n) of the n groups of each matrix."""
-    refuse_nan(scores)
-    return [_keep([tensor], [1], budget(tensor.numel(), density))[0] for tensor in scores]
+    return _keep_counts(scores, [budget(tensor.numel(), density) for tensor in scores])
 
 
 def keep_global(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = ()) -> list[Tensor]:
@@ -193,7 +200,7 @@ def keep_adaptive(scores: Sequence[Tensor], sizes: Sequence[int], density: float
         shares = share_out([importance[index] for index in members], [scores[index].numel() for index in members], density)
         for index, share in zip(members, shares, strict=True):
             counts[index] = share
-    return [_keep([tensor], [1], count)[0] for tensor, count in zip(scores, counts, strict=True)]
+    return _keep_counts(scores, counts)
 
 
 def share_out(importance: Sequence[float], groups: Sequence[int], density: float) -> list[int]:
