@@ -67,11 +67,23 @@ def test_the_score_at_a_density(values: list[list[float]], data: st.DataObject) 
 
 def test_the_unit_is_where_penalty_and_gradient_are_equal() -> None:
     """lambda * slope / (sites * scores of the site) = root of the second moment; the median over all."""
-    slopes = [torch.tensor([0.25, 0.1]), torch.tensor([0.2])]
-    moments = [torch.tensor([0.04, 0.09]), torch.tensor([0.01])]
-    lambdas = sorted([0.2 * 2 * 10 / 0.25, 0.3 * 2 * 10 / 0.1, 0.1 * 2 * 30 / 0.2])
-    assert penalty_unit(slopes, moments, [10, 30]) == pytest.approx(lambdas[1])
-    assert penalty_unit([torch.zeros(2)], [torch.zeros(2)], [2]) == 0.0
+    first = torch.tensor([0.25, 0.1]), torch.tensor([0.04, 0.09]), 2 * 10
+    second = torch.tensor([0.2]), torch.tensor([0.01]), 2 * 30
+    lambdas = sorted([0.2 * 20 / 0.25, 0.3 * 20 / 0.1, 0.1 * 60 / 0.2])
+    assert penalty_unit([first, second]) == pytest.approx(lambdas[1])
+    assert penalty_unit([(torch.zeros(2), torch.zeros(2), 2)]) == penalty_unit([]) == 0.0
+
+
+def test_a_matrix_without_a_gradient_does_not_stop_the_controller() -> None:
+    model = Stack(width=32, inner=64)
+    model.unused = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(4, 4, dtype=torch.float64))])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    with Pruner(model, optimizer, PruningConfig(L0(), 0.3), total_steps=30) as pruner:
+        for batch in stack_batches(30, rows=8, width=32):
+            loss_of(model, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert pruner.statistics()["penalty"] > 0
 
 
 def train(method: L0 | SoftMovement, density: float, rate: float, steps: int, constant: bool = False) -> Pruner:

@@ -1,7 +1,7 @@
 """Steering a penalty by feedback, so that a run ends at the density it was asked for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,15 +82,16 @@ def density_above(scores: Sequence[Tensor], weights: Sequence[int], cut: float) 
     return sum(share * weight for share, weight in zip(shares, weights, strict=True)) / sum(weights)
 
 
-def penalty_unit(slopes: Sequence[Tensor], moments: Sequence[Tensor], numbers: Sequence[int]) -> float:
-    """Returns the median over scores of the lambda at which the penalty's gradient equals the score's typical one.
+def penalty_unit(sites: Iterable[tuple[Tensor, Tensor, int]]) -> float:
+    """Returns the median over scores of the lambda at which the penalty equals a score's typical gradient; 0 for no scores.
 
     Args:
-        slopes: R'(S) of some scores of each site, before the means are taken.
-        moments: Adam's second moment in the same places, bias corrected.
-        numbers: how many scores each site has.
+        sites: of each site R'(S) of some scores before the means are taken, Adam's second moment in the same
+            places, bias corrected, and what the means divide by: the number of sites times that of its scores.
     """
-    lambdas = [m.sqrt() * number * len(slopes) / s for s, m, number in zip(slopes, moments, numbers, strict=True)]
+    lambdas = [moment.sqrt() * share / slope for slope, moment, share in sites]
+    if not lambdas:
+        return 0.0
     finite = torch.cat(lambdas)
     finite = finite[finite.isfinite() & (finite > 0)]
     return float(finite.median()) if len(finite) else 0.0

@@ -101,8 +101,6 @@ class Part:
         assert isinstance(method, Penalised)
         scores = [site.scores for site in self.sites if site.scores is not None]
         moments = [site.second_moment(self._sampled) for site in self.sites]
-        if any(moment is None for moment in moments):
-            return  # no gradient has come yet
         samples, weights = [self._sampled(s) for s in scores], [site.groups * site.size for site in self.sites]
         if method.cuts and self.finished(step):  # what the sample is wrong by at the cut is known, and taken out
             sampled = control.density_above(samples, weights, method.cut)
@@ -110,9 +108,9 @@ class Part:
         low, where, high = control.scores_at(samples, weights, [2 * value, value, value / 2])
         near = [(sample >= low) & (sample <= high) for sample in samples]
         unit = control.penalty_unit(
-            [method.slope(sample[mask]) for sample, mask in zip(samples, near, strict=True)],
-            [moment[mask] for moment, mask in zip(moments, near, strict=True) if moment is not None],
-            [site.groups for site in self.sites],
+            (method.slope(sample[mask]), moment[mask], len(self.sites) * site.groups)
+            for sample, moment, mask, site in zip(samples, moments, near, self.sites, strict=True)
+            if moment is not None  # as long as no gradient has come
         )
         self.controller.steer(where - method.cut, rate, unit)
 
