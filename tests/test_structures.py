@@ -412,3 +412,10 @@ def test_a_resumed_run_ends_as_one_in_one_go(attach: Attach, structure: Structur
         train(each, its_optimizer, stack_batches(10)[6:])
     assert differences(everything(pruner), everything(resumed)) == []
     assert resumed.finished
+
+
+def test_one_run_of_all_its_groups_is_no_empty_budget(attach: Callable[..., Pruner]) -> None:
+    """floor(1 / 49 * 49) is 0 in float64, and yet one of 49 is kept."""
+    model = nn.Sequential(nn.Linear(49, 1))
+    pruner = attach(model, adamw(model), density=None, structure=NofM(1, 49), target_modules=["0"])
+    assert pruner.density() == 1.0

@@ -132,7 +132,7 @@ class Part:
 
     def refuse_empty_budget(self) -> None:
         """Raises if the final density keeps nothing of a matrix, or everything."""
-        if self.method.decides_density:
+        if self.method.decides_density or self.config.structure.density() is not None:
             return
         final = self.config.values()[1]
         if final == 1:
