@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conftest import Stack, loss_of, stack_batches
 from fineprune import L0, CubicSchedule, Pruner, PruningConfig, SoftMovement
-from fineprune.control import STRONGEST, Controller, density_above, penalty_unit, scores_at
+from fineprune.control import Controller, density_above, penalty_unit, scores_at
 
 
 @pytest.mark.parametrize("gain", [0.3, 1.0])
@@ -19,10 +19,10 @@ from fineprune.control import STRONGEST, Controller, density_above, penalty_unit
 @pytest.mark.parametrize("rate", [1e-3, 0.1])
 def test_a_score_is_taken_to_the_cut_against_a_drift(gain: float, drift: float, unit: float, rate: float) -> None:
     """The score moves by rate * (drift - gain * pull) a step, after a lag like that of Adam's first moment."""
-    controller, score, cut, speed = Controller(horizon=40.0), 30 * rate, -20 * rate, 0.0
+    controller, score, cut, speed = Controller(horizon=40.0, strongest=6.0), 30 * rate, -20 * rate, 0.0
     for _ in range(1500):
         controller.steer(score - cut, rate, unit)
-        assert abs(controller.penalty) <= STRONGEST * unit * (1 + 1e-12)
+        assert abs(controller.penalty) <= 6.0 * unit * (1 + 1e-12)
         speed += 0.1 * (drift - gain * controller.penalty / unit - speed)
         score += rate * speed
     assert abs(score - cut) < 0.5 * rate
@@ -30,19 +30,19 @@ def test_a_score_is_taken_to_the_cut_against_a_drift(gain: float, drift: float, 
 
 
 def test_nothing_is_changed_without_a_rate_a_unit_or_an_error() -> None:
-    controller = Controller(10.0, penalty=2.0, integral=0.1)
+    controller = Controller(10.0, 6.0, penalty=2.0, integral=0.1)
     for error, rate, unit in ((1.0, 0.0, 1.0), (1.0, 0.1, 0.0), (math.nan, 0.1, 1.0), (math.inf, 0.1, 1.0)):
         controller.steer(error, rate, unit)
-    assert controller == Controller(10.0, penalty=2.0, integral=0.1)
+    assert controller == Controller(10.0, 6.0, penalty=2.0, integral=0.1)
 
 
 def test_the_integral_does_not_wind_up() -> None:
-    far, near = Controller(10.0), Controller(10.0)
+    far, near = Controller(10.0, 6.0), Controller(10.0, 6.0)
     for _ in range(10_000):
         far.steer(1e6, 0.1, 1.0)
         near.steer(0.5, 0.1, 1.0)
-    assert far == Controller(10.0, penalty=STRONGEST, integral=0.0)
-    assert near == Controller(10.0, penalty=1.5, integral=1.0)
+    assert far == Controller(10.0, 6.0, penalty=6.0, integral=0.0)
+    assert near == Controller(10.0, 6.0, penalty=1.5, integral=1.0)
 
 
 tensors = st.lists(st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=9), min_size=1, max_size=4)
@@ -128,7 +128,7 @@ def test_the_path_is_logged_and_steered() -> None:
     paths: dict[str, list[float]] = {"density": [], "density_asked": [], "penalty": [], "threshold": []}
     model = Stack(width=32, inner=64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
-    with Pruner(model, optimizer, PruningConfig(SoftMovement(), 0.1), total_steps=400) as pruner:
+    with Pruner(model, optimizer, PruningConfig(SoftMovement(score_lr=3e-2), 0.1), total_steps=400) as pruner:
         for batch in stack_batches(400, rows=8, width=32):
             for name, path in paths.items():
                 path.append(pruner.statistics()[name])

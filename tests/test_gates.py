@@ -755,3 +755,13 @@ def test_trainer_with_accumulation(tmp_path: Path) -> None:
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-12"))
     assert differences(everything(callback.pruner), everything(resumed.pruner)) == []
     assert not again.model._forward_pre_hooks
+
+
+def test_a_summary_in_the_middle_of_a_step_has_no_noise(attach: Callable[..., Pruner]) -> None:
+    model = Stack(width=32, inner=64)
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, method=L0(birth=Uniform(1.0)))
+    loss_of(model, stack_batches(1, width=32)[0]).backward()
+    assert any(bool((site.mask == 0).any()) for site in pruner._sites), "the draw closes some gates"
+    assert pruner.summary().density == pruner.density() == 1.0
+    optimizer.step()

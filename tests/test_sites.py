@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Stack, adamw, config, dense, differences, everything, loss_of, masks, scores, stack_batches, train
-from fineprune import FromMagnitude, Magnitude, Movement, Pruner, Random, Uniform
-from fineprune.methods import Method
+from fineprune import (
+    L0,
+    Constant,
+    FromMagnitude,
+    InvalidInputError,
+    Magnitude,
+    Movement,
+    Pruner,
+    Random,
+    Rows,
+    Rule,
+    SoftMovement,
+    Uniform,
+)
+from fineprune.methods import Birth, Method
+from fineprune.pruner import _norm
 from fineprune.schedules import Schedule
 from fineprune.sites import zero_where_pruned
 from fineprune.structures import Structure
@@ -234,3 +249,79 @@ def test_zeroing_by_bits_equals_filling(dtype: torch.dtype) -> None:
     expected = transposed.masked_fill(transposed < 0, 0.0)
     zero_where_pruned(transposed, (transposed >= 0).contiguous())
     assert torch.equal(transposed, expected)
+
+
+def test_scores_learn_from_a_gradient_that_lies_otherwise_in_memory(attach: Attach) -> None:
+    """Adam's fused form walks through memory: a transposed gradient would reach other scores."""
+    pruner = attach(model := Stack(), adamw(model))
+    site = pruner._sites[0]
+    gradient = torch.randn(8, 12, dtype=torch.float64).t()
+    assert not gradient.is_contiguous()
+    site.learn(gradient, 0.1)
+    assert torch.allclose(site.scores, -0.1 * gradient.sign(), atol=1e-6)
+
+
+@pytest.mark.parametrize("birth", [Constant(0.0), Uniform(0.1)], ids=repr)
+def test_resuming_with_weights_that_lie_otherwise_in_memory(attach: Attach, tmp_path: Path, birth: Birth) -> None:
+    def turned() -> Stack:
+        model = Stack()
+        for block in model.blocks:
+            block.up.weight = nn.Parameter(block.up.weight.detach().t().contiguous().t())
+        return model
+
+    model, batches = turned(), stack_batches(20)
+    optimizer = adamw(model)
+    whole = attach(model, optimizer, total_steps=20, method=Movement(birth))
+    train(model, optimizer, batches[:10])
+    whole.save(tmp_path)
+    saved, moments = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    train(model, optimizer, batches[10:])
+    again = turned()
+    again.load_state_dict(saved)
+    other = adamw(again)
+    other.load_state_dict(moments)
+    resumed = attach(again, other, total_steps=20, method=Movement(birth))
+    resumed.load(tmp_path)
+    train(again, other, batches[10:])
+    assert differences(everything(whole), everything(resumed)) == []
+
+
+@pytest.mark.parametrize("method", [SoftMovement(penalty=50.0), L0(penalty=50.0)], ids=repr)
+def test_a_penalty_reaches_a_matrix_that_the_loss_does_not(attach: Attach, method: Method) -> None:
+    model = Stack()
+    model.unused = nn.ModuleList([nn.Sequential(nn.Linear(8, 8, dtype=torch.float64))])
+    optimizer = adamw(model)
+    pruner = attach(model, optimizer, method=method, density=None)
+    born = scores(pruner)["unused.0.0.weight"]
+    train(model, optimizer, stack_batches(10))
+    assert (scores(pruner)["unused.0.0.weight"] < born).all()
+
+
+def test_matrices_of_other_sizes_are_of_another_kind(attach: Attach) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Sequential(nn.Linear(width, 4)) for width in (4, 64))
+
+    pruner = attach(model := Odd(), adamw(model), structure=Rows(), scope="adaptive", density=0.5)
+    assert len({site.kind for site in pruner._sites}) == 2
+
+
+@pytest.mark.parametrize(("method", "density"), [(SoftMovement(), 0.005), (L0(), 1e-4), (Movement(), 1e-3)], ids=repr)
+def test_the_density_that_an_error_advises_is_taken(attach: Attach, method: Method, density: float) -> None:
+    with pytest.raises(InvalidInputError, match=r"Ask for at least 0\.\d+") as refusal:
+        attach(model := Stack(), adamw(model), method=method, density=density)
+    advised = float(re.findall(r"Ask for at least (0\.\d+)", str(refusal.value))[0])
+    attach(model := Stack(), adamw(model), method=method, density=advised)
+    with pytest.raises(InvalidInputError):
+        attach(model := Stack(), adamw(model), method=method, density=advised - 3e-6)
+
+
+def test_rules_may_name_everything_in_a_model_without_blocks(attach: Attach) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    pruner = attach(model, adamw(model), density=0.5, rules=[Rule(["0", "1"], density=0.25)])
+    assert pruner.names == ["0.weight", "1.weight"]
+
+
+def test_the_norm_of_a_large_half_precision_gradient_is_finite() -> None:
+    assert float(_norm(torch.full((1000, 1000), 100.0, dtype=torch.float16))) == pytest.approx(1e5, rel=1e-3)

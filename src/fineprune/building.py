@@ -60,6 +60,8 @@ def assign(model: nn.Module, config: PruningConfig) -> list[tuple[PruningConfig,
             )
         taken |= left
         parts.append((under, left))
+    if taken and config.target_modules is None and not any(True for _ in targets.blocks(model)):
+        return parts  # the rules name everything in a model without blocks
     found = targets.find(model, config.target_modules, config.exclude_modules)
     own = {name: parameter for name, parameter in found.items() if name not in taken}
     return [(config, own), *parts] if own else parts
@@ -89,7 +91,8 @@ def _site(
             )
         weights.append(Weight(name, parameter, cut, parameter.detach().clone(), rate))
     site = Site(weights, None, None)
-    site.scores = method.birth_scores(site.magnitude(), generator)
+    born = method.birth_scores(site.magnitude(), generator)
+    site.scores = None if born is None else born.contiguous()
     site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
     return site
 

@@ -26,7 +26,7 @@ class Rule:
 
     Args:
         target_modules: modules that follow this rule, as in PruningConfig; pruned even if the config's
-            own target_modules do not name them.
+            own target_modules do not name them. exclude_modules still holds.
         method, density, structure, schedule, scope: as in PruningConfig.
     """
 

@@ -10,9 +10,6 @@ from torch import Tensor
 SAMPLE = 1 << 16
 """About so many scores are looked at, spread evenly over all sites; all of them where there are no more."""
 
-STRONGEST = 6.0
-"""The hardest pull. Above 1 it lasts until Adam's second moment has caught up: some hundred steps, which short runs need."""
-
 
 @dataclass
 class Controller:
@@ -21,7 +18,7 @@ class Controller:
     Let q be the score at the asked rank and c the cut, where it should be. Adam moves a score by about
     its rate a step, whatever the loss. So the pull k that takes q to c within `horizon` steps is
 
-        k = (q - c) / (horizon * rate) + integral,    between -6 and 6
+        k = (q - c) / (horizon * rate) + integral,    between -strongest and strongest
 
     and lambda is k times the penalty whose gradient equals the typical gradient of the scores around q
     (square root of Adam's second moment; Adam divides by it, so the pull is the speed in units of the
@@ -31,11 +28,14 @@ class Controller:
 
     Args:
         horizon: steps.
+        strongest: the hardest pull. Up to 1 the optimiser can follow for ever; a harder one lasts until Adam's
+            second moment has caught up, some hundred steps, and drowns what the loss says meanwhile.
         penalty: lambda in force.
         integral: the pull that holds q still, as found so far.
     """
 
     horizon: float
+    strongest: float
     penalty: float = 0.0
     integral: float = 0.0
 
@@ -50,7 +50,7 @@ class Controller:
         if rate <= 0 or unit <= 0 or not math.isfinite(error):
             return
         proportional = error / (self.horizon * rate)
-        self.penalty = _within(STRONGEST, proportional + self.integral) * unit
+        self.penalty = _within(self.strongest, proportional + self.integral) * unit
         if abs(proportional) < 1:  # further away it would wind up; and no drift is faster than the optimiser
             self.integral = _within(1.0, self.integral + proportional / (4 * self.horizon))
 
@@ -76,7 +76,7 @@ def scores_at(samples: Sequence[Tensor], weights: Sequence[int], densities: Sequ
 
 
 def density_above(scores: Sequence[Tensor], weights: Sequence[int], cut: float) -> float:
-    """Returns the fraction of all weights whose groups' scores lie above a cut; `scores` and `weights` as in `score_at`."""
+    """Returns the fraction of all weights whose groups' scores lie above a cut; `scores` and `weights` as in `scores_at`."""
     counts = [(tensor > cut).count_nonzero() / tensor.numel() for tensor in scores]
     shares: list[float] = torch.stack(counts).tolist()
     return sum(share * weight for share, weight in zip(shares, weights, strict=True)) / sum(weights)

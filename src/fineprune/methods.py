@@ -232,7 +232,8 @@ class Penalised(_Learned):
         dL/dS = the method's own gradient + lambda_t / (sites * scores) * sigmoid'(S - shift)
 
     With `penalty` given, lambda_t follows the schedule (the paper's form) and the density is what comes
-    out. With a `density` in the config, a controller sets lambda_t, see `control`.
+    out. With a `density` in the config, a controller sets lambda_t, see `control`; it needs an optimiser of the
+    scores with Adam's second moment.
     """
 
     penalty: float | None
@@ -241,6 +242,9 @@ class Penalised(_Learned):
 
     cuts: ClassVar[bool] = True
     """Whether M is cut at `cut` also where a density is asked for; otherwise where the density is."""
+
+    strongest: ClassVar[float] = 6.0
+    """How hard the penalty may pull where a density is asked for, see `control.Controller`."""
 
     LEAST: ClassVar[float] = 0.005
     """Share of each matrix that is always kept, as in Sanh et al.'s released example."""
@@ -287,7 +291,7 @@ class Penalised(_Learned):
     def penalty_at(self, value: float) -> float:
         return 0.0 if self.penalty is None else self.penalty * value / self.last
 
-    def threshold_in_force(self, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> float | None:
+    def threshold_in_force(self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float) -> float | None:
         """Returns the cut on sigmoid(S); None for a method without one."""
         return None
 
@@ -327,6 +331,7 @@ class SoftMovement(Penalised):
     score_lr: float = 1e-2
 
     cuts: ClassVar[bool] = False
+    strongest: ClassVar[float] = 0.5  # the density is kept without it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -348,8 +353,10 @@ class SoftMovement(Penalised):
             return keep_global_and_least(scores, sizes, value, self.LEAST)
         return keep_above(scores, _logit(value), self.LEAST)
 
-    def threshold_in_force(self, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> float:
-        """Returns sigmoid of the highest score that is pruned, 0 while none is."""
+    def threshold_in_force(self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float) -> float:
+        """Returns tau: with a density, sigmoid of the highest score that is pruned, 0 while none is."""
+        if self.penalty is not None:
+            return value
         highest = [tensor.masked_fill(mask, -math.inf).amax() for tensor, mask in zip(scores, masks, strict=True)]
         return float(torch.stack(highest).amax().sigmoid())
 

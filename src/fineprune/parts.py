@@ -1,5 +1,6 @@
 """One rule at work: the sites that share a config, and so a budget, a schedule and a penalty."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,8 +43,9 @@ class Part:
 
     def with_controller(self) -> "Part":
         """Returns this part with a new controller, if its method needs one."""
-        steered = isinstance(self.method, Penalised) and not self.method.decides_density
-        return replace(self, controller=control.Controller(max(20.0, self.total_steps / 20)) if steered else None)
+        if not isinstance(self.method, Penalised) or self.method.decides_density:
+            return self
+        return replace(self, controller=control.Controller(max(20.0, self.total_steps / 20), self.method.strongest))
 
     def value(self, step: int) -> float:
         """The schedule's value for a step."""
@@ -125,7 +127,7 @@ class Part:
         if not isinstance(self.method, Penalised):
             return figures
         figures["penalty"] = self.penalty(step)
-        threshold = self.method.threshold_in_force(self.scores(), [site.mask for site in self.sites])
+        threshold = self.method.threshold_in_force(self.scores(), [site.mask for site in self.sites], self.value(step))
         return figures if threshold is None else {**figures, "threshold": threshold}
 
     # What is refused.
@@ -141,14 +143,16 @@ class Part:
         counts = {site.name: (site.groups, 1) for site in self.sites}
         if isinstance(self.method, Penalised):
             least = sum(least_of(site.groups, self.method.LEAST) * site.size for site in self.sites)
-            counts = {"all matrices together, of each of which a part is always kept": (weights, least)}
+            counts = {"some matrix, though at least 0.5 % of each and one more are to be kept": (weights, least)}
         elif self.config.scope == "global":  # counts weights, and its best group may be one of the largest
             counts = {"all matrices together": (weights, max(site.size for site in self.sites))}
         for name, (count, least) in counts.items():
             if budget(count, final) < least:
+                enough = math.ceil(1e6 * least / count) / 1e6
+                enough += 1e-6 * (budget(count, enough) < least)  # where rounding falls short
                 raise InvalidInputError(
                     f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least:,}. Ask for at "
-                    f"least {least / count:.3g}, or leave it out with exclude_modules."
+                    f"least {enough:.6g}, or leave some out with exclude_modules."
                 )
 
 

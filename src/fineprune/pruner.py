@@ -108,7 +108,8 @@ class Pruner:
 
     @property
     def value(self) -> float:
-        """The schedule's value in force: for methods that rank, the density asked for at this step. With rules, the first's."""
+        """The schedule's value in force: the density asked for at this step; with a penalty, tau or its ramp. With rules, the
+        config's own, or the first rule's if the rules hold for everything."""
         return self._parts[0].value(self.step)
 
     @property
@@ -127,8 +128,14 @@ class Pruner:
         masks = [part.masks(self.step) if self._drawn else [site.mask for site in part.sites] for part in self._parts]
         return parts.density(self._parts, masks)
 
+    @torch.no_grad()
     def summary(self) -> inspection.Inspection:
-        """Returns the density of each pruned weight, of all of them and of the whole model; `print` shows a table."""
+        """Returns the density of each pruned weight, of all of them and of the whole model; `print` shows a table.
+
+        Without noise: in the middle of a step, L0's gates of evaluation are put back first.
+        """
+        if self._drawn and not self._inside_step and not self._changed():
+            self._undraw()
         return inspection.inspect(self._model, self.names)
 
     @torch.no_grad()
@@ -312,6 +319,8 @@ class Pruner:
         for part in self._parts:
             for site in part.sites:
                 movement = site.movement() if site.optimizer is not None else None
+                if movement is None and site.scores is not None and part.penalty(self.step):
+                    movement = torch.zeros_like(site.scores)  # the penalty reaches a matrix that the loss does not
                 gradient = None if movement is None else part.score_gradient(site, _times(movement, unscale), self.step)
                 for weight in site.weights:
                     if weight.parameter.grad is not None:
@@ -329,7 +338,7 @@ class Pruner:
         self, score_gradients: Sequence[Tensor | None], unscale: Tensor | None, max_grad_norm: float
     ) -> Tensor | None:
         """min(1, max_grad_norm / norm), by the paper's joint norm: of G * M, of all other gradients and of dL/dS."""
-        norms = [_times(p.grad.norm(), unscale) for p in self._parameters() if p.grad is not None]
+        norms = [_times(_norm(p.grad), unscale) for p in self._parameters() if p.grad is not None]
         norms += [gradient.norm() for gradient in score_gradients if gradient is not None]
         if not norms:
             return None
@@ -430,6 +439,12 @@ class Pruner:
 def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:
     """Multiplies in place by a number on any device; None stands for 1."""
     return tensor if factor is None else tensor.mul_(factor.to(tensor.device))
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    """In float32 at least: the norm of a float16 gradient that is still scaled may be more than float16 holds."""
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return norm
 
 
 def _rate_factor(group: dict[str, Any], base_rate: float) -> float:

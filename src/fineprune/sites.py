@@ -104,8 +104,8 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """What it shares with its like in other blocks: its name without numbers, and the number of its groups."""
-        return f"{re.sub(r'[0-9]+', '*', self.name)} of {self.groups}"
+        """What it shares with its like in other blocks: its name without numbers, and its groups."""
+        return f"{re.sub(r'[0-9]+', '*', self.name)}, {self.groups} of {self.size}"
 
     @property
     def groups(self) -> int:
@@ -152,7 +152,7 @@ class Site:
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.scores.grad = gradient
+        self.scores.grad = gradient.contiguous()  # Adam's fused form on a CPU takes both to lie alike in memory
         self.optimizer.step()
         self.scores.grad = None
 

@@ -152,7 +152,7 @@ class NofM(Unstructured):
     """Single weights, of which n are kept out of every m neighbours in a row; n / m is the density.
 
     While the schedule falls from 1 to n / m at value v, floor(v * m) of every m are kept. Fits what
-    hardware multiplies fast: 2 of 4 on recent GPUs.
+    hardware multiplies fast: 2 of 4 on recent GPUs. The scope has no say.
 
     Args:
         n: how many are kept, below m.
