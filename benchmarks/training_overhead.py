@@ -191,7 +191,10 @@ def peak(bench: Bench, name: str) -> int:
         pruner.detach()
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if platform.system() == "Linux":  # where ru_maxrss is inherited from the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def memory(names: list[str], chosen: argparse.Namespace) -> dict[str, float]:
@@ -252,10 +255,9 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     """Returns the rows as a Markdown table."""
     lines = ["| step | median | ratio | added | spread | memory |", "|---|---|---|---|---|---|"]
     for name, row in rows.items():
-        lines.append(
-            f"| {name} | {row['step_s']:.2f} s | {row['ratio']:.3f} | {row['added']:+.1%} | {row['spread']:.0%} | "
-            f"{row['memory_bytes_per_weight']:.1f} |"
-        )
+        extra = f"{row['memory_bytes_per_weight']:.1f}" if "memory_bytes_per_weight" in row else "not measured"
+        figures = f"{row['step_s']:.2f} s | {row['ratio']:.3f} | {row['added']:+.1%} | {row['spread']:.0%} | {extra}"
+        lines.append(f"| {name} | {figures} |")
     return "\n".join(lines)
 
 
