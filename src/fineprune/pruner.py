@@ -134,8 +134,7 @@ class Pruner:
 
         Without noise: in the middle of a step, L0's gates of evaluation are put back first.
         """
-        if self._drawn and not self._inside_step and not self._changed():
-            self._undraw()
+        self._quieten()
         return inspection.inspect(self._model, self.names)
 
     @torch.no_grad()
@@ -237,14 +236,19 @@ class Pruner:
         if model.training and not self._drawn:
             self._refuse_changed_weights()
             self._draw()
-        elif not model.training and self._drawn and not self._changed():
-            self._undraw()
+        elif not model.training:
+            self._quieten()
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def _before_state_dict(self, model: nn.Module, prefix: str, keep_vars: bool) -> None:
         """What is saved has no noise, also in the middle of a step."""
-        if model is self._model and self._drawn and not self._inside_step and not self._changed():
+        if model is self._model:
+            self._quieten()
+
+    def _quieten(self) -> None:
+        """Takes the noise out, outside of a step and unless somebody else has put other weights there."""
+        if self._drawn and not self._inside_step and not self._changed():
             self._undraw()
 
     def _draw(self) -> None:

@@ -193,8 +193,7 @@ def keep_adaptive(scores: Sequence[Tensor], sizes: Sequence[int], density: float
         kinds: one name a matrix; those with the same name share a budget and have equally many groups.
     """
     refuse_nan(scores)
-    means = torch.stack([tensor.sigmoid().mean(dtype=torch.float64) for tensor in scores])
-    importance = means.clamp(min=1e-300).tolist()  # all sigmoids may round to 0
+    importance = torch.stack([tensor.sigmoid().mean(dtype=torch.float64) for tensor in scores]).tolist()
     counts = [0] * len(scores)
     for kind in dict.fromkeys(kinds):
         members = [index for index, name in enumerate(kinds) if name == kind]
