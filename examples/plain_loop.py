@@ -3,7 +3,7 @@
 import torch
 from transformers import BertConfig, BertForSequenceClassification, get_linear_schedule_with_warmup
 
-from fineprune import FromMagnitude, Movement, Pruner, PruningConfig
+from fineprune import Movement, Pruner, PruningConfig
 
 torch.manual_seed(0)
 # Here stands your pretrained model: AutoModelForSequenceClassification.from_pretrained(...)
@@ -13,7 +13,7 @@ epochs, batches = 4, [torch.randint(0, 200, (16, 12)) for _ in range(50)]
 
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 scheduler = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=20, num_training_steps=epochs * len(batches))
-config = PruningConfig(method=Movement(birth=FromMagnitude()), density=0.10)
+config = PruningConfig(method=Movement(), density=0.10)
 
 with Pruner(model, optimizer, config, total_steps=epochs * len(batches), max_grad_norm=1.0) as pruner:
     for epoch in range(epochs):

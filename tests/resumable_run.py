@@ -109,7 +109,7 @@ def main(folder: str, moment: str) -> None:
             own(tensors, path, **settings) if Path(path).name.startswith(".pruner") else writer(tensors, path, **settings)
         )
     elif kind == "facts":
-        state._replace = after_calls(5, state._replace, die)
+        state.replace_whole = after_calls(5, state.replace_whole, die)
     assert isinstance(made.model, nn.Module)
     made.train()
 

@@ -260,7 +260,9 @@ def test_the_tokenizer_comes_along(save: Save, tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 512}')
     (folder / "training_args.bin").write_bytes(b"left behind")
     legacy.convert(folder, tmp_path / "plain", threshold=0.5)
-    assert sorted(os.listdir(tmp_path / "plain")) == ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+    expected = ["README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+    assert sorted(os.listdir(tmp_path / "plain")) == expected
+    assert "made a plain one: method `" in (tmp_path / "plain" / "README.md").read_text()
     assert AutoTokenizer.from_pretrained(tmp_path / "plain")("Good film").input_ids == [2, 5, 6, 3]
 
 
@@ -502,8 +504,8 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(save: Save, tmp_path:
     monkeypatch.setattr(legacy, "flush", lambda path: (flush(path), events.append(path.suffix)))
     monkeypatch.setattr("fineprune.legacy.os.replace", lambda old, new: (replace(old, new), events.append("renamed")))
     legacy.convert(save(), tmp_path / "plain", threshold=0.5)
-    assert sorted(events[:3]) == [".json", ".safetensors", ".tmp"]
-    assert events[3:] == ["renamed", ""]
+    assert sorted(events[:4]) == [".json", ".md", ".safetensors", ".tmp"]
+    assert events[4:] == ["renamed", ""]
 
 
 def test_the_command(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from fineprune import (
     L0,
     Blocks,
     Columns,
+    Constant,
     CubicSchedule,
     FromMagnitude,
     KaimingUniform,
@@ -156,7 +157,7 @@ def compare(method: Method, model: nn.Module | None = None, **settings: object) 
 
 
 STRUCTURES = [Unstructured(), Blocks(4, 2), Rows(), Columns()]
-RANKING = [Magnitude(), Random(), Movement(), Movement(FromMagnitude(0.1))]
+RANKING = [Magnitude(), Random(), Movement(Constant(0.0)), Movement(FromMagnitude(0.1))]
 
 PENALISED = {
     "soft movement by its penalty": (SoftMovement(penalty=3.0, score_lr=0.1), None),
@@ -167,7 +168,7 @@ PENALISED = {
 EVERY = {
     "magnitude": (Magnitude(), 0.3),
     "random": (Random(), 0.3),
-    "movement": (Movement(), 0.3),
+    "movement": (Movement(Constant(0.0)), 0.3),
     "movement born from magnitude": (Movement(FromMagnitude(0.1)), 0.3),
     **PENALISED,
 }
@@ -265,8 +266,8 @@ def test_scores_are_born_from_the_magnitude_of_groups(structure: Structure) -> N
 
 
 def test_two_hundred_steps() -> None:
-    mine, _ = compare(Movement(), total=200, warmup=20, cooldown=60)
-    assert_order_changes(Movement(), mine)
+    mine, _ = compare(Movement(Constant(0.0)), total=200, warmup=20, cooldown=60)
+    assert_order_changes(Movement(Constant(0.0)), mine)
 
 
 def test_no_warm_up_and_no_cool_down() -> None:
@@ -294,7 +295,7 @@ def test_ties_go_to_the_lower_index(scope: str) -> None:
     batches = stack_batches(STEPS)
     for batch in batches:
         batch["features"][:, :5] = 0.0  # five columns of the first matrix never get a gradient: their scores stay at 0
-    _, reference = compare(Movement(), batches=batches, scope=scope, density=0.5)
+    _, reference = compare(Movement(Constant(0.0)), batches=batches, scope=scope, density=0.5)
     first = reference[-1].scores["blocks.0.up.weight"].view(12, 8)
     assert (first[:, :5] == 0).all()
     kept = (reference[-1].effective["blocks.0.up.weight"] != 0)[:, :5].flatten()

@@ -544,7 +544,7 @@ def test_scores_do_not_move_in_a_warm_up_that_starts_at_zero(attach: Attach) -> 
     optimizer = adamw(model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)
     assert optimizer.param_groups[0]["lr"] == 0.0
-    pruner = attach(model, optimizer, method=Movement(score_lr=0.5))
+    pruner = attach(model, optimizer, method=Movement(Constant(0.0), score_lr=0.5))
     moved = []
     for batch in stack_batches(3):
         before = scores(pruner)["blocks.0.up.weight"]
@@ -560,7 +560,7 @@ def test_scores_do_not_move_in_a_warm_up_that_starts_at_zero(attach: Attach) -> 
 def test_the_base_rate_is_the_rate_at_attach(attach: Attach, made: str) -> None:
     model = Stack()
     optimizer = adamw(model, lr=0.02)
-    pruner = attach(model, optimizer, method=Movement(score_lr=0.5))
+    pruner = attach(model, optimizer, method=Movement(Constant(0.0), score_lr=0.5))
     if made == "after another rate was set":
         optimizer.param_groups[0]["lr"] = 0.04
     if made != "never":
@@ -575,7 +575,7 @@ def test_each_weight_follows_its_own_group(attach: Attach) -> None:
     slow = [model.blocks[0].up.weight]
     rest = [parameter for parameter in model.parameters() if parameter is not slow[0]]
     optimizer = torch.optim.AdamW([{"params": rest, "lr": 1e-3}, {"params": slow, "lr": 1e-5}])
-    pruner = attach(model, optimizer, method=Movement(score_lr=0.5))
+    pruner = attach(model, optimizer, method=Movement(Constant(0.0), score_lr=0.5))
     optimizer.param_groups[1]["lr"] = 1e-6
     train(model, optimizer, stack_batches(1))
     moved = {name: float(score.abs().max()) for name, score in scores(pruner).items()}

@@ -253,7 +253,7 @@ def test_zeroing_by_bits_equals_filling(dtype: torch.dtype) -> None:
 
 def test_scores_learn_from_a_gradient_that_lies_otherwise_in_memory(attach: Attach) -> None:
     """Adam's fused form walks through memory: a transposed gradient would reach other scores."""
-    pruner = attach(model := Stack(), adamw(model))
+    pruner = attach(model := Stack(), adamw(model), method=Movement(Constant(0.0)))
     site = pruner._sites[0]
     gradient = torch.randn(8, 12, dtype=torch.float64).t()
     assert not gradient.is_contiguous()

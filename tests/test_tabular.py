@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import TrainingArguments
 
-from fineprune import InvalidInputError
-from fineprune.tasks.tabular import Splits, TextClassification, read_table
+from conftest import config
+from fineprune import InvalidInputError, training
+from fineprune.recipe import Recipe
+from fineprune.tasks.tabular import TextClassification, TextRegression, read_table
+from fineprune.tasks.task import Splits
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -82,7 +87,7 @@ def test_numbers_the_classes(tmp_path: Path) -> None:
     splits = load(tmp_path, "text,label\na,10\nb,9\nc,10\n", "text,label\nd,9\n")
     assert splits.classes == ("9", "10")
     assert (splits.train.texts, splits.train.pairs, splits.train.labels) == (["a", "b", "c"], None, [1, 0, 1])
-    assert splits.validation.labels == [0]
+    assert splits.validation[""].labels == [0]
     named = load(tmp_path, "text,label\na,yes\nb,no\n", "text,label\nd,no\n", classes=["yes", "no", "maybe"])
     assert named.classes == ("yes", "no", "maybe")
     assert named.train.labels == [0, 1]
@@ -145,3 +150,73 @@ def test_reads_a_data_set_as_from_the_hub(tmp_path: Path) -> None:
     assert splits.train.labels == [1, 0]
     with pytest.raises(InvalidInputError, match="could not be loaded"):
         TextClassification(dataset=str(tmp_path), validation_split="test").load()
+
+
+RATED = "text,label\na,1\nb,-2.5\nc,1e3\n"
+
+
+def test_reads_texts_with_values(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", RATED)
+    task = TextRegression(train=path, validation=path, max_train_samples=2)
+    splits = task.load()
+    assert (splits.train.texts, splits.train.labels, splits.classes) == (["a", "b"], [1.0, -2.5], ())
+    assert splits.validation[""].labels == [1.0, -2.5, 1000.0]
+    assert task.load_validation(("LABEL_0",)) == splits.validation
+    with pytest.raises(InvalidInputError, match=r"has 2 outputs \(no, yes\), where a regression takes one"):
+        task.load_validation(("no", "yes"))
+    assert task.config(()) == {"num_labels": 1, "problem_type": "regression"}
+
+
+@pytest.mark.parametrize("label", ["good", "", "nan", "inf", "1,5", "None"])
+@pytest.mark.parametrize("wrong", ["train", "validation"])
+def test_a_value_that_is_no_finite_number_is_refused_with_its_row(tmp_path: Path, label: str, wrong: str) -> None:
+    files = {name: write(tmp_path / f"{name}.csv", RATED) for name in ("train", "validation")}
+    write(tmp_path / f"{wrong}.csv", f'text,label\na,1\nb,"{label}"\n')
+    with pytest.raises(InvalidInputError, match=f"Row 2 of .*{wrong}.csv has the label '{label}', where a finite number"):
+        TextRegression(**files).load()
+
+
+def test_a_missing_value_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n')
+    with pytest.raises(InvalidInputError, match=r"Row 2 of .* has the label None, where a finite number"):
+        TextRegression(train=path, validation=path).load()
+
+
+def test_regression_is_scored_by_correlation() -> None:
+    labels = np.array([1.0, 2.0, 3.0, 5.0])
+    figures = TextRegression().score(labels, np.array([[0.1], [0.2], [0.3], [0.9]], dtype=np.float32))
+    assert tuple(figures) == ("pearson", "spearmanr") == TextRegression().metrics[:-1]
+    assert figures["spearmanr"] == pytest.approx(1.0)
+    assert figures["pearson"] == pytest.approx(np.corrcoef(labels, [0.1, 0.2, 0.3, 0.9])[0, 1], rel=1e-6)
+    assert TextRegression().score(labels, -labels[:, None])["pearson"] == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("constant", [0.1, 0.0, 1e30])
+def test_predictions_that_are_all_the_same_do_not_correlate(constant: float) -> None:
+    none = {"pearson": 0.0, "spearmanr": 0.0}
+    varied = np.array([1.0, 2.0, 3.0])
+    same = np.full((3, 1), constant, dtype=np.float32)
+    assert TextRegression().score(varied, same) == none
+    assert TextRegression().score(same[:, 0], varied[:, None]) == none
+    assert TextRegression().score(varied[:1], varied[:1, None]) == none
+
+
+def test_regression_on_pairs_trains_and_evaluates_again_to_the_same(model_folder: Path, tmp_path: Path) -> None:
+    rows = [f"the {one} film,a {other} book,{value}" for one, other, value in (("good", "fine", 3.5), ("bad", "poor", -1))]
+    path = write(tmp_path / "pairs.csv", "\n".join(["text,second,label", *(rows * 16)]) + "\n")
+    task = TextRegression(train=path, validation=path, text_pair="second")
+    arguments = TrainingArguments(
+        str(tmp_path / "run"),
+        num_train_epochs=4,
+        learning_rate=1e-2,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    result = training.train(Recipe(str(model_folder), task, arguments, pruning=config(density=0.5), max_length=16))
+    assert tuple(result.metrics) == task.metrics
+    assert result.metrics["pearson"] > 0.9
+    again = training.evaluate(str(tmp_path / "run"), task, 16, arguments)
+    assert again.metrics == pytest.approx(result.metrics, rel=1e-6)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForSequenceClassification
 
-from fineprune import FileError, InvalidInputError, recipe, training
+from fineprune import FileError, InvalidInputError, loading, recipe, training
+from fineprune.portrait import Portrait
 from fineprune.recipe import Recipe
 
 SETTINGS = {
@@ -48,7 +49,7 @@ def run(model_folder: Path, reviews: Path, tmp_path_factory: pytest.TempPathFact
 def test_writes_a_plain_pruned_checkpoint_with_its_figures(run: tuple[Path, training.Result]) -> None:
     output, result = run
     names = {path.name for path in output.iterdir()}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "result.json"} <= names
+    assert {"model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "result.json", "README.md"} <= names
     facts = json.loads((output / "result.json").read_text())
     model = AutoModelForSequenceClassification.from_pretrained(output)
     weights = [model.get_parameter(layer["name"]) for layer in facts["layers"]]
@@ -58,6 +59,30 @@ def test_writes_a_plain_pruned_checkpoint_with_its_figures(run: tuple[Path, trai
     assert facts["metrics"] == result.metrics
     assert facts["steps"] == 24
     assert model.config.id2label == {0: "bad", 1: "good"}
+    assert facts["headline"] == {"metric": "accuracy", "greater_is_better": True}
+    assert facts["pruning"]["density"] == 0.25
+    assert "25.00% of the prunable weights" in (output / "README.md").read_text()
+
+
+def test_the_portrait_shows_what_was_trained(run: tuple[Path, training.Result], model_folder: Path) -> None:
+    sample = Portrait.load(run[0])
+    before, after = (load_file(folder / "model.safetensors") for folder in (model_folder, run[0]))
+    for name, pretrained in sample.pretrained.items():
+        assert torch.equal(pretrained, before[name.removeprefix("bert.")].flatten())
+        assert torch.equal(sample.weights[name], after[name].flatten())
+    assert sample.scores.keys() == sample.weights.keys() == sample.pretrained.keys()
+
+
+def test_a_teacher_in_the_recipe_is_distilled(
+    run: tuple[Path, training.Result], model_folder: Path, reviews: Path, tmp_path: Path
+) -> None:
+    distilled = training.train(read(model_folder, reviews, tmp_path / "student", teacher=str(run[0])))
+    assert all("loss_kd" in entry for entry in distilled.history if "loss" in entry)
+    assert json.loads((tmp_path / "student" / "result.json").read_text())["teacher"] == str(run[0])
+    with pytest.raises(InvalidInputError, match="was given without a teacher"):
+        read(model_folder, reviews, tmp_path / "x", distillation__temperature="3")
+    with pytest.raises(InvalidInputError, match="could not be loaded as a text classifier"):
+        training.train(read(model_folder, reviews, tmp_path / "x", teacher=str(reviews)))
 
 
 def test_learns_the_task(run: tuple[Path, training.Result]) -> None:
@@ -158,12 +183,12 @@ def test_a_label_that_the_model_does_not_know_is_refused(run: tuple[Path, traini
 
 
 def test_any_checkpoint_can_be_inspected_and_what_is_none_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    assert training.load_any(str(model_folder)).config.num_hidden_layers == 2
+    assert loading.load_any(str(model_folder)).config.num_hidden_layers == 2
     (tmp_path / "file").write_text("text")
     (tmp_path / "empty").mkdir()
     for name in ("file", "empty"):
         with pytest.raises(InvalidInputError, match="is not a checkpoint that can be read"):
-            training.load_any(str(tmp_path / name))
+            loading.load_any(str(tmp_path / name))
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in model_folder.iterdir():
@@ -172,10 +197,10 @@ def test_any_checkpoint_can_be_inspected_and_what_is_none_is_refused(model_folde
     del tensors["encoder.layer.1.output.dense.weight"]
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InvalidInputError, match=r"lacks weights .* encoder\.layer\.1\.output\.dense\.weight"):
-        training.load_any(str(broken))
+        loading.load_any(str(broken))
     (broken / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(InvalidInputError, match="is not a checkpoint that can be read"):
-        training.load_any(str(broken))
+        loading.load_any(str(broken))
 
 
 @contextmanager
@@ -222,3 +247,15 @@ def test_setting_up_what_is_not_there_is_refused_in_words(model_folder: Path, re
     ):
         with pytest.raises(InvalidInputError, match=message):
             training.train(read(model_folder, reviews, tmp_path / "run", **changes))
+
+
+def test_a_head_of_another_size_is_made_anew_and_other_sizes_within_are_refused(
+    run: tuple[Path, training.Result], reviews: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "three.csv").write_text("text,label\nthe good,0\nthe bad,1\na film,2\n" * 4)
+    changes = {"task__train": str(tmp_path / "three.csv"), "task__validation": str(tmp_path / "three.csv")}
+    wanted = read(run[0], reviews, tmp_path / "new", training__max_steps="12", **changes)
+    assert len(training.train(wanted).inspection.layers) == 12
+    assert "The head of" in caplog.text
+    with pytest.raises(InvalidInputError, match=r"holds weights of other sizes than its config says: bert\.encoder"):
+        training.train(read(run[0], reviews, tmp_path / "wide", config="{intermediate_size: 16}"))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "fine-tune a model and prune it: fineprune train RECIPE.yaml [--pruning.density 0.03 ...]",
     "evaluate": "measure a saved model on a task: fineprune evaluate FOLDER [--task.validation FILE ...]",
+    "sweep": "run a recipe over a grid and seeds: fineprune sweep RECIPE.yaml --grid pruning.density=0.1,0.03 --seeds 3",
+    "report": "one HTML page about runs or sweeps, with the paper's figures: fineprune report RUN ...",
+    "score": "score predictions by SQuAD's rules: fineprune score DATA.json PREDICTIONS.json",
     "inspect": "show the density of any checkpoint, layer by layer: fineprune inspect FOLDER",
     "import": "make an old PruneBERT checkpoint a plain one: fineprune import FOLDER NEW_FOLDER [--threshold X ...]",
     "quickstart": "prune a real pretrained model on real text, in minutes, without a download",
@@ -45,10 +48,19 @@ def _run(arguments: list[str]) -> None:
         _help()
         return
     command, *rest = arguments
-    commands = {"train": _train, "evaluate": _evaluate, "inspect": _inspect, "import": _import, "quickstart": _quickstart}
-    if command not in commands:
-        raise InvalidInputError(f"There is no command {command!r}; {nearest(command, commands)}")
-    commands[command](rest)
+    run = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "sweep": _sweep,
+        "report": _report,
+        "score": _score,
+        "inspect": _inspect,
+        "import": _import,
+        "quickstart": _quickstart,
+    }
+    if command not in COMMANDS:
+        raise InvalidInputError(f"There is no command {command!r}; {nearest(command, COMMANDS)}")
+    run[command](rest)
 
 
 def _help() -> None:
@@ -81,6 +93,40 @@ def _evaluate(arguments: list[str]) -> None:
     show(training.evaluate(folder, wanted.task, wanted.max_length, wanted.training), folder)
 
 
+def _sweep(arguments: list[str]) -> None:
+    from .sweep import command, flags
+
+    if {"-h", "--help"} & set(arguments):
+        flags.parser().print_help()
+        return
+    outcome = command.run(arguments, lambda line: print(line, flush=True))
+    show_table(outcome.summary.to_pylist())
+    print(f"The tables are in {outcome.folder}: trials.csv and summary.csv, and the same as .parquet.")
+    outcome.check()
+
+
+def _report(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from . import report
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune report", description=COMMANDS["report"])
+    parser.add_argument("runs", nargs="+", type=str, help="folders of runs, or of sweeps, with all the runs in them")
+    parser.add_function_arguments(report.write, skip={"runs"})
+    print(f"The report is {report.write(**parser.parse_args(arguments).as_dict())}.")
+
+
+def _score(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from .tasks import squad_scorer
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune score", description=COMMANDS["score"])
+    parser.add_function_arguments(squad_scorer.score_files, as_positional=True)
+    for name, value in squad_scorer.score_files(**parser.parse_args(arguments).as_dict()).items():
+        print(f"{name}: {value!r}")
+
+
 def _inspect(arguments: list[str]) -> None:
     import jsonargparse
 
@@ -102,10 +148,11 @@ def _import(arguments: list[str]) -> None:
 
 
 def _load_and_show_layers(name: str) -> None:
-    from . import targets, training
+    from . import targets
     from .inspection import inspect
+    from .loading import load_any
 
-    model = training.load_any(name)
+    model = load_any(name)
     show_layers(inspect(model, targets.find(model)))
 
 
@@ -133,6 +180,16 @@ def show_side_by_side(results: Mapping[str, "Result"]) -> None:
         figures = (f"{result.metrics[key]:.4f}" for key in ("accuracy", "f1_macro"))
         densities = (f"{inspection.density:.4f}", f"{inspection.whole_model.density:.4f}")
         table.add_row(name, *figures, *densities, f"{result.seconds:.0f} s", str(result.seed))
+    _print(table)
+
+
+def show_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Prints rows with the same columns; numbers with four digits."""
+    from rich.table import Table
+
+    table = Table(*rows[0]) if rows else Table()
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value or "") for value in row.values()))
     _print(table)
 
 

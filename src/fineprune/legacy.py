@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from . import cards
 from .errors import FileError, InvalidInputError, enumeration, is_number, nearest
 from .selection import keep_highest, keep_local
 from .state import check_safetensors, flush
@@ -105,7 +106,7 @@ def convert(source: str | Path, target: str | Path, method: str | None = None, t
     """Turns a checkpoint of the paper's released code into a plain pruned BERT.
 
     Reads `config.json` and `model.safetensors` or, where there is none, `pytorch_model.bin`, of which only tensors are
-    read and no code is run. Writes `model.safetensors`, `config.json` and the tokenizer's files, all of them or nothing.
+    read and no code is run. Writes `model.safetensors`, `config.json`, a model card and the tokenizer's files, all or nothing.
 
     Args:
         source: folder of the old checkpoint.
@@ -126,7 +127,10 @@ def convert(source: str | Path, target: str | Path, method: str | None = None, t
     config = _read_config(source)
     method = _method_of(config, method, source)
     weights = _plain_names(apply_masks(_read_weights(source), method, threshold))
-    _write(target, weights, _plain_config(config, source), source)
+    plain = _plain_config(config, source)
+    density = sum(int(tensor.count_nonzero()) for tensor in weights.values()) / sum(t.numel() for t in weights.values())
+    head = (plain.get("architectures") or ["AutoModel"])[0]
+    _write(target, weights, plain, source, cards.imported(target.resolve().name, head, method, threshold, density))
 
 
 def apply_masks(weights: Mapping[str, Tensor], method: str, threshold: float | None = None) -> dict[str, Tensor]:
@@ -323,7 +327,7 @@ def _plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _write(target: Path, weights: dict[str, Tensor], config: dict[str, Any], source: Path) -> None:
+def _write(target: Path, weights: dict[str, Tensor], config: dict[str, Any], source: Path, card: str) -> None:
     """Writes the new folder beside its final name and renames it, so that it is whole or not there."""
     whole = target.resolve()
     temporary = whole.with_name(f".{whole.name}.{uuid.uuid4().hex}.tmp")
@@ -331,6 +335,7 @@ def _write(target: Path, weights: dict[str, Tensor], config: dict[str, Any], sou
         temporary.mkdir(parents=True)
         safetensors.torch.save_file(weights, temporary / SAFE, metadata={"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (temporary / cards.FILE).write_text(card, encoding="utf-8")
         for name in TOKENIZER:
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)

@@ -215,13 +215,17 @@ class Movement(_Learned):
     The straight-through gradient reaches kept and pruned weights alike: a score falls while the
     weight moves toward zero and rises while it moves away. S learns by Adam without decay.
 
+    By default the scores are born from the magnitude, not as the paper's 0: in a few thousand steps scores
+    born at 0 have too little evidence, and lose to magnitude pruning (measured: docs/defaults.md). The paper's form
+    is `Movement(birth=Constant(0.0))`.
+
     Args:
         birth: how the scores start.
         score_lr: the scores' base learning rate. It follows the warm-up and the decay of the
             weights' own rate. With a constant birth it has no effect, since ranking is scale-free.
     """
 
-    birth: Birth = Constant(0.0)
+    birth: Birth = FromMagnitude()
     score_lr: float = 1e-2
 
 

@@ -138,6 +138,15 @@ class Pruner:
         return inspection.inspect(self._model, self.names)
 
     @torch.no_grad()
+    def scores(self) -> dict[str, Tensor]:
+        """Returns S of each weight that has scores of its own, spread over its shape; copies."""
+        return {
+            weight.name: weight.cut.expand(site.scores, weight.parameter.shape).clone()
+            for site in self._sites
+            if site.scores is not None
+            for weight in site.weights
+        }
+
     def statistics(self) -> dict[str, float]:
         """Returns figures to log.
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from .config import PruningConfig
 from .errors import InvalidInputError
 from .extras import require
-from .methods import FromMagnitude, Magnitude, Method, Movement
+from .methods import Magnitude, Method, Movement
 from .recipe import Recipe
 from .schedules import CubicSchedule
 from .tasks import docstrings, minilm
-from .tasks.tabular import Examples, Splits, Task
+from .tasks.task import Examples, Splits, TextTask
 from .training import Result, train
 
 require("quickstart", "matplotlib", "transformers")
@@ -35,13 +35,13 @@ STEPS = 360
 METHODS: dict[str, Method | None] = {
     "dense": None,
     "magnitude": Magnitude(),
-    "movement": Movement(birth=FromMagnitude()),
+    "movement": Movement(),
 }
 """The runs, side by side: the same data, steps, learning rate, schedule and density."""
 
 
 @dataclass(frozen=True)
-class StandardLibrary(Task):
+class StandardLibrary(TextTask):
     """Which module of the Python standard library does this docstring document?"""
 
     data: docstrings.Docstrings
@@ -51,9 +51,9 @@ class StandardLibrary(Task):
         train_data = Examples(list(self.data.train_texts), None, list(self.data.train_labels))
         return Splits(train_data, self.load_validation(self.data.names), self.data.names)
 
-    def load_validation(self, classes: tuple[str, ...]) -> Examples:
+    def load_validation(self, classes: tuple[str, ...]) -> dict[str, Examples]:
         """Returns the validation docstrings."""
-        return Examples(list(self.data.validation_texts), None, list(self.data.validation_labels))
+        return {"": Examples(list(self.data.validation_texts), None, list(self.data.validation_labels))}
 
 
 def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple[Path, dict[str, Result]]:
@@ -95,7 +95,7 @@ def _pruning(method: Method, density: float) -> PruningConfig:
     return PruningConfig(method, density, schedule=CubicSchedule(warmup=0.1, cooldown=0.4))
 
 
-def _recipe(model: Path, task: Task, pruning: PruningConfig | None, folder: Path, seed: int) -> Recipe:
+def _recipe(model: Path, task: TextTask, pruning: PruningConfig | None, folder: Path, seed: int) -> Recipe:
     training = TrainingArguments(
         output_dir=str(folder),
         max_steps=STEPS,

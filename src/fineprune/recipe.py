@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .config import CHOICES, PruningConfig, kinds
+from .distillation import Distillation
 from .errors import InvalidInputError, nearest
 from .extras import require
-from .tasks.tabular import Task, TextClassification
+from .tasks import glue, language, squad  # noqa: F401, a task is found by its class, once its room is imported
+from .tasks.tabular import TextClassification
+from .tasks.task import Task
 
 require("hub", "transformers", "accelerate", "jsonargparse", "yaml")
 
@@ -42,6 +45,8 @@ class Recipe:
         task: the data.
         training: Transformers' TrainingArguments.
         pruning: what to prune, and how far. None: a dense run.
+        teacher: a trained model with the same task and classes, to distil from: a name on the Hub or a folder.
+        distillation: the temperature and the weights of the two losses; only with a teacher.
         max_length: texts are cut to so many tokens.
         config: settings of the model's config to change before it is loaded, as
             {"num_hidden_layers": 3} to keep the first three layers only.
@@ -55,6 +60,8 @@ class Recipe:
     task: Task
     training: TrainingArguments
     pruning: PruningConfig | None = None
+    teacher: str | None = None
+    distillation: Distillation = Distillation()
     max_length: int = 128
     config: dict[str, Any] = field(default_factory=dict)
     frozen_modules: list[str] | str | None = None
@@ -64,6 +71,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.max_length < 1:
             raise InvalidInputError(f"max_length was given as {self.max_length}; it is a number of tokens, 1 or more.")
+        if self.teacher is None and self.distillation != Distillation():
+            raise InvalidInputError(f"{self.distillation} was given without a teacher. Set teacher to a trained model.")
 
 
 USAGE = "fineprune train [RECIPE.yaml] [--setting value ...]"

@@ -33,15 +33,15 @@ def write(folder: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any])
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / TENSORS, lambda path: safetensors.torch.save_file(contiguous, path, metadata={"save": save}))
-        _replace(folder / FACTS, lambda path: path.write_text(text, encoding="utf-8"))
+        replace_whole(folder / TENSORS, lambda path: safetensors.torch.save_file(contiguous, path, metadata={"save": save}))
+        replace_whole(folder / FACTS, lambda path: path.write_text(text, encoding="utf-8"))
     except (OSError, safetensors.SafetensorError) as error:
         raise FileError(
             f"The pruner's state could not be saved in {folder}: {error}. Free some space and save again."
         ) from error
 
 
-def _replace(path: Path, writer: Callable[[Path], Any]) -> None:
+def replace_whole(path: Path, writer: Callable[[Path], Any]) -> None:
     """Writes a file so that its name always holds a whole one: the old, then the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

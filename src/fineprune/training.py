@@ -1,8 +1,6 @@
 """Runs a recipe: reads the data, trains and prunes with the stock Trainer, evaluates, saves."""
 
 import json
-import logging
-import pickle
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -13,47 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import targets
+from . import cards, targets
+from .building import assign
 from .checkpoints import last_whole_checkpoint
-from .errors import FileError, FinepruneError, InvalidInputError, enumeration, nearest
+from .errors import FileError, FinepruneError, InvalidInputError, nearest
 from .extras import require
 from .inspection import Inspection, inspect
+from .loading import freeze, give_padding, load_pretrained
+from .portrait import Portrait
 from .recipe import Recipe
-from .tasks.tabular import Examples, Task
-from .trainer import PruningCallback
+from .state import replace_whole
+from .tasks.task import Prepared, Task
+from .trainer import DistillationTrainer, PruningCallback
+from .version import VERSION
 
 require("hub", "transformers", "accelerate", "datasets", "sklearn")
 
-import datasets  # noqa: E402
-import numpy as np  # noqa: E402
 import safetensors  # noqa: E402
 import transformers  # noqa: E402
-from huggingface_hub.errors import StrictDataclassError  # noqa: E402
-from sklearn.metrics import accuracy_score, f1_score  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
-
-logger = logging.getLogger(__name__)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments  # noqa: E402
 
 RECIPE, RESULT = "recipe.yaml", "result.json"
-
-METRICS = ("accuracy", "f1_macro", "loss")
-
-LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError),
-    *(safetensors.SafetensorError, pickle.UnpicklingError, StrictDataclassError),
-)
-"""What Transformers raises for a folder, a file or a setting of which it cannot make a model."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +39,7 @@ class Result:
     """What a run came to.
 
     Args:
-        metrics: accuracy and macro-averaged F1 on the validation split, from 0 to 1; the loss.
+        metrics: the task's figures on the validation split, the one to compare by first.
         inspection: what is left of the model, counted on its weights.
         seconds: wall time of training, evaluations included; None for an evaluation alone.
         seed: of the run.
@@ -92,15 +70,17 @@ def train(recipe: Recipe) -> Result:
     transformers.set_seed(recipe.training.seed)
     splits = recipe.task.load()
     tokenizer, model = _pretrained(recipe, splits.classes)
-    train_data, validation_data = (encode(split, tokenizer, recipe.max_length) for split in (splits.train, splits.validation))
+    teacher = None if recipe.teacher is None else load_pretrained(recipe.teacher, recipe.task.head)[1]
+    prepared = recipe.task.prepare(splits.train, splits.validation, tokenizer, recipe.max_length)
+    portrait = Portrait.of(model, _pruned_names(model, recipe))
     callback = None if recipe.pruning is None else PruningCallback(recipe.pruning)
-    trainer = _trainer(model, tokenizer, recipe.training, train_data, validation_data, callback)
+    trainer = _trainer(model, tokenizer, recipe, prepared, teacher, callback)
     start = time.perf_counter()
     _run(trainer, checkpoint, folder)
     seconds = time.perf_counter() - start
-    metrics = _metrics(_last_evaluation(trainer) or trainer.evaluate())
+    metrics = _last_evaluation(trainer, recipe.task) or _evaluate(trainer, recipe.task)
     result = Result(metrics, _inspect(model, callback), seconds, recipe.training.seed, trainer.state.log_history)
-    _save(trainer, recipe, result, folder)
+    _save(trainer, recipe, result, portrait.finished(model, None if callback is None else callback.pruner), folder)
     return result
 
 
@@ -110,133 +90,70 @@ def evaluate(folder: str, task: Task, max_length: int, training: TrainingArgumen
     Raises:
         InvalidInputError: if there is no model, or a label is not one of its classes.
     """
-    tokenizer, model = load_pretrained(folder)
+    tokenizer, model = load_pretrained(folder, task.head)
     names: dict[int, str] = model.config.id2label or {}  # type: ignore[assignment]
     classes = tuple(names[number] for number in sorted(names))
-    validation = encode(task.load_validation(classes), tokenizer, max_length)
+    prepared = task.prepare(None, task.load_validation(classes), tokenizer, max_length)
     training.output_dir = folder  # Trainer makes the folder that it is given
-    trainer = _trainer(model, tokenizer, training, None, validation, None)
-    return Result(_metrics(trainer.evaluate()), _inspect(model, None), None, training.seed, [])
-
-
-def load_pretrained(name: str, num_labels: int | None = None, **config: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Loads a tokenizer and a text classifier from the Hub or a folder.
-
-    Args:
-        name: name on the Hub, or folder.
-        num_labels: how many classes; None: as many as the model has.
-        config: settings of the model's config to change.
-
-    Raises:
-        InvalidInputError: if it is no checkpoint of a model, lacks weights, or the config has no such setting.
-    """
-    try:
-        settings = AutoConfig.from_pretrained(name)
-        for key, value in config.items():
-            if key not in settings.to_dict():
-                raise InvalidInputError(f"The config of {name} has no setting {key!r}; {nearest(key, settings.to_dict())}")
-            setattr(settings, key, value)
-        if num_labels is not None:
-            settings.num_labels = num_labels
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        return tokenizer, _load(AutoModelForSequenceClassification, name, config=settings)
-    except InvalidInputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InvalidInputError(f"{name} could not be loaded as a text classifier: {' '.join(str(error).split())}") from error
-
-
-def load_any(name: str) -> PreTrainedModel:
-    """Loads any checkpoint as the class that its config names.
-
-    Raises:
-        InvalidInputError: if it is no checkpoint, or lacks weights of that class.
-    """
-    try:
-        architectures = AutoConfig.from_pretrained(name).architectures or []
-        return _load(getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel, name)
-    except InvalidInputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InvalidInputError(f"{name} is not a checkpoint that can be read: {' '.join(str(error).split())}") from error
-
-
-def _load(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
-    """Loads a model; raises if weights inside its blocks were not in the checkpoint and would be random."""
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(name, output_loading_info=True, **settings)
-    model, report = loaded
-    inside = tuple(f"{block}." for block, _ in targets.blocks(model))
-    missing = [key for key in sorted(report["missing_keys"]) if key.startswith(inside)] if inside else []
-    if missing:
-        raise InvalidInputError(f"{name} lacks weights that its config names: {enumeration(missing)}.")
-    return model
+    trainer = _trainer(model, tokenizer, Recipe(folder, task, training), prepared, None, None)
+    return Result(_evaluate(trainer, task), _inspect(model, None), None, training.seed, [])
 
 
 def _pretrained(recipe: Recipe, classes: tuple[str, ...]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    tokenizer, model = load_pretrained(recipe.model, num_labels=len(classes), **recipe.config)
-    model.config.id2label = dict(enumerate(classes))
-    model.config.label2id = {name: number for number, name in enumerate(classes)}
+    settings = {**recipe.task.config(classes), **recipe.config}
+    tokenizer, model = load_pretrained(recipe.model, recipe.task.head, **settings)
     if recipe.frozen_modules is not None:
         freeze(model, recipe.frozen_modules)
-    if tokenizer.pad_token is None:  # as in GPT-2; a sequence ends before its padding, so the model sees none of it
-        if tokenizer.eos_token is None:
-            raise InvalidInputError(f"The tokenizer of {recipe.model} has no token for padding. Add one, and save it.")
-        logger.warning("The tokenizer has no token for padding; %r, which ends a text, is taken.", tokenizer.eos_token)
-        tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
+    give_padding(tokenizer, model)
     return tokenizer, model
 
 
-def freeze(model: nn.Module, frozen_modules: list[str] | str) -> None:
-    """Stops every parameter inside the named modules from being trained.
-
-    Raises:
-        InvalidInputError: for a name that matches no module.
-    """
-    modules = {name: module for name, module in model.named_modules() if name}
-    targets.refuse_unmatched(frozen_modules, modules, what="module")
-    for name, module in modules.items():
-        if targets.matches(name, frozen_modules):
-            module.requires_grad_(False)
-
-
-def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
-    """Returns the token numbers and labels of each example, cut to `max_length` tokens, not padded."""
-    encoded = tokenizer(examples.texts, examples.pairs, truncation=True, max_length=max_length)
-    return datasets.Dataset.from_dict({**encoded, "labels": examples.labels})
+def _pruned_names(model: PreTrainedModel, recipe: Recipe) -> list[str]:
+    """Names the weights that are pruned, or of a dense run those that would be by default."""
+    if recipe.pruning is None:
+        return list(targets.find(model))
+    return [name for _, parameters in assign(model, recipe.pruning) for name in parameters]
 
 
 def _trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    arguments: TrainingArguments,
-    train_data: datasets.Dataset | None,
-    validation_data: datasets.Dataset,
+    recipe: Recipe,
+    prepared: Prepared,
+    teacher: PreTrainedModel | None,
     callback: PruningCallback | None,
 ) -> Trainer:
-    metric = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric not in METRICS:
-        raise InvalidInputError(f"metric_for_best_model was given as {metric!r}; {nearest(metric, METRICS)}")
-    try:
-        return Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=train_data,
-            eval_dataset=validation_data,
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=classification_metrics,
-            callbacks=[] if callback is None else [callback],
+    arguments = recipe.training
+    metric = (arguments.metric_for_best_model or recipe.task.metrics[0]).removeprefix("eval_")
+    if metric not in recipe.task.metrics:
+        raise InvalidInputError(f"metric_for_best_model was given as {metric!r}; {nearest(metric, recipe.task.metrics)}")
+    if arguments.metric_for_best_model is not None:
+        arguments.greater_is_better = recipe.task.greater_is_better and not metric.endswith("loss")
+    if prepared.ordered and arguments.train_sampling_strategy == "group_by_length":
+        raise InvalidInputError(
+            "train_sampling_strategy was given as 'group_by_length', which evaluates in another order too, and this task "
+            "counts on the order. Leave it out; windows are of about one length anyway."
         )
+    parts = prepared.validation
+    settings: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": prepared.train,
+        "eval_dataset": parts[""] if list(parts) == [""] else parts,
+        "processing_class": tokenizer,
+        "data_collator": prepared.collator,
+        "compute_metrics": prepared.metrics,
+        "preprocess_logits_for_metrics": prepared.reduce,
+        "callbacks": [] if callback is None else [callback],
+    }
+    try:
+        if teacher is None:
+            return Trainer(**settings)
+        return DistillationTrainer(**settings, teacher=teacher, distillation=recipe.distillation)
+    except InvalidInputError:
+        raise
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise InvalidInputError(f"Training could not be set up: {' '.join(str(error).split())}") from error
-
-
-def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy, and F1 averaged over the classes, both from 0 to 1."""
-    chosen = np.argmax(prediction.predictions, axis=-1)
-    f1 = f1_score(prediction.label_ids, chosen, average="macro", zero_division=0.0)
-    return {"accuracy": float(accuracy_score(prediction.label_ids, chosen)), "f1_macro": float(f1)}
 
 
 def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
@@ -255,16 +172,23 @@ def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
         ) from error
 
 
-def _last_evaluation(trainer: Trainer) -> dict[str, float] | None:
+def _last_evaluation(trainer: Trainer, task: Task) -> dict[str, float] | None:
     """Returns the evaluation of the weights that the model holds, if training ended with one."""
     if trainer.args.load_best_model_at_end:
         return None
-    steps = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    return steps[-1] if steps and steps[-1]["step"] == trainer.state.global_step else None
+    logged: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        if entry["step"] == trainer.state.global_step:
+            logged |= entry
+    return _figures(logged, task) if all(f"eval_{name}" in logged for name in task.metrics) else None
 
 
-def _metrics(logged: dict[str, float]) -> dict[str, float]:
-    return {name: logged[f"eval_{name}"] for name in METRICS}
+def _evaluate(trainer: Trainer, task: Task) -> dict[str, float]:
+    return _figures(trainer.evaluate(), task)
+
+
+def _figures(logged: dict[str, float], task: Task) -> dict[str, float]:
+    return {name: logged[f"eval_{name}"] for name in task.metrics}
 
 
 def _inspect(model: nn.Module, callback: PruningCallback | None) -> Inspection:
@@ -282,9 +206,16 @@ def _refuse_occupied(folder: Path, resume: bool) -> None:
         )
 
 
-def _save(trainer: Trainer, recipe: Recipe, result: Result, folder: Path) -> None:
-    facts = {
+def facts(trainer: Trainer, recipe: Recipe, result: Result) -> dict[str, Any]:
+    """Returns what `result.json` holds: every figure of a run, with what it was measured on."""
+    return {
         "metrics": result.metrics,
+        "headline": {"metric": recipe.task.metrics[0], "greater_is_better": recipe.task.greater_is_better},
+        "model": recipe.model,
+        "head": recipe.task.head,
+        "teacher": recipe.teacher,
+        "task": {"class": type(recipe.task).__name__, **_plain(vars(recipe.task))},
+        "pruning": None if recipe.pruning is None else recipe.pruning.to_dict(),
         "density": result.inspection.density,
         "remaining_weights": result.inspection.remaining_weights,
         "whole_model_density": result.inspection.whole_model.density,
@@ -293,15 +224,27 @@ def _save(trainer: Trainer, recipe: Recipe, result: Result, folder: Path) -> Non
         "steps": trainer.state.global_step,
         "seed": result.seed,
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "device": str(trainer.args.device)},
-        "versions": {name: version(name) for name in ("fineprune", "torch", "transformers")},
+        "versions": {"fineprune": VERSION, **{name: version(name) for name in ("torch", "transformers")}},
         "date": time.strftime("%Y-%m-%d"),
         "history": result.history,
     }
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns those settings that JSON can hold: names and numbers, not a task's own data."""
+    return {name: value for name, value in settings.items() if isinstance(value, str | int | float | list | None)}
+
+
+def _save(trainer: Trainer, recipe: Recipe, result: Result, portrait: Portrait, folder: Path) -> None:
+    measured = facts(trainer, recipe, result)
     try:
         trainer.save_model(str(folder))
+        portrait.save(folder)
         if recipe.source:
             (folder / RECIPE).write_text(recipe.source, encoding="utf-8")
-        (folder / RESULT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        cards.write(folder, measured)
+        text = json.dumps(measured, indent=2) + "\n"
+        replace_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))  # last: with it a run is finished
     except (OSError, safetensors.SafetensorError) as error:
         raise FileError(
             f"The run could not be saved in {folder}: {error}. Free some space; "

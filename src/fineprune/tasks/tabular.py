@@ -1,53 +1,26 @@
-"""Single texts or pairs with a label each: from CSV, TSV, JSONL or Parquet files, or from a data set on the Hub."""
+"""Single texts or pairs with a class or a number each: from CSV, TSV, JSONL or Parquet files, or a data set on the Hub."""
 
 import csv
 import json
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidInputError, nearest
+import numpy as np
+
+from ..errors import InvalidInputError, enumeration, nearest
 from ..extras import require
+from .task import CORRELATIONS, Examples, Splits, TextTask, correlations, first
 
 Columns = dict[str, list[Any]]
 """Column name -> one value a row."""
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Texts (or pairs of texts) and, for each, the number of its class."""
-
-    texts: list[str]
-    pairs: list[str] | None
-    labels: list[int]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What to train on, what to evaluate on, and the names of the classes."""
-
-    train: Examples
-    validation: Examples
-    classes: tuple[str, ...]
-
-
-class Task(ABC):
-    """A data set and how it is read."""
-
-    @abstractmethod
-    def load(self) -> Splits:
-        """Reads the data. Raises InvalidInputError for data that cannot be used, before anything is written."""
-
-    @abstractmethod
-    def load_validation(self, classes: tuple[str, ...]) -> Examples:
-        """Reads the validation split alone, for a model that knows its classes. Raises as `load` does."""
-
-
-@dataclass(frozen=True)
-class TextClassification(Task):
-    """Texts, or pairs of texts, each with one of several classes.
+class Table(TextTask):
+    """Rows of texts, or pairs of texts, with a label each: from files, or from a data set on the Hub.
 
     Args:
         train: file to train on: .csv, .tsv (no quoting, as in GLUE), .jsonl or .parquet.
@@ -58,8 +31,7 @@ class TextClassification(Task):
         validation_split: the data set's split to evaluate on.
         text: name of the column with the text.
         text_pair: name of the column with the second text of each pair.
-        label: name of the column with the class.
-        classes: the classes in their order. None: those that occur in the training data, sorted.
+        label: name of the column with the class, or the value.
         max_train_samples: train on so many rows only, the first ones.
     """
 
@@ -72,31 +44,10 @@ class TextClassification(Task):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
-    classes: list[str] | None = None
     max_train_samples: int | None = None
 
-    def load(self) -> Splits:
-        """Reads both splits and numbers the classes."""
-        name, train = self._read("train")
-        classes = tuple(self.classes) if self.classes is not None else _sorted_classes(train[self.label])
-        if self.max_train_samples is not None:
-            if self.max_train_samples < 1:
-                raise InvalidInputError(f"max_train_samples was given as {self.max_train_samples}; it is 1 or more.")
-            train = {column: values[: self.max_train_samples] for column, values in train.items()}
-        if len(classes) < 2:
-            raise InvalidInputError(f"{name} holds {len(classes)} class ({', '.join(classes)}); two or more are needed.")
-        return Splits(self._examples(train, classes, name), self.load_validation(classes), classes)
-
-    def load_validation(self, classes: tuple[str, ...]) -> Examples:
-        """Reads the validation split and numbers its labels by the task's classes, else by those given."""
-        name, validation = self._read("validation")
-        if self.classes is not None and len(self.classes) != len(classes):
-            raise InvalidInputError(f"task.classes names {len(self.classes)} classes; the model has {len(classes)}.")
-        classes = classes if self.classes is None else tuple(self.classes)
-        return self._examples(validation, classes, name)
-
-    def _read(self, split: str) -> tuple[str, Columns]:
-        """Reads a split, checks that its columns are there and not empty, and names where it came from."""
+    def read(self, split: str) -> tuple[str, Columns]:
+        """Reads a split, "train" or "validation", and names where it came from. Its columns are there and not empty."""
         path = self.train if split == "train" else self.validation
         if (self.dataset is None) == (self.train is None and self.validation is None):
             raise InvalidInputError(
@@ -116,21 +67,109 @@ class TextClassification(Task):
             raise InvalidInputError(f"{name} holds no rows. Give a file with at least one example.")
         return name, columns
 
-    def _examples(self, columns: Columns, classes: tuple[str, ...], name: str) -> Examples:
-        numbers = {label: number for number, label in enumerate(classes)}
-        labels = []
-        for row, label in enumerate(columns[self.label], start=1):
-            if str(label) not in numbers:
-                raise InvalidInputError(
-                    f"Row {row} of {name} has the label {label!r}, which is not one of the classes {', '.join(classes)}. "
-                    "Correct the row, or name every class in task.classes."
-                )
-            labels.append(numbers[str(label)])
-        pairs = None if self.text_pair is None else _texts(columns[self.text_pair], self.text_pair, name)
-        return Examples(_texts(columns[self.text], self.text, name), pairs, labels)
+    def first_rows(self, columns: Columns) -> Columns:
+        """Returns as many rows as are to be trained on."""
+        return {column: list(first(values, self.max_train_samples)) for column, values in columns.items()}
+
+    def examples(self, columns: Columns, labels: list[int] | list[float], name: str) -> Examples:
+        """Returns the rows' texts with their labels."""
+        pairs = None if self.text_pair is None else texts(columns[self.text_pair], self.text_pair, name)
+        return Examples(texts(columns[self.text], self.text, name), pairs, labels)
 
 
-def _texts(values: Sequence[Any], column: str, name: str) -> list[str]:
+@dataclass(frozen=True)
+class TextClassification(Table):
+    """Texts, or pairs of texts, each with one of several classes.
+
+    Args:
+        classes: the classes in their order. None: those that occur in the training data, sorted.
+    """
+
+    classes: list[str] | None = None
+
+    def load(self) -> Splits:
+        """Reads both splits and numbers the classes."""
+        name, columns = self.read("train")
+        classes = tuple(self.classes) if self.classes is not None else _sorted_classes(columns[self.label])
+        columns = self.first_rows(columns)
+        if len(classes) < 2:
+            raise InvalidInputError(f"{name} holds {len(classes)} class ({', '.join(classes)}); two or more are needed.")
+        train = self.examples(columns, numbered(columns[self.label], classes, name), name)
+        return Splits(train, self.load_validation(classes), classes)
+
+    def load_validation(self, classes: tuple[str, ...]) -> dict[str, Examples]:
+        """Reads the validation split and numbers its labels by the task's classes, else by those given."""
+        name, columns = self.read("validation")
+        if self.classes is not None and len(self.classes) != len(classes):
+            raise InvalidInputError(f"task.classes names {len(self.classes)} classes; the model has {len(classes)}.")
+        classes = classes if self.classes is None else tuple(self.classes)
+        return {"": self.examples(columns, numbered(columns[self.label], classes, name), name)}
+
+
+@dataclass(frozen=True)
+class TextRegression(Table):
+    """Texts, or pairs of texts, each with a number, learned by the mean squared error."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*CORRELATIONS, "loss")
+
+    def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Returns Pearson's and Spearman's correlation of the outputs with the labels."""
+        return correlations(labels, outputs)
+
+    def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def load(self) -> Splits:
+        """Reads both splits."""
+        name, columns = self.read("train")
+        columns = self.first_rows(columns)
+        train = self.examples(columns, values(columns[self.label], name), name)
+        return Splits(train, self.load_validation(()))
+
+    def load_validation(self, classes: tuple[str, ...]) -> dict[str, Examples]:
+        """Reads the validation split, for a model with one output."""
+        if len(classes) > 1:
+            raise InvalidInputError(
+                f"The model has {len(classes)} outputs ({enumeration(classes)}), where a regression takes one. Give a model "
+                "that was fine-tuned on values, or take the task TextClassification."
+            )
+        name, columns = self.read("validation")
+        return {"": self.examples(columns, values(columns[self.label], name), name)}
+
+
+def numbered(labels: Sequence[Any], classes: tuple[str, ...], name: str) -> list[int]:
+    """Returns the number of each label's class. Raises InvalidInputError, naming the row, for one that is none of them."""
+    numbers = {label: number for number, label in enumerate(classes)}
+    for row, label in enumerate(labels, start=1):
+        if str(label) not in numbers:
+            raise InvalidInputError(
+                f"Row {row} of {name} has the label {label!r}, which is not one of the classes {', '.join(classes)}. "
+                "Correct the row, or name every class in task.classes."
+            )
+    return [numbers[str(label)] for label in labels]
+
+
+def values(labels: Sequence[Any], name: str) -> list[float]:
+    """Returns labels as numbers. Raises InvalidInputError, naming the row, for one that is no finite number."""
+    found = []
+    for row, label in enumerate(labels, start=1):
+        try:
+            number = float(label)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InvalidInputError(
+                f"Row {row} of {name} has the label {label!r}, where a finite number should be. Correct the row, or take "
+                "the task TextClassification for classes."
+            )
+        found.append(number)
+    return found
+
+
+def texts(values: Sequence[Any], column: str, name: str) -> list[str]:
+    """Returns a column as texts. Raises InvalidInputError, naming the row, for a value that is none."""
     for row, value in enumerate(values, start=1):
         if value is None or isinstance(value, list | dict):
             raise InvalidInputError(f"Row {row} of {name} holds {value!r} in the column {column!r}, where a text should be.")
@@ -176,7 +215,7 @@ def _read_csv(path: Path, **dialect: Any) -> Columns:
                 if row and len(row) != len(header):
                     raise InvalidInputError(
                         f"Line {reader.line_num} of {path} has {len(row)} fields; the header has {len(header)}: "
-                        f"{', '.join(header)}. Quote a field that holds the separator."
+                        f"{', '.join(header)}. Correct the line; in .csv, quote a field that holds the separator."
                     )
                 rows += [row] if row else []
         except csv.Error as error:

@@ -1,0 +1,300 @@
+"""Which settings of each method do best in short runs: two tasks, two densities, several seeds; one setting changed at a time.
+
+    python benchmarks/defaults.py --sst2 FOLDER [--only NAME ...] [--densities 0.1 0.03] [--seeds 2] [--output FILE]
+
+The model is MiniLM-L6 cut to its first two layers, embeddings frozen. The tasks: which module of the standard library a
+docstring documents, and the sentiment of a sentence (GLUE's train.tsv in --sst2, a part of it held out). Every run has the same
+steps, batches and rate schedule. Prints a row for each run and adds it to the file at once; runs that the file holds are not
+done again.
+"""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, get_scheduler
+from transformers.utils import logging
+
+from fineprune import (
+    L0,
+    Constant,
+    CubicSchedule,
+    Distillation,
+    FromMagnitude,
+    Magnitude,
+    Movement,
+    Pruner,
+    PruningConfig,
+    SoftMovement,
+)
+from fineprune.tasks import docstrings, minilm
+from fineprune.tasks.tabular import read_table
+
+LENGTH = 24
+"""Tokens at most."""
+
+
+@dataclass(frozen=True)
+class AdamMovement(Movement):
+    """Movement whose scores learn by Adam with other betas."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def optimizer(self, scores: Tensor) -> torch.optim.Optimizer:
+        """Returns Adam with the betas."""
+        return torch.optim.Adam([scores], lr=self.score_lr, betas=self.betas, weight_decay=0.0)
+
+
+@dataclass(frozen=True)
+class SgdMovement(Movement):
+    """Movement whose scores learn by SGD with momentum."""
+
+    def optimizer(self, scores: Tensor) -> torch.optim.Optimizer:
+        """Returns SGD."""
+        return torch.optim.SGD([scores], lr=self.score_lr, momentum=0.9)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to prune, and to train."""
+
+    pruning: PruningConfig | None
+    rate: float = 1e-3
+    steps: int = 800
+    distilled: bool = False
+
+
+def pruned(method: Any, cooldown: float = 0.4, scope: Any = "local") -> PruningConfig:
+    """Returns a config whose density is put in later."""
+    return PruningConfig(method, 0.1, schedule=CubicSchedule(0.1, cooldown), scope=scope)
+
+
+BORN = FromMagnitude()
+MOVEMENT = Setting(pruned(Movement(BORN)))
+MAGNITUDE = Setting(pruned(Magnitude()))
+
+SETTINGS: dict[str, Setting] = {
+    "dense": Setting(None),
+    "dense, rate 5e-4": Setting(None, rate=5e-4),
+    "magnitude": MAGNITUDE,
+    "magnitude, rate 5e-4": replace(MAGNITUDE, rate=5e-4),
+    "magnitude, rate 2e-3": replace(MAGNITUDE, rate=2e-3),
+    "magnitude, cool-down 0.2": Setting(pruned(Magnitude(), 0.2)),
+    "magnitude, cool-down 0.6": Setting(pruned(Magnitude(), 0.6)),
+    "magnitude, global": Setting(pruned(Magnitude(), scope="global")),
+    "magnitude, distilled": replace(MAGNITUDE, distilled=True),
+    "movement, born 0": Setting(pruned(Movement(Constant(0.0)))),
+    "movement, scale 0.3": Setting(pruned(Movement(FromMagnitude(0.3)))),
+    "movement": MOVEMENT,
+    "movement, scale 3": Setting(pruned(Movement(FromMagnitude(3.0)))),
+    "movement, rate 5e-4": replace(MOVEMENT, rate=5e-4),
+    "movement, rate 2e-3": replace(MOVEMENT, rate=2e-3),
+    "movement, cool-down 0.2": Setting(pruned(Movement(BORN), 0.2)),
+    "movement, cool-down 0.6": Setting(pruned(Movement(BORN), 0.6)),
+    "movement, global": Setting(pruned(Movement(BORN), scope="global")),
+    "movement, adaptive": Setting(pruned(Movement(BORN), scope="adaptive")),
+    "movement, betas 0.9 0.99": Setting(pruned(AdamMovement(BORN, betas=(0.9, 0.99)))),
+    "movement, betas 0 0.999": Setting(pruned(AdamMovement(BORN, betas=(0.0, 0.999)))),
+    "movement, SGD": Setting(pruned(SgdMovement(BORN, score_lr=30.0))),
+    "movement, distilled": replace(MOVEMENT, distilled=True),
+    "soft movement, born 0": Setting(pruned(SoftMovement(birth=Constant(0.0)))),
+    "soft movement": Setting(pruned(SoftMovement(birth=BORN))),
+    "L0": Setting(pruned(L0())),
+    "movement, 300 steps": replace(MOVEMENT, steps=300),
+    "movement, scale 0.3, 300 steps": Setting(pruned(Movement(FromMagnitude(0.3))), steps=300),
+    "movement, scale 3, 300 steps": Setting(pruned(Movement(FromMagnitude(3.0))), steps=300),
+    "movement, 2400 steps": replace(MOVEMENT, steps=2400),
+    "movement, scale 0.3, 2400 steps": Setting(pruned(Movement(FromMagnitude(0.3))), steps=2400),
+    "movement, scale 3, 2400 steps": Setting(pruned(Movement(FromMagnitude(3.0))), steps=2400),
+}
+
+HELD_OUT = 3000
+"""Sentences of SST-2's training set that the accuracy is measured on; its dev set stays unseen."""
+
+Batch = dict[str, Tensor]
+
+
+class Task:
+    """Texts with labels as token numbers; batches of like length."""
+
+    def __init__(self, train: list[tuple[str, int]], validation: list[tuple[str, int]]) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(minilm.folder())
+        self.train, self.validation = ([(self._tokens(text), label) for text, label in part] for part in (train, validation))
+        self.classes = max(label for _, label in train) + 1
+
+    def _tokens(self, text: str) -> list[int]:
+        numbers: list[int] = self.tokenizer(text, truncation=True, max_length=LENGTH)["input_ids"]
+        return numbers
+
+    def batch(self, examples: list[tuple[list[int], int]]) -> Batch:
+        """Returns padded examples."""
+        made = self.tokenizer.pad({"input_ids": [tokens for tokens, _ in examples]}, return_tensors="pt")
+        return {**made, "labels": torch.tensor([label for _, label in examples])}
+
+    def batches(self, steps: int, seed: int, size: int = 16, pool: int = 32) -> Iterator[Batch]:
+        """Yields random batches; those of a pool are cut from its examples in the order of their length."""
+        order = random.Random(seed)
+        for start in range(0, steps, pool):
+            drawn = sorted(order.sample(self.train, min(size * pool, len(self.train))), key=lambda example: len(example[0]))
+            places = list(range(0, len(drawn) - size + 1, size))
+            order.shuffle(places)
+            for place in (places * pool)[: min(pool, steps - start)]:
+                yield self.batch(drawn[place : place + size])
+
+    def accuracy(self, model: Any) -> float:
+        """Returns the share of the validation examples that the model gets right."""
+        model.eval()
+        right = 0
+        ordered = sorted(self.validation, key=lambda example: len(example[0]))
+        with torch.inference_mode():
+            for start in range(0, len(ordered), 64):
+                batch = self.batch(ordered[start : start + 64])
+                labels = batch.pop("labels")
+                right += int((model(**batch).logits.argmax(-1) == labels).sum())
+        return right / len(ordered)
+
+
+def tasks(sst2: Path | None) -> Iterator[tuple[str, Task]]:
+    """Yields the tasks whose data is there."""
+    texts = docstrings.load()
+    train, validation = (
+        list(zip(*columns, strict=True))
+        for columns in ((texts.train_texts, texts.train_labels), (texts.validation_texts, texts.validation_labels))
+    )
+    yield "docstrings", Task(train, validation)
+    if sst2:
+        sentences = _sentences(sst2 / "train.tsv")
+        random.Random(0).shuffle(sentences)
+        yield "sst2", Task(sentences[HELD_OUT:], sentences[:HELD_OUT])
+
+
+def _sentences(path: Path) -> list[tuple[str, int]]:
+    columns = read_table(path)
+    return [(text, int(label)) for text, label in zip(columns["sentence"], columns["label"], strict=True)]
+
+
+def fresh(task: Task, seed: int) -> Any:
+    """Returns the pretrained model with a new head."""
+    torch.manual_seed(seed)
+    folder = minilm.folder()
+    settings = AutoConfig.from_pretrained(folder, num_hidden_layers=2, num_labels=task.classes)
+    settings.hidden_dropout_prob = settings.attention_probs_dropout_prob = 0.0
+    model = AutoModelForSequenceClassification.from_pretrained(folder, config=settings)
+    model.bert.embeddings.requires_grad_(False)
+    return model
+
+
+def train(task: Task, setting: Setting, density: float | None, seed: int, teacher: Any = None) -> Any:
+    """Trains once, and returns the model."""
+    model, distillation = fresh(task, seed), Distillation()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=setting.rate, weight_decay=0.0)
+    scheduler = get_scheduler("linear", optimizer, setting.steps // 10, setting.steps)
+    pruner = None
+    if setting.pruning is not None:
+        config = replace(setting.pruning, density=density)
+        pruner = Pruner(model, optimizer, config, total_steps=setting.steps, max_grad_norm=1.0)
+    model.train()
+    for batch in task.batches(setting.steps, seed):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(**batch)
+            loss = output.loss
+            if teacher is not None:
+                with torch.no_grad():
+                    wanted = teacher(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+                loss = distillation.loss(loss, output.logits, wanted)
+        loss.backward()
+        if pruner is None:
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    if pruner is not None:
+        pruner.close()
+    return model
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Returns the accuracies as a Markdown table: a row for each setting, the mean and the range over the seeds."""
+    columns = sorted({(run["task"], run["density"]) for run in runs if run["density"] < 1}, key=lambda key: (key[0], -key[1]))
+    heads = [f"{task} {density:.0%}" for task, density in columns]
+    lines = [f"| setting | {' | '.join(heads)} | seeds |", "|---" * (len(columns) + 2) + "|"]
+    for name in dict.fromkeys(run["setting"] for run in runs):
+        cells, seeds = [], set()
+        for task, density in columns:
+            found = [run for run in runs if (run["setting"], run["task"]) == (name, task) and run["density"] in (density, 1.0)]
+            values = [run["accuracy"] for run in found]
+            seeds |= {run["seed"] for run in found}
+            cells.append(f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})" if values else "")
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(seeds)} |")
+    return "\n".join(lines)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Returns the runs in a file."""
+    runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    return runs
+
+
+def write(path: Path, runs: list[dict[str, Any]]) -> None:
+    """Writes all runs, with the machine and the versions."""
+    names = list(SETTINGS)
+    runs.sort(key=lambda run: (names.index(run["setting"]), run["task"], -run["density"], run["seed"]))
+    facts = {
+        "model": "MiniLM-L6, first two layers, embeddings frozen, no dropout",
+        "training": "800 steps unless said, rate 1e-3 unless said, batches of 16, at most 24 tokens, bfloat16 autocast, AdamW, "
+        "clipping at 1.0, linear warm-up over a tenth, linear decay to 0; schedule of the density: warm-up 0.1, cool-down 0.4",
+        "machine": {"processor": platform.machine(), "capability": torch.backends.cpu.get_cpu_capability()},
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "date": date.today().isoformat(),
+        "runs": runs,
+    }
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sst2", type=Path, help="folder with GLUE's train.tsv")
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--densities", nargs="+", type=float, default=[0.1, 0.03])
+    parser.add_argument("--tasks", nargs="+", help="of those whose data is there; all of them if not given")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "defaults.json")
+    chosen = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    found = [(name, task) for name, task in tasks(chosen.sst2) if not chosen.tasks or name in chosen.tasks]
+    teachers: dict[str, Any] = {}
+    for seed in chosen.seeds:
+        for name in chosen.only:
+            for task_name, task in found:
+                setting = SETTINGS[name]
+                for density in chosen.densities if setting.pruning else [1.0]:
+                    key = {"setting": name, "task": task_name, "density": density, "seed": seed}
+                    if any(key.items() <= run.items() for run in read(chosen.output)):
+                        continue
+                    if setting.distilled and task_name not in teachers:
+                        teachers[task_name] = train(task, SETTINGS["dense, rate 5e-4"], None, seed=92).eval()
+                    start = time.perf_counter()
+                    teacher = teachers[task_name] if setting.distilled else None
+                    accuracy = task.accuracy(train(task, setting, density, seed, teacher))
+                    run = {**key, "accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1)}
+                    write(chosen.output, [*read(chosen.output), run])
+                    print(*run.values(), flush=True)
+    print(table(read(chosen.output)))
+
+
+if __name__ == "__main__":
+    main()

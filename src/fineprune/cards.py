@@ -1,0 +1,150 @@
+"""The model card: README.md beside a saved model, in the Hub's format; a user's own text is never touched."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .extras import require
+from .version import VERSION
+
+require("hub", "huggingface_hub")
+
+from huggingface_hub import EvalResult, ModelCardData  # noqa: E402
+from huggingface_hub.errors import HFValidationError  # noqa: E402
+from huggingface_hub.utils._validators import validate_repo_id  # noqa: E402
+
+FILE = "README.md"
+
+MARK = "<!-- Written by fineprune, and written anew with the model. Take this line out to keep a text of your own. -->"
+
+PAPER = "The method is that of Movement Pruning: Adaptive Sparsity by Fine-Tuning (Sanh, Wolf, Rush 2020, arXiv 2005.07683)."
+
+PIPELINES = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForCausalLM": "text-generation",
+}
+"""The Hub's name for what a head does."""
+
+
+def write(folder: str | Path, facts: Mapping[str, Any]) -> bool:
+    """Writes the card of a model into its folder, unless a text without this room's mark lies there.
+
+    Args:
+        folder: of the saved model.
+        facts: of the run, as `result.json` holds them.
+
+    Returns:
+        Whether it was written.
+    """
+    path = Path(folder) / FILE
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return False
+    path.write_text(text(facts, Path(folder).resolve().name), encoding="utf-8")
+    return True
+
+
+def text(facts: Mapping[str, Any], name: str) -> str:
+    """Returns the card of a run: the Hub's metadata, what was done, what it came to, and how to load the model."""
+    pruned = facts.get("pruning") is not None
+    done = _pruning(facts) if pruned else "Nothing was pruned."
+    rows = [("density of the prunable weights", facts["density"]), ("density of the whole model", facts["whole_model_density"])]
+    if facts.get("remaining_weights") is not None:
+        rows.append(("remaining weights of the blocks, as the paper counts", facts["remaining_weights"]))
+    by = f"{'Pruned while it was fine-tuned' if pruned else 'Fine-tuned'} with fineprune {facts['versions']['fineprune']}."
+    story = [f"{_origin(facts)} {done}", _table([*rows, *facts["metrics"].items()])]
+    return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if pruned else by)
+
+
+def imported(name: str, head: str, method: str, threshold: float | None, density: float) -> str:
+    """Returns the card of a checkpoint of the paper's released code that was made a plain one.
+
+    Args:
+        name: of the model.
+        head: the class of Transformers that loads it.
+        method: the old code's name of the method.
+        threshold: with which it was pruned; None for a method without one.
+        density: of the whole model.
+    """
+    at = "" if threshold is None else f", final threshold {threshold}"
+    story = [f"A checkpoint of the paper's released code, made a plain one: method `{method}`{at}."]
+    data = ModelCardData(library_name="transformers", tags=["fineprune", "pruning", "movement-pruning"])
+    table = _table([("density of the whole model", density)])
+    return _card(data.to_yaml().strip(), name, [*story, table], head, f"Imported with fineprune {VERSION}. {PAPER}")
+
+
+def _card(metadata: str, name: str, story: list[str], head: str, by: str) -> str:
+    load = f"""from transformers import AutoTokenizer, {head}
+
+model = {head}.from_pretrained("{name}")  # this folder, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+    plain = "It is a plain Transformers checkpoint; the pruned weights are zeros in it."
+    parts = [f"---\n{metadata}\n---", MARK, f"# {name}", *story, "## How to load it", plain, f"```python\n{load}\n```", by]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(facts: Mapping[str, Any], name: str) -> str:
+    task, base = _task(facts), facts.get("model")
+    pipeline = PIPELINES.get(facts["head"])
+    results = [
+        EvalResult(
+            task_type=pipeline or "other",
+            dataset_type=task.lower().replace(" ", "-"),
+            dataset_name=task,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for metric, value in facts["metrics"].items()
+    ]
+    data = ModelCardData(
+        base_model=base if base and is_hub_name(base) else None,
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=["fineprune", "pruning", *(["movement-pruning"] if "Movement" in _method(facts) else [])],
+        model_name=name,
+        eval_results=results or None,
+    )
+    return data.to_yaml().strip()
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a model's name can be one on the Hub, and is no folder here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _method(facts: Mapping[str, Any]) -> str:
+    pruning = facts.get("pruning")
+    return str(pruning["method"]["class_path"]).rpartition(".")[2] if pruning else ""
+
+
+def _task(facts: Mapping[str, Any]) -> str:
+    """Names the data of a run: the data set on the Hub, a GLUE task, or the file's name without its folder."""
+    task = facts.get("task", {})
+    files = task.get("train") or []
+    if files and not task.get("dataset"):
+        return ", ".join(Path(path).name for path in ([files] if isinstance(files, str) else files))
+    return " ".join(task[key] for key in ("dataset", "subset", "name") if task.get(key)) or str(task.get("class", "unknown"))
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    base = facts.get("model")
+    source = "A model" if not base else f"`{base if is_hub_name(base) else Path(base).name}`"
+    taught = " It was distilled from a teacher." if facts.get("teacher") else ""
+    return f"{source}, fine-tuned on {_task(facts)} for {facts['steps']:,} steps (seed {facts['seed']}).{taught}"
+
+
+def _pruning(facts: Mapping[str, Any]) -> str:
+    pruning = facts["pruning"]
+    structure = str(pruning["structure"]["class_path"]).rpartition(".")[2]
+    return (
+        f"Meanwhile it was pruned by `{_method(facts)}` (structure `{structure}`, scope `{pruning['scope']}`): "
+        f"{facts['density']:.2%} of the prunable weights are left, {facts['whole_model_density']:.2%} of the whole model."
+    )
+
+
+def _table(rows: Sequence[tuple[str, float]]) -> str:
+    return "\n".join(["| measure | value |", "|---|---|", *(f"| {name} | {value:.4f} |" for name, value in rows)])

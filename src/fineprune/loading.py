@@ -1,0 +1,143 @@
+"""Loads pretrained models and tokenizers, from the Hub or a folder; what cannot be used is refused in words."""
+
+import logging
+import pickle
+from typing import Any
+
+from torch import nn
+
+from . import targets
+from .errors import InvalidInputError, enumeration, nearest
+from .extras import require
+
+require("hub", "transformers")
+
+import safetensors  # noqa: E402
+import transformers  # noqa: E402
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+logger = logging.getLogger(__name__)
+
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError),
+    *(safetensors.SafetensorError, pickle.UnpicklingError, StrictDataclassError),
+)
+"""What Transformers raises for a folder, a file or a setting of which it cannot make a model."""
+
+HEADS = {
+    "AutoModelForSequenceClassification": "text classifier",
+    "AutoModelForQuestionAnswering": "model for extractive question answering",
+    "AutoModelForCausalLM": "causal language model",
+}
+"""The heads that tasks ask for, in words."""
+
+
+def load_pretrained(
+    name: str, head: str = "AutoModelForSequenceClassification", **config: Any
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Loads a tokenizer and a model with a head.
+
+    Args:
+        name: name on the Hub, or folder.
+        head: the class of Transformers that loads it.
+        config: settings of the model's config to change.
+
+    Raises:
+        InvalidInputError: if it is no checkpoint of such a model, lacks weights, or the config has no such setting.
+    """
+    try:
+        settings = AutoConfig.from_pretrained(name)
+        for key, value in config.items():
+            _refuse_unknown(key, settings, name)
+            setattr(settings, key, value)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        return tokenizer, _load(getattr(transformers, head), name, config=settings)
+    except InvalidInputError:
+        raise
+    except LOADING_ERRORS as error:
+        raise InvalidInputError(
+            f"{name} could not be loaded as a {HEADS.get(head, head)}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _refuse_unknown(key: str, settings: PreTrainedConfig, name: str) -> None:
+    known = {*settings.to_dict(), "num_labels", "problem_type"}
+    if key not in known:
+        raise InvalidInputError(f"The config of {name} has no setting {key!r}; {nearest(key, known)}")
+
+
+def load_any(name: str) -> PreTrainedModel:
+    """Loads any checkpoint as the class that its config names.
+
+    Raises:
+        InvalidInputError: if it is no checkpoint, or lacks weights of that class.
+    """
+    try:
+        architectures = AutoConfig.from_pretrained(name).architectures or []
+        return _load(getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel, name)
+    except InvalidInputError:
+        raise
+    except LOADING_ERRORS as error:
+        raise InvalidInputError(f"{name} is not a checkpoint that can be read: {' '.join(str(error).split())}") from error
+
+
+def _load(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
+    """Loads a model; raises if weights inside its blocks were not in the checkpoint and would be random."""
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
+        name, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+    )
+    model, report = loaded
+    inside = tuple(f"{block}." for block, _ in targets.blocks(model))
+    missing = [key for key in sorted(report["missing_keys"]) if key.startswith(inside)] if inside else []
+    if missing:
+        raise InvalidInputError(f"{name} lacks weights that its config names: {enumeration(missing)}.")
+    _refuse_other_sizes(model, name, [key for key, *_ in report["mismatched_keys"]])
+    return model
+
+
+def _refuse_other_sizes(model: PreTrainedModel, name: str, mismatched: list[str]) -> None:
+    """Raises if weights of other sizes than the config says were left out, but for those of a head: it is made anew."""
+    body = [key for key in sorted(mismatched) if key.startswith(f"{model.base_model_prefix}.")]
+    if body:
+        raise InvalidInputError(f"{name} holds weights of other sizes than its config says: {enumeration(body)}.")
+    if mismatched:
+        logger.warning("The head of %s has other sizes (%s), and a new one is trained.", name, enumeration(sorted(mismatched)))
+
+
+def give_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Lets a tokenizer without a token for padding, as GPT-2's, pad with the one that ends a text.
+
+    A sequence ends before its padding, so the model sees none of it.
+
+    Raises:
+        InvalidInputError: if there is no token that ends a text either.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InvalidInputError(
+                f"The tokenizer of {tokenizer.name_or_path} has no token for padding. Add one, and save it."
+            )
+        logger.warning("The tokenizer has no token for padding; %r, which ends a text, is taken.", tokenizer.eos_token)
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def freeze(model: nn.Module, frozen_modules: list[str] | str) -> None:
+    """Stops every parameter inside the named modules from being trained.
+
+    Raises:
+        InvalidInputError: for a name that matches no module.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    targets.refuse_unmatched(frozen_modules, modules, what="module")
+    for name, module in modules.items():
+        if targets.matches(name, frozen_modules):
+            module.requires_grad_(False)

@@ -1,0 +1,41 @@
+"""A sweep of fake trials, in this process or in one that can be killed."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fineprune import state
+from fineprune.sweep import command
+from fineprune.sweep.command import Outcome
+
+TRIAL = Path(__file__).with_name("sweep_trial.py")
+
+
+def silent(line: str) -> None:
+    """Takes the line about a trial that ended."""
+
+
+def run(arguments: Sequence[str], control: Path, report: Callable[[str], None] = silent) -> Outcome:
+    """Runs a sweep whose trials do what the files in `control` say."""
+    return command.run(
+        arguments,
+        report,
+        lambda recipe, folder: (sys.executable, str(TRIAL), str(control), str(recipe), str(folder)),
+    )
+
+
+def run_and_die(arguments: Sequence[str], control: Path, writes: int) -> None:
+    """Runs a sweep that is killed right before it puts so many files in their places, counted from 1."""
+    replace, done = os.replace, 0
+
+    def counted(source: Path, target: Path) -> None:
+        nonlocal done
+        done += 1
+        if done == writes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    state.os.replace = counted  # type: ignore[assignment]
+    run(arguments, control)

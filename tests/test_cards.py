@@ -1,0 +1,86 @@
+"""Model cards: in the Hub's format, true to the run, and never over a user's own text."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from fineprune import Movement, PruningConfig, cards
+
+FACTS: dict[str, Any] = {
+    "metrics": {"accuracy": 0.875, "loss": 0.5},
+    "model": "google-bert/bert-base-uncased",
+    "head": "AutoModelForSequenceClassification",
+    "teacher": None,
+    "task": {"class": "TextClassification", "dataset": "nyu-mll/glue", "subset": "sst2", "train": None},
+    "pruning": PruningConfig(Movement(), 0.1).to_dict(),
+    "density": 0.1,
+    "remaining_weights": 0.10126735,
+    "whole_model_density": 0.4,
+    "steps": 1000,
+    "seed": 92,
+    "versions": {"fineprune": "0.1.0"},
+}
+
+
+def test_a_card_is_what_the_hub_reads(tmp_path: Path) -> None:
+    folder = tmp_path / "bert-10"
+    folder.mkdir()
+    assert cards.write(folder, FACTS)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model == "google-bert/bert-base-uncased"
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-classification"
+    assert {"fineprune", "movement-pruning"} <= set(card.data.tags)
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == {"accuracy": 0.875, "loss": 0.5}
+    for words in (
+        "10.00% of the prunable weights",
+        "`Movement`",
+        "seed 92",
+        "| accuracy | 0.8750 |",
+        'from_pretrained("bert-10")',
+    ):
+        assert words in card.text
+    assert "fineprune 0.1.0" in card.text
+    assert card.data.eval_results[0].dataset_name == "nyu-mll/glue sst2"
+
+
+def test_a_card_tells_what_was_not_done(tmp_path: Path) -> None:
+    facts = {**FACTS, "pruning": None, "task": {"class": "TextClassification", "train": "/home/somebody/data/train.csv"}}
+    text = cards.text({**facts, "model": str(tmp_path)}, "dense")
+    assert "Nothing was pruned." in text
+    assert "Movement Pruning" not in text
+    assert "base_model" not in text
+    assert "train.csv" in text
+    assert "somebody" not in text
+    assert str(tmp_path) not in text
+    assert "distilled" not in text
+    assert "distilled" in cards.text({**facts, "teacher": "teacher"}, "student")
+
+
+def test_a_text_of_the_user_is_left_alone(tmp_path: Path) -> None:
+    assert cards.write(tmp_path, FACTS)
+    assert cards.write(tmp_path, {**FACTS, "seed": 93})
+    path = tmp_path / cards.FILE
+    assert "seed 93" in path.read_text()
+    path.write_text(path.read_text().replace(cards.MARK, "My own words."))
+    mine = path.read_text()
+    assert not cards.write(tmp_path, FACTS)
+    assert path.read_text() == mine
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bert-base-uncased", True),
+        ("org/name", True),
+        ("/tmp/model", False),
+        ("../model", False),
+        ("a/b/c", False),
+        (".", False),
+    ],
+)
+def test_a_folder_is_no_name_on_the_hub(name: str, expected: bool) -> None:
+    assert cards.is_hub_name(name) is expected
