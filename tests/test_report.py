@@ -220,6 +220,7 @@ def run_of(method: Method | None, density: float, scope: str, teacher: str | Non
         "metric": "accuracy",
         "greater_is_better": True,
         "model": "m",
+        "base": "m",
         "teacher": teacher,
         "task": {"train": file},
         "pruning": pruning,
@@ -505,7 +506,10 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     [
         ([{"method": None}], ["no run pruned anything", "no run that pruned", "no method here has scores"]),
         ([{"method": Movement(), "portrait": False}], ["no run has a sample of its weights (portrait.safetensors)"]),
-        ([{"method": Movement()}], ["no two settings differ in their scope alone", "every matrix kept the same share"]),
+        (
+            [{"method": Movement()}],
+            ["no two settings differ in their scope alone", "Every matrix kept the same share: movement"],
+        ),
         ([{"method": Magnitude(), "history": []}], ["nothing was logged", "no method here has scores of its own"]),
     ],
 )
@@ -528,6 +532,27 @@ def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:
     assert "95 % of it, or it divided by 0.95 (smaller is better there)" in text
     assert "a.csv: loss" in text
     assert "b.csv: loss" in text
+
+
+@pytest.mark.parametrize("given", ["runs/dense", "{folder}/runs/dense"])
+def test_runs_that_go_on_from_another_are_compared_with_it(tmp_path: Path, given: str) -> None:
+    write_run(tmp_path / "runs/dense", accuracy=0.5)
+    model = given.format(folder=tmp_path)
+    write_run(tmp_path / "runs/pruned", Movement(), accuracy=0.4, model=model)
+    write_run(tmp_path / "runs/again", Movement(), 0.03, accuracy=0.3, model="pruned")
+    write_run(tmp_path / "runs/circle", Magnitude(), model="circle")
+    write_run(tmp_path / "runs/other", Magnitude(), model="someone/else")
+    found = {run.name: run for run in runs.find([str(tmp_path / "runs")])}
+    assert {name: run.base for name, run in found.items()} == {
+        **dict.fromkeys(("dense", "pruned", "again"), "someone/bert-tiny"),
+        "circle": "circle",
+        "other": "someone/else",
+    }
+    assert found["pruned"].model == model
+    assert (
+        settings.share_of(*reversed([one for one in grouping.group(found.values()) if one.first.name in ("dense", "pruned")]))
+        == 0.8
+    )
 
 
 def test_figures_that_are_no_numbers_do_not_stop_the_page(tmp_path: Path) -> None:

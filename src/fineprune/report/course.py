@@ -102,18 +102,18 @@ def shares(chosen: Sequence[Setting]) -> Exhibit:
     """Draws which matrices kept how much."""
     title = "Which matrices keep how much"
     pruned = [setting for setting in chosen if not setting.dense]
+    if not pruned:
+        return Exhibit(title, absent="no run pruned anything")
     uneven = [setting for setting in pruned if not is_even(setting.first)]
-    if not uneven:
-        why = "every matrix kept the same share, as it does with local scope" if pruned else "no run pruned anything"
-        return Exhibit(title, absent=why)
     return Exhibit(
         title,
-        [_heat(setting) for setting in uneven],
+        [_heat(setting) for setting in uneven or pruned[:1]],
         general=(
             "Density of each matrix in per cent, layers from top to bottom; the darker, the more is left. Where the matrices "
-            "compete for one budget, this shows where a method finds the weights worth most."
+            "compete for one budget, this shows where a method finds the weights worth most; with local scope each keeps the "
+            "same share."
         ),
-        here=[_extremes(uneven), *_evenly([setting for setting in pruned if is_even(setting.first)])],
+        here=[*_extremes(uneven), *_evenly([setting for setting in pruned if is_even(setting.first)])],
     )
 
 
@@ -152,13 +152,14 @@ def _extreme(setting: Setting) -> str:
     return f"{told(layers[0])} to {told(layers[-1])}"
 
 
-def _extremes(settings: Sequence[Setting]) -> Finding:
-    return Finding("From the emptiest matrix to the fullest:", [(setting.name, _extreme(setting)) for setting in settings])
+def _extremes(settings: Sequence[Setting]) -> list[Finding]:
+    told = [(setting.name, _extreme(setting)) for setting in settings]
+    return [Finding("From the emptiest matrix to the fullest:", told)] if told else []
 
 
 def _evenly(settings: Sequence[Setting]) -> list[Finding]:
     names = "; ".join(setting.name for setting in settings)
-    return [Finding(f"Left out, since every matrix kept the same share: {names}.")] if names else []
+    return [Finding(f"Every matrix kept the same share: {names}.")] if names else []
 
 
 # The course of training.

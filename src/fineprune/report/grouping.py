@@ -67,8 +67,8 @@ def _places(firsts: Sequence[Run]) -> list[str]:
     """Names contests, given a run of each: nothing where there is one, the model where there are several."""
     if len(firsts) == 1:
         return [""]
-    several = len({run.model for run in firsts}) > 1
-    return [f"{run.task_name}{f' from {run.model_name}' if several else ''}" for run in firsts]
+    several = len({run.base for run in firsts}) > 1
+    return [f"{run.task_name}{f' from {run.base_name}' if several else ''}" for run in firsts]
 
 
 def _rank(setting: Setting) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Run:
         metric: the one of them to compare by.
         greater_is_better: whether more of it is better.
         model: what it started from.
+        base: the model to compare by: `model`, or where that is another of these runs, what that one started from.
         teacher: what it was distilled from.
         task: the name of the task and its settings.
         pruning: PruningConfig.to_dict without the version; None for a dense run.
@@ -58,6 +59,7 @@ class Run:
     metric: str
     greater_is_better: bool
     model: str
+    base: str
     teacher: str | None
     task: dict[str, Any]
     pruning: dict[str, Any] | None
@@ -92,8 +94,8 @@ class Run:
 
     @property
     def contest(self) -> str:
-        """What runs must share for their figures to be compared: the task, its metric and the model to start from."""
-        return json.dumps([self.task, self.metric, self.greater_is_better, self.model], sort_keys=True)
+        """What runs must share for their figures to be compared: the task, its metric and the base model."""
+        return json.dumps([self.task, self.metric, self.greater_is_better, self.base], sort_keys=True)
 
     @property
     def task_name(self) -> str:
@@ -105,9 +107,9 @@ class Run:
         return " ".join(part for part in given if isinstance(part, str)) or str(self.task.get("class", "unnamed task"))
 
     @property
-    def model_name(self) -> str:
-        """The name on the Hub, or the last two parts of a folder's."""
-        return "/".join(Path(self.model).parts[-2:])
+    def base_name(self) -> str:
+        """The base model's name on the Hub, or the last two parts of a folder's."""
+        return "/".join(Path(self.base).parts[-2:])
 
     def curve(self, name: str) -> Points:
         """Returns what was logged under a name."""
@@ -133,7 +135,19 @@ def find(paths: Sequence[str]) -> list[Run]:
         raise InvalidInputError("No run was given. Name folders of runs, or folders that hold such: fineprune report RUN...")
     folders = list(dict.fromkeys(folder for path in paths for folder in _folders(Path(path))))
     common = os.path.commonpath(folders) if len(folders) > 1 else folders[0].parent
-    return [read(folder, _readable(folder.relative_to(common))) for folder in folders]
+    runs = [read(folder, _readable(folder.relative_to(common))) for folder in folders]
+    return [replace(run, base=_base(run, runs)) for run in runs]
+
+
+def _base(run: Run, runs: Sequence[Run]) -> str:
+    """Returns what a run started from, or the run that it started from, and so on."""
+    before = [other for other in runs if other is not run and _is_at(other.folder, Path(run.model))]
+    return _base(before[0], [other for other in runs if other is not run]) if before else run.model
+
+
+def _is_at(folder: Path, named: Path) -> bool:
+    """Whether a run in the folder is meant by a path, which may be relative to a folder that is not known."""
+    return folder == named.resolve() or (not named.is_absolute() and folder.parts[-len(named.parts) :] == named.parts)
 
 
 def _readable(path: Path) -> str:
@@ -182,6 +196,7 @@ def _run(name: str, folder: Path, facts: dict[str, Any], recipe: dict[str, Any])
         metric=str(headline["metric"]),
         greater_is_better=bool(headline["greater_is_better"]),
         model=str(facts["model"]),
+        base=str(facts["model"]),
         teacher=facts["teacher"],
         task=dict(facts["task"]),
         pruning=None if pruning is None else _checked(pruning),
