@@ -60,6 +60,28 @@ def test_trains_inspects_and_evaluates(
     assert "already holds a run" in capsys.readouterr().err
 
 
+def test_sweeps_and_reports(model_folder: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "sweep"
+    recipe.write_text(f"model: {model_folder}\n")
+    variants = tmp_path / "variants.yaml"
+    variants.write_text("dense: {}\n'movement [bold]': {pruning: {method: {class_path: Movement}, density: 0.25}}\n")
+    given = flags(model_folder, reviews, output)[2:]
+    given = [part for pair in zip(given[::2], given[1::2], strict=True) if "pruning" not in pair[0] for part in pair]
+    assert cli.main(["sweep", str(recipe), "--variants", str(variants), *given]) == 0
+    swept = capsys.readouterr().out
+    assert "2 of 2: movement-bold" in swept
+    assert "movement [bold]" in swept, "a name is no markup"
+    assert "1.0000" in swept
+
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(output), "--output", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out.replace("\n", "")
+    assert page.read_text(encoding="utf-8").count("<figure") >= 4
+
+    assert cli.main(["sweep", str(recipe), "--variants", str(variants), *given]) == 0
+    assert "2 trials, 2 of them finished before" in capsys.readouterr().out
+
+
 def test_inspects_a_checkpoint_not_made_here(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(model_folder)]) == 0
     assert "1.000000 (16,384 of 16,384)" in capsys.readouterr().out

@@ -94,13 +94,13 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _sweep(arguments: list[str]) -> None:
-    from .sweep import command, flags
+    from .sweep import command, flags, tables
 
     if {"-h", "--help"} & set(arguments):
         flags.parser().print_help()
         return
     outcome = command.run(arguments, lambda line: print(line, flush=True))
-    show_table(outcome.summary.to_pylist())
+    show_table(*tables.shown(outcome.summary))
     print(f"The tables are in {outcome.folder}: trials.csv and summary.csv, and the same as .parquet.")
     outcome.check()
 
@@ -183,13 +183,16 @@ def show_side_by_side(results: Mapping[str, "Result"]) -> None:
     _print(table)
 
 
-def show_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """Prints rows with the same columns; numbers with four digits."""
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows as they are: brackets in a setting are no markup."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*rows[0]) if rows else Table()
+    table = Table()
+    for heading in headings:
+        table.add_column(Text(heading))
     for row in rows:
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value or "") for value in row.values()))
+        table.add_row(*map(Text, row))
     _print(table)
 
 
