@@ -75,7 +75,7 @@ class Setting:
     distilled: bool = False
 
 
-def pruned(method: Any, cooldown: float = 0.4, scope: Any = "local") -> PruningConfig:
+def pruned(method: Any, cooldown: float = 0.3, scope: Any = "local") -> PruningConfig:
     """Returns a config whose density is put in later."""
     return PruningConfig(method, 0.1, schedule=CubicSchedule(0.1, cooldown), scope=scope)
 
@@ -90,7 +90,7 @@ SETTINGS: dict[str, Setting] = {
     "magnitude": MAGNITUDE,
     "magnitude, rate 5e-4": replace(MAGNITUDE, rate=5e-4),
     "magnitude, rate 2e-3": replace(MAGNITUDE, rate=2e-3),
-    "magnitude, cool-down 0.2": Setting(pruned(Magnitude(), 0.2)),
+    "magnitude, cool-down 0.1": Setting(pruned(Magnitude(), 0.1)),
     "magnitude, cool-down 0.6": Setting(pruned(Magnitude(), 0.6)),
     "magnitude, global": Setting(pruned(Magnitude(), scope="global")),
     "magnitude, distilled": replace(MAGNITUDE, distilled=True),
@@ -100,7 +100,7 @@ SETTINGS: dict[str, Setting] = {
     "movement, scale 3": Setting(pruned(Movement(FromMagnitude(3.0)))),
     "movement, rate 5e-4": replace(MOVEMENT, rate=5e-4),
     "movement, rate 2e-3": replace(MOVEMENT, rate=2e-3),
-    "movement, cool-down 0.2": Setting(pruned(Movement(BORN), 0.2)),
+    "movement, cool-down 0.1": Setting(pruned(Movement(BORN), 0.1)),
     "movement, cool-down 0.6": Setting(pruned(Movement(BORN), 0.6)),
     "movement, global": Setting(pruned(Movement(BORN), scope="global")),
     "movement, adaptive": Setting(pruned(Movement(BORN), scope="adaptive")),
@@ -254,7 +254,8 @@ def write(path: Path, runs: list[dict[str, Any]]) -> None:
     facts = {
         "model": "MiniLM-L6, first two layers, embeddings frozen, no dropout",
         "training": "800 steps unless said, rate 1e-3 unless said, batches of 16, at most 24 tokens, bfloat16 autocast, AdamW, "
-        "clipping at 1.0, linear warm-up over a tenth, linear decay to 0; schedule of the density: warm-up 0.1, cool-down 0.4",
+        "clipping at 1.0, linear warm-up over a tenth, linear decay to 0; schedule of the density: warm-up 0.1, cool-down 0.3 "
+        "unless said",
         "machine": {"processor": platform.machine(), "capability": torch.backends.cpu.get_cpu_capability()},
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "date": date.today().isoformat(),

@@ -2,14 +2,17 @@
 
     python benchmarks/results.py docs/results/sst2
 
-A row for each variant: mean, standard deviation and range of a metric over the seeds, and the mean as a share of the dense
-run's.
+A row for each variant: over its seeds the mean, the standard deviation and the range of a metric, where 95 of 100 further seeds
+are expected (the prediction interval of Student's t), and the mean as a share of the dense run's.
 """
 
 import argparse
 import csv
+import math
 import statistics
 from pathlib import Path
+
+from scipy import stats
 
 from fineprune.errors import InvalidInputError
 
@@ -20,35 +23,50 @@ METRICS = {"accuracy": "{:.4f}", "f1": "{:.2f}", "exact_match": "{:.2f}"}
 
 
 def read(folder: Path) -> list[Row]:
-    """Returns the trials of a sweep. Raises InvalidInputError if one of them did not finish."""
+    """Returns the finished trials of a sweep. Raises InvalidInputError if one of them failed."""
     with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    broken = [row["folder"] for row in rows if row["status"] != "finished"]
+    broken = [row["folder"] for row in rows if row["status"] == "failed"]
     if broken:
-        raise InvalidInputError(f"{folder} holds trials that are not finished: {', '.join(broken)}.")
-    return rows
+        raise InvalidInputError(f"{folder} holds trials that failed: {', '.join(broken)}.")
+    return [row for row in rows if row["status"] == "finished"]
 
 
 def table(rows: list[Row]) -> str:
     """Returns the trials as a Markdown table."""
     metrics = [metric for metric in METRICS if metric in rows[0]]
-    heads = ["run", "seeds", "density", *(part for metric in metrics for part in (metric, "range", "of dense"))]
+    heads = ["run", "seeds", "density"]
+    for metric in metrics:
+        heads += [metric, "range", "a further seed", "of dense"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    dense = {metric: _mean(rows, "dense", metric) for metric in metrics}
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        found = [row for row in rows if row["variant"] == variant]
-        cells = [variant, str(len(found)), f"{_mean(rows, variant, 'density'):.4f}"]
+        cells = [variant, str(len(_values(rows, variant, "seed"))), f"{_mean(rows, variant, 'density'):.4f}"]
         for metric in metrics:
-            values, shown = [float(row[metric]) for row in found], METRICS[metric].format
-            spread = f" ± {shown(statistics.stdev(values))}" if len(values) > 1 else ""
+            values, shown = _values(rows, variant, metric), METRICS[metric].format
+            spread, reach = "", "not known"
+            if len(values) > 1:
+                spread = f" ± {shown(statistics.stdev(values))}"
+                reach = " to ".join(map(shown, further(values)))
             mean = statistics.mean(values)
-            cells += [f"{shown(mean)}{spread}", f"{shown(min(values))} to {shown(max(values))}", f"{mean / dense[metric]:.1%}"]
+            span = f"{shown(min(values))} to {shown(max(values))}" if len(values) > 1 else ""
+            cells += [f"{shown(mean)}{spread}", span, reach, f"{mean / _mean(rows, 'dense', metric):.1%}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def further(values: list[float], share: float = 0.95) -> tuple[float, float]:
+    """Returns between which bounds another value is expected with this probability, if the values are normally distributed."""
+    count = len(values)
+    reach = stats.t.ppf((1 + share) / 2, count - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / count)
+    return statistics.mean(values) - reach, statistics.mean(values) + reach
+
+
+def _values(rows: list[Row], variant: str, name: str) -> list[float]:
+    return [float(row[name]) for row in rows if row["variant"] == variant]
+
+
 def _mean(rows: list[Row], variant: str, name: str) -> float:
-    return statistics.mean(float(row[name]) for row in rows if row["variant"] == variant)
+    return statistics.mean(_values(rows, variant, name))
 
 
 def main() -> None:

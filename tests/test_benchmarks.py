@@ -26,3 +26,9 @@ def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> Non
     table = benchmark(name).table(measured[rows])
     assert len(table.splitlines()) > 10
     assert table in page
+
+
+def test_a_further_seed_is_expected_where_a_table_of_students_t_says() -> None:
+    low, high = benchmark("results").further([0.79, 0.80, 0.81])
+    assert low == pytest.approx(0.80 - 4.3027 * 0.01 * (4 / 3) ** 0.5, abs=1e-6)
+    assert high == pytest.approx(0.80 + 4.3027 * 0.01 * (4 / 3) ** 0.5, abs=1e-6)

@@ -29,7 +29,7 @@ DEFAULTS = {
     "training.eval_strategy": "epoch",
     "training.save_strategy": "epoch",
     "training.save_total_limit": 1,
-    "training.logging_steps": 50,
+    "training.logging_steps": 0.02,  # of all steps, so that a short run has curves too
     "training.report_to": "none",
     "training.dataloader_pin_memory": torch.accelerator.is_available(),
 }
