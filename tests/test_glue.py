@@ -188,7 +188,7 @@ def recipe(model: Path, task: Glue, output: Path, **settings: object) -> Recipe:
     arguments = {
         "num_train_epochs": 4,
         "per_device_train_batch_size": 8,
-        "learning_rate": 1e-2,
+        "learning_rate": 5e-3,
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "report_to": "none",

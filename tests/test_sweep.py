@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sweep_run
-from fineprune import FromMagnitude, InvalidInputError, Magnitude, Movement, SoftMovement, recipe, training
+from fineprune import FromMagnitude, InvalidInputError, Magnitude, Movement, SoftMovement, recipe
 from fineprune.errors import TrainingError
 from fineprune.sweep import command, engines, flags, grid, locks, plan, record, tables
 from test_training import SETTINGS
@@ -516,9 +517,12 @@ def test_real_trials_resume_and_end_as_if_nothing_had_been(model_folder: Path, r
     outcome = command.run(arguments, lambda line: None)
     outcome.check()
     assert note.exists()  # it went on; a new start would have removed what was there
-    undisturbed = recipe.read([*words, "--training.seed", "92", "--training.output_dir", str(tmp_path / "whole")])
+    whole = tmp_path / "whole"  # in a process of its own too: threads decide how sums are rounded
+    undisturbed = command.train_command(tmp_path / "out" / record.RECIPES / "method-Movement-seed92.yaml", whole)
+    subprocess.run(undisturbed, check=True, capture_output=True)
     movement, magnitude = outcome.trials.to_pylist()
-    assert training.train(undisturbed).metrics == {name: movement[name] for name in ("accuracy", "f1_macro", "loss")}
+    metrics = json.loads((whole / "result.json").read_text())["metrics"]
+    assert metrics == {name: movement[name] for name in ("accuracy", "f1_macro", "loss")}
     assert movement["density"] == magnitude["density"] == 0.25
     assert movement["steps"] == 24
     saved = yaml.safe_load((tmp_path / "out" / "method-Magnitude-seed92" / "recipe.yaml").read_text())

@@ -19,7 +19,7 @@ from fineprune.recipe import Recipe
 SETTINGS = {
     "training.num_train_epochs": "3",
     "training.per_device_train_batch_size": "8",
-    "training.learning_rate": "1e-2",
+    "training.learning_rate": "5e-3",
     "training.use_cpu": "true",
     "training.disable_tqdm": "true",
     "pruning.method": "Movement",
@@ -230,7 +230,7 @@ def test_evaluating_by_other_class_names_writes_nothing(
     run: tuple[Path, training.Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "v.csv").write_text("text,label\nthe bad,0\nthe good,1\n")
+    (tmp_path / "v.csv").write_text('text,label\n"the bad, book",0\n"the good, film",1\n')
     wanted = recipe.read(["--model", "m", "--task.validation", "v.csv", "--task.classes", '["0", "1"]'])
     assert training.evaluate(str(run[0]), wanted.task, 16, wanted.training).metrics["accuracy"] == 1.0
     assert [path.name for path in tmp_path.iterdir()] == ["v.csv"]
