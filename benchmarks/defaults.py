@@ -39,7 +39,7 @@ from fineprune import (
     SoftMovement,
 )
 from fineprune.tasks import docstrings, minilm
-from fineprune.tasks.tabular import read_table
+from fineprune.tasks.tables import read_table
 
 LENGTH = 24
 """Tokens at most."""

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from fineprune import L0, CubicSchedule, Pruner, PruningConfig, SoftMovement
 from fineprune.methods import Method
 from fineprune.tasks import docstrings, minilm
-from fineprune.tasks.tabular import read_table
+from fineprune.tasks.tables import read_table
 
 DENSITIES = (0.3, 0.1, 0.03)
 METHODS: dict[str, Method] = {"SoftMovement": SoftMovement(), "L0": L0()}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from fineprune import Movement, PruningConfig, cards
+from fineprune import Magnitude, Movement, PruningConfig, cards
 
 FACTS: dict[str, Any] = {
     "metrics": {"accuracy": 0.875, "loss": 0.5},
@@ -58,6 +58,17 @@ def test_a_card_tells_what_was_not_done(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     assert "distilled" not in text
     assert "distilled" in cards.text({**facts, "teacher": "teacher"}, "student")
+
+
+def test_a_card_claims_no_more_than_was_done() -> None:
+    assert "arXiv 2005.07683" in cards.text(FACTS, "bert")
+    magnitude = {**FACTS, "pruning": PruningConfig(Magnitude(), 0.1).to_dict()}
+    assert "2005.07683" not in cards.text(magnitude, "bert")
+    assert "movement" not in cards.text(magnitude, "bert").casefold()
+    files = {"class": "Glue", "name": "sst2", "folder": "/home/somebody/sst", "dataset": "nyu-mll/glue"}
+    text = cards.text({**FACTS, "task": files}, "bert")
+    assert "fine-tuned on sst2 from files" in text
+    assert "nyu-mll" not in text
 
 
 def test_a_text_of_the_user_is_left_alone(tmp_path: Path) -> None:

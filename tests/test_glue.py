@@ -1,6 +1,7 @@
 """GLUE's tasks: every file that it publishes, the labels in every form and order, its figures, and whole runs."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from conftest import config
 from fineprune import InvalidInputError, loading, training
 from fineprune.recipe import Recipe
 from fineprune.tasks.glue import ENTRIES, Glue
+from fineprune.tasks.tables import read_table
 
 HUB_CLASSES = {
     "cola": ("unacceptable", "acceptable"),
@@ -148,9 +150,10 @@ WRONG = [
     ("sst2", "sentence\tlabel\ngood\t1\nbad\t2\n", "Row 2 .* label '2', which is none of negative, positive, nor .* 0 to 1"),
     ("rte", "sentence1\tsentence2\tlabel\na\tb\tneutral\n", "label 'neutral', which is none of entailment, not_entailment"),
     ("sst2", "sentence\tlabel\n", "holds no rows"),
-    ("cola", "", "has the columns none, where cola needs 'sentence', 'label'"),
+    ("cola", "", "train.tsv has nothing in its first line"),
+    ("cola", "a\tb\n", "has the columns a, b, where cola needs 'sentence', 'label'"),
     ("qqp", "question1\tquestion2\na\tb\n", "where qqp needs 'question1', 'question2', 'label' or .*'is_duplicate'"),
-    ("qqp", ORIGINALS["qqp"] + "3\t4\t5\talone\n", "Line 4 of .*train.tsv has 4 fields; the header has 6"),
+    ("qqp", ORIGINALS["qqp"] + "3\t4\t5\ta\tb\t1\tc\n", "Line 4 of .*train.tsv has 7 fields; the header has 6"),
 ]
 
 
@@ -158,6 +161,29 @@ WRONG = [
 def test_wrong_data_is_refused_in_words(name: str, content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=message):
         publish(tmp_path, name, content or "\n").load()
+
+
+def test_lines_that_broke_off_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    header, first, second = ORIGINALS["qqp"].splitlines(keepends=True)
+    task = publish(tmp_path, "qqp")
+    whole = task.load()
+    assert caplog.messages == []
+    (tmp_path / "train.tsv").write_text(header + first + "3\t4\t5\talone\n\n" + second + "continued\n")
+    with caplog.at_level(logging.WARNING):
+        assert task.load() == whole
+    assert caplog.messages == [
+        f"{tmp_path / 'train.tsv'}: 2 lines have fewer fields than the header and are left out, the first of them line 3."
+    ]
+
+
+def test_a_table_of_ones_own_with_short_lines_is_refused(tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.csv").write_text("sentence,label\na,1\nb\n")
+    with pytest.raises(InvalidInputError, match=r"Line 3 of .*train.csv has 1 fields; the header has 2"):
+        Glue("sst2", folder=str(tmp_path)).load()
+    (tmp_path / "own.tsv").write_text("text\tlabel\na\t1\nb\n")
+    with pytest.raises(InvalidInputError, match=r"Line 3 of .*own.tsv has 1 fields; the header has 2"):
+        read_table(tmp_path / "own.tsv")
 
 
 def test_wrong_settings_are_refused_in_words(tmp_path: Path) -> None:

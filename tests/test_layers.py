@@ -38,6 +38,7 @@ FLOORS: dict[str, float] = {
     "cards": 3.5,
     "loading": 4,
     "tasks.task": 4,
+    "tasks.tables": 4,
     "tasks.tabular": 4.1,
     "tasks.glue": 4.2,
     "tasks.squad_scorer": 4.2,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from conftest import adamw, bert_batches, config, tiny_bert, train
 from fineprune import FromMagnitude, InvalidInputError, Movement, Pruner, Rows, portrait
@@ -36,6 +37,16 @@ def test_large_matrices_are_sampled_at_the_same_places(monkeypatch: pytest.Monke
     assert sum(tensor.numel() for tensor in done.weights.values()) <= 500 + len(names)
     assert all(torch.equal(done.weights[name], sample.pretrained[name]) for name in names)
     assert done.scores == {}
+
+
+@pytest.mark.parametrize("shape", [(1536, 384), (96, 256, 3, 3), (12, 100, 500)])
+def test_every_column_is_seen_whatever_the_stride(shape: tuple[int, ...]) -> None:
+    inner = torch.Size(shape[1:]).numel()
+    layer = nn.ParameterDict({"weight": (torch.arange(shape[0] * inner) % inner).float().reshape(shape)})
+    for matrices in (1, 2, 12, 36, 72):
+        (columns,) = Portrait.of(layer, ["weight"] * matrices).pretrained.values()
+        assert columns.numel() <= portrait.MOST / matrices + 1
+        assert columns.unique().numel() == min(inner, columns.numel())
 
 
 def test_scores_of_groups_are_spread_over_their_weights() -> None:

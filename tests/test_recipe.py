@@ -144,6 +144,13 @@ def test_rules(tmp_path: Path) -> None:
     assert recipe.read([str(tmp_path / "again.yaml")]).pruning == read.pruning
 
 
+def test_what_lacks_is_named() -> None:
+    with pytest.raises(InvalidInputError, match=r"^The recipe lacks model\. Set it: in the recipe, or with --model\.$"):
+        recipe.read(["--pruning.method", "Movement", "--pruning.density", "0.5"])
+    with pytest.raises(InvalidInputError, match=r"lacks pruning\.method\. Set it to one of Magnitude, .*SoftMovement, L0"):
+        recipe.read(["--model", "m", "--pruning.density", "0.5"])
+
+
 WRONG_RULES = [
     ("{target_modules: [a], densty: 0.1}", "'densty'; did you mean 'density'"),
     ("{target_modules: [a], density: 2.0}", r"The rule for \['a'\] cannot be used: density was given as 2.0"),

@@ -1,6 +1,10 @@
 """The report: runs are read or refused in words, seeds are grouped, figures say what they show, and the page stands alone."""
 
+import base64
+import io
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,18 +12,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread
 
 from fineprune import InvalidInputError, report
 from fineprune.config import PruningConfig
 from fineprune.inspection import Count
 from fineprune.methods import L0, Constant, FromMagnitude, Magnitude, Method, Movement
 from fineprune.portrait import Portrait
-from fineprune.report import course, drawing, grouping, page, results, runs, settings, weights
+from fineprune.report import comparison, course, drawing, grouping, origin, page, results, runs, settings, weights
 from fineprune.report.runs import Run
+from fineprune.structures import NofM
 
 LAYERS = [f"encoder.layer.{number}.{kind}.weight" for number in (0, 1) for kind in ("attention.self.query", "output.dense")]
 
@@ -161,6 +168,9 @@ def test_a_damaged_portrait_is_named(tmp_path: Path) -> None:
     short = draw_weights(Movement(), 0.1)
     Portrait({**short.pretrained, LAYERS[0]: torch.zeros(3)}, short.weights, short.scores).save(folder)
     with pytest.raises(InvalidInputError, match=r"portrait\.safetensors is damaged: the samples of encoder\.layer\.0"):
+        report.write([str(folder)], str(tmp_path / "report.html"))
+    Portrait(short.pretrained, short.weights, {"other.weight": torch.zeros(3)}).save(folder)
+    with pytest.raises(InvalidInputError, match=r"is damaged: the samples of other\.weight do not fit"):
         report.write([str(folder)], str(tmp_path / "report.html"))
     (folder / "portrait.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(InvalidInputError, match=r"portrait\.safetensors could not be read"):
@@ -366,7 +376,8 @@ def test_figures_say_what_is_measured(sweep: Path) -> None:
         heat, curves = course.figures(found, looks)
     magnitude = draw_weights(Magnitude(), 0.1)
     smallest = min(float(weight[weight != 0].abs().min()) for weight in magnitude.weights.values())
-    assert f"keeps no weight closer to 0 than {smallest:.3g}." in lobes.here[0].words
+    said = lobes.here[0].words.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"In the sample of its weights, magnitude, 10 % keeps none closer to 0 than {smallest:.3g}." in said
     shares = dict(lobes.here[0].values)
     assert shares["magnitude, 10\N{NO-BREAK SPACE}%"] == "0\N{NO-BREAK SPACE}%"
     kept = torch.cat(list(draw_weights(Movement(), 0.1).weights.values()))
@@ -379,6 +390,143 @@ def test_figures_say_what_is_measured(sweep: Path) -> None:
     ((step, names),) = curves.here[0].values
     assert step == "20 of 40"
     assert len(names.split("; ")) == 3
+
+
+def page_of(folder: Path) -> str:
+    """Returns what a page of the runs in a folder says."""
+    written = report.write([str(folder)], str(folder.parent / "report.html"))
+    return Reader(written.read_text(encoding="utf-8")).text
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("part", ["weights", "scores"])
+def test_a_run_that_diverged_is_left_out_of_the_figures_of_weights(tmp_path: Path, part: str, broken: float) -> None:
+    folder, drawn = write_run(tmp_path / "runs/movement", Movement()), draw_weights(Movement(), 0.1)
+    getattr(drawn, part)[LAYERS[-1]][3] = broken
+    drawn.save(folder)
+    left_out = "whose weights or scores are no longer numbers: movement, 10 % (run movement)."
+    text = page_of(tmp_path / "runs")
+    for title in ("Where the weights went", "Which weights remain", "How the weights were scored"):
+        assert f"{title}: no run has a sample of its weights (portrait.safetensors), apart from runs {left_out}" in text
+    write_run(tmp_path / "runs/magnitude", Magnitude())
+    text = page_of(tmp_path / "runs")
+    assert text.count(f"Left out are runs {left_out}") == 2
+    assert f"How the weights were scored: no method here has scores of its own, apart from runs {left_out}" in text
+
+
+def test_runs_without_a_common_matrix_are_said_to_have_none(tmp_path: Path) -> None:
+    whole = draw_weights(Movement(), 0.1)
+    for name, of in zip(("constant", "magnitude"), LAYERS[:2], strict=True):
+        birth = Constant(0.0) if name == "constant" else FromMagnitude()
+        folder = write_run(tmp_path / f"runs/{name}", Movement(birth=birth))
+        Portrait(*({of: kind[of]} for kind in (whole.pretrained, whole.weights, whole.scores))).save(folder)
+    text = page_of(tmp_path / "runs")
+    assert "Where the weights went: the runs share no pruned matrix." in text
+    assert "How the weights were scored: the runs with scores share no pruned matrix." in text
+    assert "Figure 2. Which weights remain" in text
+
+
+def test_scores_are_drawn_where_a_run_without_any_pruned_other_matrices(tmp_path: Path) -> None:
+    for name, method, of in (("movement", Movement(), LAYERS[:2]), ("magnitude", Magnitude(), LAYERS[2:])):
+        whole = draw_weights(method, 0.1)
+        kinds = (whole.pretrained, whole.weights, whole.scores)
+        sample = Portrait(*({layer: kind[layer] for layer in of if layer in kind} for kind in kinds))
+        sample.save(write_run(tmp_path / "runs" / name, method))
+    assert f"Each dot is a weight of {LAYERS[1]}: its score at the end" in page_of(tmp_path / "runs")
+
+
+@given(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=6))
+def test_a_density_axis_has_numbers_that_do_not_collide(densities: list[float]) -> None:
+    low, high = min(densities) / 1.5, max(densities) * 1.5
+    ticks = comparison.density_ticks(densities)
+    assert ticks
+    assert all(low <= tick <= high for tick in ticks)
+    gaps = [math.log(after / before) for before, after in itertools.pairwise(ticks)]
+    assert all(gap >= math.log(high / low) / 8 for gap in gaps)
+
+
+@pytest.mark.parametrize(
+    ("densities", "ticks"),
+    [([0.5], [0.5]), ([0.2], [0.2]), ([0.05, 0.0502], [0.05]), ([0.4, 0.6], [0.4, 0.6]), ([0.03, 0.1], [0.03, 0.1])],
+)
+def test_a_density_axis_names_the_densities_where_round_ones_are_too_few(densities: list[float], ticks: list[float]) -> None:
+    assert comparison.density_ticks(densities) == pytest.approx(ticks)
+    found = grouping.group([made(Movement(), density) for density in densities])
+    with drawing.drawing():
+        (drawn,) = comparison.against_density(found, drawing.looks(found)).panels
+    assert all(f">{settings.percent(tick)}<" in drawn.svg for tick in ticks)
+
+
+def layers_of(*densities: float, weights: int = 10_000) -> tuple[Count, ...]:
+    shape = (weights,)
+    return tuple(Count(f"layer.{n}.up.weight", shape, weights, round(left * weights)) for n, left in enumerate(densities))
+
+
+@pytest.mark.parametrize(
+    ("layers", "even"),
+    [
+        (layers_of(0.008, 0.010, 0.012), False),
+        (layers_of(0.5, 0.52), True),
+        (layers_of(0.5, 0.56), False),
+        ((*layers_of(0.15), *layers_of(0.1, weights=10)), True),
+        ((*layers_of(0.35), *layers_of(0.2, weights=10)), False),
+        ((), True),
+    ],
+)
+def test_even_are_densities_that_differ_by_little_or_by_the_floor(layers: tuple[Count, ...], even: bool) -> None:
+    assert course.is_even(made(Movement(), layers=layers)) is even
+
+
+def test_one_shade_means_one_density_in_all_heat_maps() -> None:
+    kept = {"global": (0.1, 0.2), "adaptive": (0.2, 0.8)}
+    found = grouping.group([made(Movement(), scope=scope, layers=layers_of(*left)) for scope, left in kept.items()])
+    with drawing.drawing():
+        panels = {panel.title.split(" scope")[0]: panel.svg for panel in course.shares(found).panels}
+    first, second = (pixels(panels[f"movement, {scope}"]) for scope in kept)
+    assert np.array_equal(first[-2, 1], second[1, 1]), "20 %"
+    assert first[1, 1, 0] > second[1, 1, 0] > second[-2, 1, 0], "the darker, the more is left"
+
+
+def pixels(drawn: str) -> np.ndarray[Any, Any]:
+    """Returns the picture inside an SVG, its first row on top."""
+    found = re.search(r"data:image/png;base64,([^\"]+)", drawn)
+    assert found is not None
+    picture: np.ndarray[Any, Any] = imread(io.BytesIO(base64.b64decode(found[1])))
+    return picture if "scale(1 -1)" not in drawn else picture[::-1]
+
+
+def test_what_was_logged_once_is_no_curve(tmp_path: Path) -> None:
+    at_end = [{"step": step, "loss": 1 / step, "density": 1.0} for step in (10, 20, 40)]
+    at_end += 2 * [{"step": 40, "eval_accuracy": 0.8}]
+    for name, method in (("dense", None), ("movement", Movement())):
+        write_run(tmp_path / "runs" / name, method, history=at_end)
+    found = grouping.group(runs.find([str(tmp_path / "runs")]))
+    with drawing.drawing():
+        drawn = course.curves(found, drawing.looks(found))
+        alone = course.curves(grouping.group([made(Movement(), history=at_end[-1:])]), drawing.looks(found))
+    assert [panel.title for panel in drawn.panels] == ["training loss", "density"]
+    assert alone.absent == "nothing was logged at more than one step"
+
+
+def test_who_decides_the_density_is_told() -> None:
+    of_few = made(Movement(), pruning=PruningConfig(Movement(), structure=NofM(2, 4)).to_dict())
+    penalised = made(L0(), pruning=PruningConfig(L0(penalty=1.0)).to_dict())
+    asked = [origin.told_apart([run])[0]["density asked for"] for run in (of_few, penalised, made(Movement()))]
+    assert asked == ["by the structure", "by the penalty", "10\N{NO-BREAK SPACE}%"]
+
+
+@pytest.mark.parametrize(("value", "stated"), [(0.0, "0.0000"), (-0.02, "-0.0200"), (math.nan, "nan"), (math.inf, "inf")])
+@pytest.mark.parametrize("greater", [True, False])
+def test_of_a_dense_figure_that_is_no_measure_no_share_is_taken(value: float, stated: str, greater: bool) -> None:
+    dense = made(None, metrics={"accuracy": value}, greater_is_better=greater)
+    pruned = [made(Movement(), density, metrics={"accuracy": density}, greater_is_better=greater) for density in (0.1, 0.3)]
+    found = grouping.group([dense, *pruned])
+    best = "movement, 30 %, with accuracy 0.3000" if greater else "movement, 10 %, with accuracy 0.1000"
+    assert results.verdict(found).replace("\N{NO-BREAK SPACE}", " ") == (
+        f"The dense accuracy is {stated}, so that no share of it can be taken. The best pruned setting is {best}."
+    )
+    with drawing.drawing():
+        assert "dotted" not in comparison.against_density(found, drawing.looks(found)).general
 
 
 def test_the_verdict_is_the_sparsest_that_keeps_nearly_all(sweep: Path) -> None:
@@ -519,6 +667,21 @@ def test_what_is_not_there_is_said(tmp_path: Path, changes: list[dict[str, Any]]
     text = Reader(report.write([str(tmp_path / "runs")], str(tmp_path / "r.html")).read_text(encoding="utf-8")).text
     for sentence in sentences:
         assert sentence in text
+
+
+def test_trials_without_a_result_are_named(tmp_path: Path) -> None:
+    for name, trials in (("sst2", ["a", "b", "c"]), ("mrpc", ["d", "<e>"]), ("whole", ["f"])):
+        write_run(tmp_path / "runs" / name / trials[0], Movement())
+        (tmp_path / "runs" / name / "sweep.json").write_text(json.dumps({"trials": dict.fromkeys(trials, "model: m")}))
+    write_run(tmp_path / "runs/odd/run", Movement())
+    for content in ("{", "[]", '{"trials": 3}', "{}"):
+        (tmp_path / "runs/odd/sweep.json").write_text(content)
+        text = page_of(tmp_path / "runs")
+        assert "2 of 3 trials of sst2 have no result: b, c." in text
+        assert "1 of 2 trials of mrpc has no result: <e>." in text
+        assert text.count("no result:") == 2
+    written = report.write([str(tmp_path / "runs/sst2"), str(tmp_path / "runs/sst2/a")], str(tmp_path / "report.html"))
+    assert Reader(written.read_text(encoding="utf-8")).text.count("no result:") == 1
 
 
 def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:

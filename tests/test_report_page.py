@@ -59,6 +59,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 name = f"movement-{'with-a-long-name-' * 6}{scope}-{density}-{seed}"
                 write_run(folder / "runs" / name, Movement(), density, seed, scope=scope, teacher="a/" + "teacher" * 20)
     write_run(folder / "runs/l0", L0(), 0.1, machine={"processor": "x" * 200})
+    (folder / "runs/sweep.json").write_text(json.dumps({"trials": {"l0": "", "failed" * 30: ""}}))
     return report.write([str(folder / "runs")], str(folder / "report.html"), title="A title" + "AndOneLongWord" * 10)
 
 

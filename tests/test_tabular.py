@@ -1,81 +1,20 @@
 """Reading texts and labels from files and data sets: every kind, and every way in which one can be wrong."""
 
-import json
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import TrainingArguments
+from transformers import AutoTokenizer, TrainingArguments
 
 from conftest import config
 from fineprune import InvalidInputError, training
 from fineprune.recipe import Recipe
-from fineprune.tasks.tabular import TextClassification, TextRegression, read_table
-from fineprune.tasks.task import Splits
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
-
-def test_reads_csv_with_quotes_and_keeps_words_that_look_like_nothing(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", '\ufefftext,label\n"a, ""b""\nc",1\nnull,0\nNA,0\n')
-    assert read_table(path) == {"text": ['a, "b"\nc', "null", "NA"], "label": ["1", "0", "0"]}
-
-
-def test_reads_tsv_without_quoting(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tsv", 'sentence\tlabel\n"a lone quote\t1\nit\'s "fine"\t0\n')
-    assert read_table(path) == {"sentence": ['"a lone quote', 'it\'s "fine"'], "label": ["1", "0"]}
-
-
-def test_reads_jsonl_and_parquet(tmp_path: Path) -> None:
-    rows = [{"text": "a\u2028b", "label": 1}, {"text": "c", "label": 0}]
-    path = write(tmp_path / "a.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
-    assert read_table(path) == {"text": ["a\u2028b", "c"], "label": [1, 0]}
-    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
-    assert read_table(tmp_path / "a.parquet") == {"text": ["a\u2028b", "c"], "label": [1, 0]}
-
-
-text = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\0"), max_size=20)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.tuples(text, text), min_size=1, max_size=5))
-def test_csv_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
-    def quoted(value: str) -> str:
-        return '"' + value.replace('"', '""') + '"'
-
-    lines = ["text,label", *(f"{quoted(first)},{quoted(second)}" for first, second in rows)]
-    path = write(tmp_path_factory.mktemp("csv") / "a.csv", "\n".join(lines) + "\n")
-    assert read_table(path) == {"text": [first for first, _ in rows], "label": [second for _, second in rows]}
-
-
-BROKEN = {
-    "a.csv": [
-        ("text,label\na,b,1\n", "Line 2 of .* has 3 fields; the header has 2"),
-        ("text,text\na,1\n", "two columns of the same name"),
-        ('text,label\n"a,1\n', "Line 2 of .* is not in this format"),
-        (b"text,label\n\xff\xfe,1\n", "not text in UTF-8"),
-    ],
-    "a.jsonl": [('{"text": 1\n', "Line 1 of .* is not JSON"), ('{"text": 1}\n[1]\n', "Line 2 of .* is not a JSON object")],
-    "a.parquet": [("text", "not a whole Parquet file")],
-    "a.txt": [("text", "a data file ends in .csv, .tsv, .jsonl, .parquet")],
-}
-
-
-@pytest.mark.parametrize(("name", "content", "message"), [(name, *case) for name, cases in BROKEN.items() for case in cases])
-def test_a_broken_file_is_refused_in_words(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
-    with pytest.raises(InvalidInputError, match=message):
-        read_table(write(tmp_path / name, content))
-
-
-def test_a_missing_file_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="could not be read: No such file"):
-        read_table(tmp_path / "a.csv")
+from fineprune.tasks.tabular import TextClassification, TextRegression
+from fineprune.tasks.task import Examples, Splits, encode
+from test_tables import write
 
 
 def load(tmp_path: Path, train: str, validation: str, **settings: object) -> Splits:
@@ -93,6 +32,81 @@ def test_numbers_the_classes(tmp_path: Path) -> None:
     assert named.train.labels == [0, 1]
 
 
+def test_numbers_of_one_value_are_sorted_by_name(tmp_path: Path) -> None:
+    names = ["0" * zeros + number for number in "12" for zeros in range(8)]
+    rows = "".join(f"a,{name}\n" for name in names)
+    splits = load(tmp_path, f"text,label\n{rows}", f"text,label\n{rows}")
+    assert splits.classes == (*sorted(names[:8]), *sorted(names[8:]))
+
+
+MOODS = "text,label\na,neg\nb,neutral\nc,pos\n"
+
+
+@pytest.mark.parametrize(
+    ("classes", "given_classes", "labels"),
+    [
+        (("neg", "neutral", "pos"), ["pos", "neutral", "neg"], [0, 1, 2]),
+        (("POS", "Neg", "Neutral"), ["neg", "neutral", "pos"], [1, 2, 0]),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), ["pos", "neutral", "neg"], [2, 1, 0]),
+        (("neutral", "pos", "neg"), None, [2, 0, 1]),
+    ],
+)
+def test_labels_follow_the_order_of_a_models_classes(
+    tmp_path: Path, classes: tuple[str, ...], given_classes: list[str] | None, labels: list[int]
+) -> None:
+    task = TextClassification(validation=write(tmp_path / "v.csv", MOODS), classes=given_classes)
+    assert task.load_validation(classes)[""].labels == labels
+
+
+def test_names_that_differ_in_case_alone_are_classes_of_their_own(tmp_path: Path) -> None:
+    task = TextClassification(validation=write(tmp_path / "v.csv", "text,label\na,A\nb,a\n"), classes=["A", "a"])
+    assert task.load_validation(("a", "A"))[""].labels == [1, 0]
+
+
+def test_a_model_that_does_not_fit_the_classes_is_refused_in_words(tmp_path: Path) -> None:
+    task = TextClassification(validation=write(tmp_path / "v.csv", MOODS))
+    with pytest.raises(InvalidInputError, match=r"The model has one output \(LABEL_0\), .* take the task TextRegression"):
+        task.load_validation(("LABEL_0",))
+    with pytest.raises(InvalidInputError, match=r"task\.classes names 2 classes; the model has 3"):
+        TextClassification(validation=task.validation, classes=["neg", "pos"]).load_validation(("a", "b", "c"))
+
+
+def test_a_class_named_twice_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"task\.classes names 'b' more than once; each class has one place"):
+        TextClassification(classes=["a", "b", "c", "b"])
+
+
+def test_a_whole_number_is_the_same_class_with_a_point_and_without(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "".join(f'{{"text": "a", "label": {label}}}\n' for label in ("1", "1.0", "0.0", "0.5")))
+    splits = TextClassification(train=path, validation=path).load()
+    assert splits.classes == ("0", "0.5", "1")
+    assert splits.train.labels == [2, 2, 0, 1]
+
+
+@pytest.mark.parametrize("label", ["NaN", "Infinity", "[1]", '{"a": 1}', "null", '""'])
+def test_a_label_that_names_no_class_is_refused_with_its_row(tmp_path: Path, label: str) -> None:
+    good, wrong = (write(tmp_path / f"{name}.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n') for name in "gw")
+    with open(wrong, "a") as file:
+        file.write(f'{{"text": "c", "label": {label}}}\n')
+    message = r"Row 3 of .*w.jsonl has the label .*, where a class should be: a text, or a finite number. Correct the row"
+    for files in ({"train": wrong, "validation": good}, {"train": good, "validation": wrong}):
+        with pytest.raises(InvalidInputError, match=message):
+            TextClassification(**files).load()
+    named = TextClassification(validation=wrong, classes=["0", "1", "nan", "None", "inf", "[1]", "{'a': 1}", ""])
+    with pytest.raises(InvalidInputError, match=message):
+        named.load_validation(tuple("abcdefgh"))
+
+
+@pytest.mark.parametrize(("column", "values"), [("label", [b"no", b"yes"]), ("text", [b"a", b"b"]), ("text", [1.0, np.nan])])
+def test_bytes_and_nan_of_parquet_are_refused_with_their_row(tmp_path: Path, column: str, values: list[object]) -> None:
+    path, columns = tmp_path / "a.parquet", {"text": ["a", "b"], "label": [0, 1]}
+    pyarrow.parquet.write_table(pyarrow.table({**columns, column: values}), path)
+    with pytest.raises(
+        InvalidInputError, match=r"Row [12] of .*a.parquet (has the label b'no'|holds (b'a'|nan) in the column)"
+    ):
+        TextClassification(train=str(path), validation=str(path)).load()
+
+
 def test_reads_pairs_and_other_columns(tmp_path: Path) -> None:
     rows = "premise,hypothesis,gold\na,b,yes\nc,d,no\n"
     splits = load(tmp_path, rows, rows, text="premise", text_pair="hypothesis", label="gold", max_train_samples=2)
@@ -106,7 +120,7 @@ WRONG = [
     (GOOD, "text,lable\na,1\n", {}, "v.csv has no column 'label'; did you mean 'lable'"),
     (GOOD, GOOD, {"text_pair": "other"}, "has no column 'other'"),
     ("text,label\n", GOOD, {}, "t.csv holds no rows"),
-    ("", GOOD, {}, "t.csv has no column 'text'"),
+    ("", GOOD, {}, "t.csv has nothing in its first line"),
     (GOOD, "text,label\n", {}, "v.csv holds no rows"),
     (GOOD, "text,label\na,1\nb,7\n", {}, "Row 2 of .*v.csv has the label '7', which is not one of the classes 0, 1"),
     (GOOD, GOOD, {"classes": ["1", "2"]}, "Row 2 of .*t.csv has the label '0'"),
@@ -150,6 +164,15 @@ def test_reads_a_data_set_as_from_the_hub(tmp_path: Path) -> None:
     assert splits.train.labels == [1, 0]
     with pytest.raises(InvalidInputError, match="could not be loaded"):
         TextClassification(dataset=str(tmp_path), validation_split="test").load()
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_a_row_of_the_hub_without_its_class_is_refused(tmp_path: Path, label: int | None) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"text": ["a", "b", "c"], "label": [1, label, 0]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train-0.parquet")
+    with pytest.raises(InvalidInputError, match=r"Row 2 of .* has the label None, where a class should be"):
+        TextClassification(dataset=str(tmp_path)).load()
 
 
 RATED = "text,label\na,1\nb,-2.5\nc,1e3\n"
@@ -220,3 +243,12 @@ def test_regression_on_pairs_trains_and_evaluates_again_to_the_same(model_folder
     assert result.metrics["pearson"] > 0.9
     again = training.evaluate(str(tmp_path / "run"), task, 16, arguments)
     assert again.metrics == pytest.approx(result.metrics, rel=1e-6)
+
+
+@pytest.mark.parametrize(("pairs", "special"), [(None, 2), (["a book", "bad"], 3)])
+def test_a_length_without_room_for_a_word_is_refused(model_folder: Path, pairs: list[str] | None, special: int) -> None:
+    tokenizer, examples = AutoTokenizer.from_pretrained(model_folder), Examples(["the good film", "poor"], pairs, [0, 1])
+    for length in range(1, special + 1):
+        with pytest.raises(InvalidInputError, match=f"max_length was given as {length}; .* {special + 1} or more"):
+            encode(examples, tokenizer, length)
+    assert [len(row["input_ids"]) for row in encode(examples, tokenizer, special + 1)] == [special + 1] * 2

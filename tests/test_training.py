@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from fineprune import FileError, InvalidInputError, loading, recipe, training
 from fineprune.portrait import Portrait
@@ -105,6 +105,64 @@ def test_the_same_recipe_gives_the_same_model(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_evaluating_makes_no_folder_of_the_models_name(
+    run: tuple[Path, training.Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model on the Hub has a name that could be a folder's; made, it would hide the model from then on."""
+    wanted = recipe.read([str(run[0] / "recipe.yaml")])
+    loaded = loading.load_pretrained(str(run[0]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "load_pretrained", lambda name, head: loaded)
+    assert training.evaluate("org/name", wanted.task, wanted.max_length, wanted.training).metrics == run[1].metrics
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_longer_texts_than_the_model_has_positions_for_are_refused(
+    run: tuple[Path, training.Result], model_folder: Path, reviews: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "v.csv").write_text(f'text,label\nthe good,good\n"{"the bad " * 20}",bad\n')
+    changes = {"task__validation": str(tmp_path / "v.csv"), "training__max_steps": "1"}
+    for teacher in ("", str(run[0])):
+        with pytest.raises(InvalidInputError, match=r"has 42 tokens, .* positions for 32 at most\. Set max_length to 32"):
+            training.train(read(model_folder, reviews, tmp_path / "long", teacher=teacher, **changes))
+    assert not (tmp_path / "long").exists()
+    wanted = read(model_folder, reviews, tmp_path / "fits", max_length="32", **changes)
+    training.train(wanted)
+    with pytest.raises(InvalidInputError, match="has 42 tokens"):
+        training.evaluate(str(run[0]), wanted.task, 128, wanted.training)
+
+
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [("bert", 40), ("roberta", 38), ("mpnet", 38), ("gpt2", 40), ("opt", 40), ("bart", 40), ("llama", None)],
+)
+def test_positions_are_counted_as_the_model_counts_them(kind: str, longest: int | None) -> None:
+    sizes = SIZES | ({"encoder_layers": 1, "decoder_layers": 1} if kind == "bart" else {})
+    sizes |= {"word_embed_proj_dim": 32} if kind == "opt" else {}
+    model = AutoModel.from_config(AutoConfig.for_model(kind, pad_token_id=1, **sizes))
+
+    def reads(length: int) -> None:
+        model(torch.full((1, length), 5), use_cache=False)
+
+    loading.refuse_longer(model, longest or 80)
+    reads(longest or 80)
+    if longest is not None:
+        with pytest.raises((IndexError, RuntimeError)):
+            reads(longest + 1)
+        with pytest.raises(InvalidInputError, match=f"positions for {longest} at most"):
+            loading.refuse_longer(model, longest + 1)
+
+
 def test_a_folder_with_a_run_is_left_alone(run: tuple[Path, training.Result], model_folder: Path, reviews: Path) -> None:
     with pytest.raises(InvalidInputError, match="already holds a run"):
         training.train(read(model_folder, reviews, run[0]))
@@ -115,8 +173,15 @@ def test_a_run_resumes_and_ends_the_same(
 ) -> None:
     half = read(model_folder, reviews, tmp_path / "half", training__save_strategy="steps", training__save_steps="5")
     interrupt_after(half, 12)
-    resumed = read(model_folder, reviews, tmp_path / "half", resume="true")
-    assert training.train(resumed).metrics == run[1].metrics
+    state = tmp_path / "half" / "checkpoint-10" / "trainer_state.json"
+    facts = json.loads(state.read_text())
+    assert 0 < facts["stateful_callbacks"]["Stopwatch"]["attributes"]["before"] < 1000
+    facts["stateful_callbacks"]["Stopwatch"]["attributes"]["before"] = 1000.0
+    state.write_text(json.dumps(facts))
+    resumed = training.train(read(model_folder, reviews, tmp_path / "half", resume="true"))
+    assert resumed.metrics == run[1].metrics
+    assert resumed.seconds is not None
+    assert resumed.seconds > 1000, "what came before the checkpoint counts"
     first, second = (load_file(folder / "model.safetensors") for folder in (run[0], tmp_path / "half"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -11,7 +11,7 @@ require("hub", "huggingface_hub")
 
 from huggingface_hub import EvalResult, ModelCardData  # noqa: E402
 from huggingface_hub.errors import HFValidationError  # noqa: E402
-from huggingface_hub.utils._validators import validate_repo_id  # noqa: E402
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # noqa: E402
 
 FILE = "README.md"
 
@@ -53,7 +53,7 @@ def text(facts: Mapping[str, Any], name: str) -> str:
         rows.append(("remaining weights of the blocks, as the paper counts", facts["remaining_weights"]))
     by = f"{'Pruned while it was fine-tuned' if pruned else 'Fine-tuned'} with fineprune {facts['versions']['fineprune']}."
     story = [f"{_origin(facts)} {done}", _table([*rows, *facts["metrics"].items()])]
-    return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if pruned else by)
+    return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if _moves(facts) else by)
 
 
 def imported(name: str, head: str, method: str, threshold: float | None, density: float) -> str:
@@ -84,7 +84,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")"""
 
 
 def _metadata(facts: Mapping[str, Any], name: str) -> str:
-    task, base = _task(facts), facts.get("model")
+    task, base = task_name(facts["task"]), facts.get("model")
     pipeline = PIPELINES.get(facts["head"])
     results = [
         EvalResult(
@@ -100,7 +100,7 @@ def _metadata(facts: Mapping[str, Any], name: str) -> str:
         base_model=base if base and is_hub_name(base) else None,
         library_name="transformers",
         pipeline_tag=pipeline,
-        tags=["fineprune", "pruning", *(["movement-pruning"] if "Movement" in _method(facts) else [])],
+        tags=["fineprune", "pruning", *(["movement-pruning"] if _moves(facts) else [])],
         model_name=name,
         eval_results=results or None,
     )
@@ -121,20 +121,26 @@ def _method(facts: Mapping[str, Any]) -> str:
     return str(pruning["method"]["class_path"]).rpartition(".")[2] if pruning else ""
 
 
-def _task(facts: Mapping[str, Any]) -> str:
-    """Names the data of a run: the data set on the Hub, a GLUE task, or the file's name without its folder."""
-    task = facts.get("task", {})
-    files = task.get("train") or []
+def _moves(facts: Mapping[str, Any]) -> bool:
+    return "Movement" in _method(facts)
+
+
+def task_name(task: Mapping[str, Any]) -> str:
+    """Names the data of a run, given its task's settings: the data set on the Hub, or the files without their folders."""
+    files = task.get("train")
     if files and not task.get("dataset"):
         return ", ".join(Path(path).name for path in ([files] if isinstance(files, str) else files))
-    return " ".join(task[key] for key in ("dataset", "subset", "name") if task.get(key)) or str(task.get("class", "unknown"))
+    if task.get("folder"):
+        return f"{task['name']} from files"
+    given = [task.get(key) for key in ("dataset", "subset", "name")]
+    return " ".join(part for part in given if isinstance(part, str)) or str(task.get("class", "unnamed task"))
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
     base = facts.get("model")
     source = "A model" if not base else f"`{base if is_hub_name(base) else Path(base).name}`"
     taught = " It was distilled from a teacher." if facts.get("teacher") else ""
-    return f"{source}, fine-tuned on {_task(facts)} for {facts['steps']:,} steps (seed {facts['seed']}).{taught}"
+    return f"{source}, fine-tuned on {task_name(facts['task'])} for {facts['steps']:,} steps (seed {facts['seed']}).{taught}"
 
 
 def _pruning(facts: Mapping[str, Any]) -> str:

@@ -130,6 +130,30 @@ def give_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> 
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
+def refuse_longer(model: PreTrainedModel, tokens: int) -> None:
+    """Raises InvalidInputError if the longest text has more tokens than the model has learned positions for."""
+    most = _learned_positions(model)
+    if most is not None and tokens > most:
+        raise InvalidInputError(
+            f"A text has {tokens} tokens, and this {model.config.model_type} model has positions for {most} at most. "
+            f"Set max_length to {most} or less."
+        )
+
+
+def _learned_positions(model: PreTrainedModel) -> int | None:
+    """Returns for how many positions the model has a vector each; None where positions are relative, or computed.
+
+    RoBERTa's family counts from behind the number of the padding; BART's has two rows more than positions.
+    """
+    most, words = getattr(model.config, "max_position_embeddings", None), model.get_input_embeddings()
+    if most is None:
+        return None
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
+    unused = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
+    sizes = {table.num_embeddings: most - rows for table, rows in zip(tables, unused, strict=True)}
+    return sizes.get(most, most if most + 2 in sizes else None)
+
+
 def freeze(model: nn.Module, frozen_modules: list[str] | str) -> None:
     """Stops every parameter inside the named modules from being trained.
 

@@ -1,5 +1,6 @@
 """A sample of every pruned matrix, before and after: enough to draw what pruning did, without the models."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,5 +72,7 @@ def _parameters(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 def _sample(tensor: Tensor, matrices: int) -> Tensor:
     """Returns places of one of so many matrices, evenly spread over it, as a copy in float32 on the CPU."""
-    stride = -(-tensor.numel() * matrices // MOST)
-    return tensor.reshape(-1)[:: max(stride, 1)].to("cpu", torch.float32, copy=True)
+    stride = max(-(-tensor.numel() * matrices // MOST), 1)
+    while math.gcd(stride, math.prod(tensor.shape[1:])) > 1:  # a shared factor would pass by the same columns in every row
+        stride += 1
+    return tensor.reshape(-1)[::stride].to("cpu", torch.float32, copy=True)

@@ -12,6 +12,7 @@ from .config import CHOICES, PruningConfig, kinds
 from .distillation import Distillation
 from .errors import InvalidInputError, nearest
 from .extras import require
+from .methods import Method
 from .tasks import glue, language, squad  # noqa: F401, a task is found by its class, once its room is imported
 from .tasks.tabular import TextClassification
 from .tasks.task import Task
@@ -177,6 +178,9 @@ def _sentence(error: str, made: jsonargparse.ArgumentParser) -> str:
     lacking = re.search(r"the following arguments are required: (.+)", error)
     if keys and lacking:
         return f"{'.'.join(keys)} lacks {lacking[1]}."
+    if lacking:
+        choice = f" to one of {', '.join(kind.__name__ for kind in kinds(Method))}" if lacking[1] == "pruning.method" else ""
+        return f"The recipe lacks {lacking[1]}. Set it{choice}: in the recipe, or with --{lacking[1]}."
     values = re.findall(r"(?:Given value|Got value): (.+)", error)
     expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:: |\. |\.?$)", error, re.MULTILINE)))
     if keys and values and expected:

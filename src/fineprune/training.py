@@ -1,7 +1,9 @@
 """Runs a recipe: reads the data, trains and prunes with the stock Trainer, evaluates, saves."""
 
+import copy
 import json
 import platform
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,7 +19,7 @@ from .checkpoints import last_whole_checkpoint
 from .errors import FileError, FinepruneError, InvalidInputError, nearest
 from .extras import require
 from .inspection import Inspection, inspect
-from .loading import freeze, give_padding, load_pretrained
+from .loading import freeze, give_padding, load_pretrained, refuse_longer
 from .portrait import Portrait
 from .recipe import Recipe
 from .state import replace_whole
@@ -29,7 +31,14 @@ require("hub", "transformers", "accelerate", "datasets", "sklearn")
 
 import safetensors  # noqa: E402
 import transformers  # noqa: E402
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments  # noqa: E402
+from transformers import (  # noqa: E402
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState  # noqa: E402
 
 RECIPE, RESULT = "recipe.yaml", "result.json"
 
@@ -41,7 +50,8 @@ class Result:
     Args:
         metrics: the task's figures on the validation split, the one to compare by first.
         inspection: what is left of the model, counted on its weights.
-        seconds: wall time of training, evaluations included; None for an evaluation alone.
+        seconds: wall time of training, evaluations included, of a resumed run also what came before the checkpoint;
+            None for an evaluation alone.
         seed: of the run.
         history: Trainer's log, a dictionary each time something was logged.
     """
@@ -51,6 +61,31 @@ class Result:
     seconds: float | None
     seed: int
     history: list[dict[str, Any]]
+
+
+class Stopwatch(TrainerCallback, ExportableState):
+    """Counts the seconds of training; every checkpoint keeps those before it, for a run that goes on from there."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self.before = before
+        self._start = time.perf_counter()
+
+    @classmethod
+    def resumed(cls, checkpoint: str | None) -> "Stopwatch":
+        """Returns one that goes on from a checkpoint, from 0 where it kept none."""
+        if checkpoint is None:
+            return cls()
+        kept = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
+        return cls(kept[cls.__name__]["attributes"]["before"] if cls.__name__ in kept else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self.before + time.perf_counter() - self._start
+
+    def state(self) -> dict[str, Any]:
+        """Returns what Trainer writes into a checkpoint."""
+        return {"args": {}, "attributes": {"before": self.seconds}}
 
 
 def train(recipe: Recipe) -> Result:
@@ -72,12 +107,15 @@ def train(recipe: Recipe) -> Result:
     tokenizer, model = _pretrained(recipe, splits.classes)
     teacher = None if recipe.teacher is None else load_pretrained(recipe.teacher, recipe.task.head)[1]
     prepared = recipe.task.prepare(splits.train, splits.validation, tokenizer, recipe.max_length)
+    for one in [model] if teacher is None else [model, teacher]:
+        refuse_longer(one, prepared.longest())
     portrait = Portrait.of(model, _pruned_names(model, recipe))
     callback = None if recipe.pruning is None else PruningCallback(recipe.pruning)
     trainer = _trainer(model, tokenizer, recipe, prepared, teacher, callback)
-    start = time.perf_counter()
+    stopwatch = Stopwatch.resumed(checkpoint)
+    trainer.add_callback(stopwatch)
     _run(trainer, checkpoint, folder)
-    seconds = time.perf_counter() - start
+    seconds = stopwatch.seconds
     metrics = _last_evaluation(trainer, recipe.task) or _evaluate(trainer, recipe.task)
     result = Result(metrics, _inspect(model, callback), seconds, recipe.training.seed, trainer.state.log_history)
     _save(trainer, recipe, result, portrait.finished(model, None if callback is None else callback.pruner), folder)
@@ -94,9 +132,11 @@ def evaluate(folder: str, task: Task, max_length: int, training: TrainingArgumen
     names: dict[int, str] = model.config.id2label or {}  # type: ignore[assignment]
     classes = tuple(names[number] for number in sorted(names))
     prepared = task.prepare(None, task.load_validation(classes), tokenizer, max_length)
-    training.output_dir = folder  # Trainer makes the folder that it is given
-    trainer = _trainer(model, tokenizer, Recipe(folder, task, training), prepared, None, None)
-    return Result(_evaluate(trainer, task), _inspect(model, None), None, training.seed, [])
+    refuse_longer(model, prepared.longest())
+    arguments = copy.copy(training)
+    with tempfile.TemporaryDirectory() as arguments.output_dir:  # Trainer makes the folder that it is given
+        trainer = _trainer(model, tokenizer, Recipe(folder, task, arguments), prepared, None, None)
+        return Result(_evaluate(trainer, task), _inspect(model, None), None, training.seed, [])
 
 
 def _pretrained(recipe: Recipe, classes: tuple[str, ...]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -9,7 +9,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from .drawing import GREY, INK, Exhibit, Finding, Looks, Panel, keys, panel, svg
 from .grouping import choices
-from .settings import ENOUGH, Setting, contests, figure, grouped, lines, metrics, percent, ranked, reference
+from .settings import ENOUGH, Setting, contests, figure, grouped, is_measure, lines, metrics, percent, ranked, reference
+
+SPARSEST = 1e-6
+"""The lowest density that an axis shows."""
+
+MOST_NUMBERS = 6
+"""As many densities can be read side by side below a panel."""
 
 
 def figures(settings: Sequence[Setting], looks: Looks) -> list[Exhibit]:
@@ -37,10 +43,13 @@ def against_density(settings: Sequence[Setting], looks: Looks) -> Exhibit:
 
 
 def _levels_explained(rivals: Sequence[Sequence[Setting]]) -> str:
-    directions = {inside[0].first.greater_is_better for inside in rivals if reference(inside[0], inside) is not None}
+    dense = [setting for inside in rivals if (setting := reference(inside[0], inside)) is not None]
+    if not dense:
+        return " There is no dense run."
+    directions = {setting.first.greater_is_better for setting in dense if is_measure(setting)}
     words = {True: "95 % of it", False: "it divided by 0.95 (smaller is better there)"}
     enough = ", or ".join(words[direction] for direction in sorted(directions, reverse=True))
-    return f" The full horizontal line is the dense run, the dotted one {enough}." if enough else " There is no dense run."
+    return f" The full horizontal line is the dense run{enough and f', the dotted one {enough}'}."
 
 
 def _density_panel(inside: Sequence[Setting], metric: str, looks: Looks) -> Panel:
@@ -52,7 +61,7 @@ def _density_panel(inside: Sequence[Setting], metric: str, looks: Looks) -> Pane
         axes.plot(*zip(*seeds, strict=True), linestyle="none", marker=".", markersize=3.5, color=look.colour, alpha=0.6)
         axes.plot(*zip(*points, strict=True), **look.line())
         axes.plot(*zip(*points, strict=True), **look.marks())
-    _density_axis(axes, [setting.density for setting in pruned])
+    _density_axis(axes, [setting.level for setting in pruned])
     dense = reference(inside[0], inside)
     if dense is not None:
         _dense_levels(axes, dense, metric)
@@ -66,12 +75,32 @@ def _titled(setting: Setting, metric: str) -> str:
 
 
 def _density_axis(axes: Axes, densities: Sequence[float]) -> None:
-    low, high = min(densities), max(densities)
-    ticks = [part * 10.0**power for power in range(-6, 1) for part in (1, 3)]
-    axes.set(xscale="log", xlabel="density of the prunable weights", xlim=(low / 1.5, high * 1.5))
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low / 1.5 <= tick <= high * 1.5]))
+    axes.set(xscale="log", xlabel="density of the prunable weights", xlim=_limits(densities))
+    axes.xaxis.set_major_locator(FixedLocator(density_ticks(densities)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda density, _: percent(density)))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _limits(densities: Sequence[float]) -> tuple[float, float]:
+    """Returns the ends of a logarithmic axis, which has no place for 0."""
+    return max(min(densities), SPARSEST) / 1.5, max(*densities, SPARSEST) * 1.5
+
+
+def density_ticks(densities: Sequence[float]) -> list[float]:
+    """Returns where an axis has numbers: 1 % and 3 % and their like, or the densities themselves where these are too few."""
+    low, high = _limits(densities)
+    powers = range(round(math.log10(SPARSEST)), 1)
+    inside = [tick for power in powers for part in (1, 3) if low <= (tick := part * 10.0**power) <= high]
+    return _thinned(inside if len(inside) > 1 else sorted({max(density, SPARSEST) for density in densities}), high / low)
+
+
+def _thinned(ticks: Sequence[float], span: float) -> list[float]:
+    """Leaves out ticks whose numbers would run into the one before, on a logarithmic axis of that span."""
+    kept = [ticks[0]]
+    for tick in ticks[1:]:
+        if tick / kept[-1] >= span ** (1 / MOST_NUMBERS):
+            kept.append(tick)
+    return kept
 
 
 def _dense_levels(axes: Axes, dense: Setting, metric: str) -> None:

@@ -8,14 +8,15 @@ from itertools import takewhile
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 
 from ..inspection import Count
 from .drawing import Exhibit, Finding, Looks, Panel, at_place, keys, panel, svg
 from .runs import Points, Run
 from .settings import Setting, largest_contest, percent, side_by_side
 
-EVEN = 0.005
-"""Densities of a run's matrices that differ by less are the same but for rounding."""
+EVEN = 0.05
+"""Densities of a run's matrices that differ by no more, relative to the largest, count as the same share."""
 
 MOST_WITH_NUMBERS = 12
 """Columns of a heat map whose cells have room for a number."""
@@ -93,9 +94,12 @@ def figures(settings: Sequence[Setting], looks: Looks) -> list[Exhibit]:
 
 
 def is_even(run: Run) -> bool:
-    """Whether every matrix kept the same share."""
+    """Whether every matrix kept the same share, but for the part of a weight that rounding down to a whole one takes."""
+    if not run.layers:
+        return True
     densities = [layer.density for layer in run.layers]
-    return not densities or max(densities) - min(densities) < EVEN
+    floor = max(1 / layer.weights for layer in run.layers)
+    return max(densities) - min(densities) <= EVEN * max(densities) + floor
 
 
 def shares(chosen: Sequence[Setting]) -> Exhibit:
@@ -105,23 +109,30 @@ def shares(chosen: Sequence[Setting]) -> Exhibit:
     if not pruned:
         return Exhibit(title, absent="no run pruned anything")
     uneven = [setting for setting in pruned if not is_even(setting.first)]
+    drawn = uneven or pruned[:1]
+    scale = _scale(drawn)
     return Exhibit(
         title,
-        [_heat(setting) for setting in uneven or pruned[:1]],
+        [_heat(setting, scale) for setting in drawn],
         general=(
-            "Density of each matrix in per cent, layers from top to bottom; the darker, the more is left. Where the matrices "
-            "compete for one budget, this shows where a method finds the weights worth most; with local scope each keeps the "
-            "same share."
+            "Density of each matrix in per cent, layers from top to bottom; the darker, the more is left, by one scale in "
+            "all panels. Where the matrices compete for one budget, this shows where a method finds the weights worth most; "
+            "with local scope each keeps the same share."
         ),
         here=[*_extremes(uneven), *_evenly([setting for setting in pruned if is_even(setting.first)])],
     )
 
 
-def _heat(setting: Setting) -> Panel:
+def _scale(settings: Sequence[Setting]) -> PowerNorm:
+    """Returns which density is how dark. It grows as the root, so that sparse runs can be read beside one that kept much."""
+    fullest = max((layer.density for setting in settings for layer in setting.first.layers), default=0.0)
+    return PowerNorm(0.5, vmin=0, vmax=fullest or 1.0)
+
+
+def _heat(setting: Setting, scale: PowerNorm) -> Panel:
     laid = grid(setting.first.layers)
     drawn, axes = panel(height=1.15 + 0.24 * len(laid.rows))
-    strongest = float(np.nanmax(laid.densities)) or 1.0
-    axes.imshow(laid.densities, cmap="Blues", vmin=0, vmax=strongest, aspect="auto")
+    axes.imshow(laid.densities, cmap="Blues", norm=scale, aspect="auto")
     axes.set_yticks(range(len(laid.rows)), laid.rows)
     slant = 35 if len(laid.columns) <= MOST_WITH_NUMBERS else 90
     axes.set_xticks(range(len(laid.columns)), laid.columns, rotation=slant, ha="right", rotation_mode="anchor", fontsize=8)
@@ -129,14 +140,14 @@ def _heat(setting: Setting) -> Panel:
     axes.spines[:].set_visible(False)
     axes.set_ylabel("layer")
     if len(laid.columns) <= MOST_WITH_NUMBERS:
-        _write_numbers(axes, laid, strongest)
+        _write_numbers(axes, laid, scale)
     return Panel(setting.name, svg(drawn), f"Heat map of densities, {setting.name}: {_extreme(setting)}.")
 
 
-def _write_numbers(axes: Axes, laid: Grid, strongest: float) -> None:
+def _write_numbers(axes: Axes, laid: Grid, scale: PowerNorm) -> None:
     for (row, column), density in np.ndenumerate(laid.densities):
         if not np.isnan(density):
-            colour = "white" if density > 0.6 * strongest else "black"
+            colour = "white" if scale(density) > 0.6 else "black"
             axes.text(column, row, f"{100 * density:.2g}", ha="center", va="center", fontsize=8, color=colour)
 
 
@@ -168,15 +179,15 @@ def _evenly(settings: Sequence[Setting]) -> list[Finding]:
 def curves(chosen: Sequence[Setting], looks: Looks) -> Exhibit:
     """Draws loss, metric and density over the optimiser steps, the first seed of each setting."""
     title = "The course of training"
-    wanted = [("training loss", "loss"), (f"validation {chosen[0].first.metric}", f"eval_{chosen[0].first.metric}")]
-    panels = [_curve(chosen, label, name, looks) for label, name in [*wanted, ("density", "density")]]
-    found = [drawn for drawn in panels if drawn is not None]
-    if not found:
-        return Exhibit(title, absent="nothing was logged during the runs")
-    logged = [setting for setting in chosen if any(_points(setting.first, name) for name in ("loss", wanted[1][1], "density"))]
+    metric = chosen[0].first.metric
+    wanted = {"loss": "training loss", f"eval_{metric}": f"validation {metric}", "density": "density"}
+    names = [name for name in wanted if any(_is_curve(_points(setting.first, name)) for setting in chosen)]
+    if not names:
+        return Exhibit(title, absent="nothing was logged at more than one step")
+    logged = [setting for setting in chosen if any(_points(setting.first, name) for name in names)]
     return Exhibit(
         title,
-        found,
+        [_curve(chosen, wanted[name], name, looks) for name in names],
         keys(logged, looks),
         general=(
             "What was logged over the optimiser steps, by the first seed of each setting. The metric often falls while the "
@@ -192,10 +203,13 @@ def _points(run: Run, name: str) -> Points:
     return [(step, value) for step, value in run.curve(name) if np.isfinite(value)]
 
 
-def _curve(chosen: Sequence[Setting], label: str, name: str, looks: Looks) -> Panel | None:
+def _is_curve(points: Points) -> bool:
+    """Whether it has a course at all: what was measured at the end alone is in the tables already."""
+    return len({step for step, _ in points}) > 1
+
+
+def _curve(chosen: Sequence[Setting], label: str, name: str, looks: Looks) -> Panel:
     logged = [(setting, points) for setting in chosen if (points := _points(setting.first, name))]
-    if not logged:
-        return None
     drawn, axes = panel(height=2.6)
     for setting, points in logged:
         look = looks[setting.line]

@@ -48,13 +48,20 @@ def _details(run: Run) -> dict[str, str]:
 
 
 def _pruning(run: Run, pruning: dict[str, Any]) -> dict[str, Any]:
-    density = pruning["density"]
     return {
         "method": pruning["method"],
-        "density asked for": "by the penalty" if density is None else percent(density),
+        "density asked for": _asked(pruning),
         "scope": run.scope,
         **{key: pruning.get(key) or DEFAULT for key in PRUNING},
     }
+
+
+def _asked(pruning: dict[str, Any]) -> str:
+    """Returns the density asked for, or what decides it: the penalty, if the method was given one, or else the structure."""
+    if pruning["density"] is not None:
+        return percent(pruning["density"])
+    penalty = (pruning["method"].get("init_args") or {}).get("penalty")
+    return "by the structure" if penalty is None else "by the penalty"
 
 
 def told_apart(runs: Sequence[Run]) -> tuple[dict[str, str], list[str]]:

@@ -14,6 +14,7 @@ from .drawing import Exhibit, drawing, looks, with_own_names
 from .grouping import group
 from .runs import Run, find
 from .settings import contests
+from .trials import gaps
 
 require("report", "matplotlib", "jinja2")
 
@@ -43,7 +44,7 @@ def write(runs: list[str], output: str = "report.html", title: str | None = None
     """
     path = Path(output)
     _refuse_unless_ours(path)
-    page = render(find(runs), title or "What pruning did")
+    page = render(find(runs), gaps(runs), title or "What pruning did")
     try:
         replace_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     except OSError as error:
@@ -64,8 +65,8 @@ def _refuse_unless_ours(path: Path) -> None:
         )
 
 
-def render(runs: Sequence[Run], title: str) -> str:
-    """Returns the page of these runs, the same text for the same runs."""
+def render(runs: Sequence[Run], missing: Sequence[str], title: str) -> str:
+    """Returns the page of these runs, with sentences about those that are missing: the same text for the same runs."""
     settings = group(runs)
     with drawing():
         of = looks(settings)
@@ -83,6 +84,7 @@ def render(runs: Sequence[Run], title: str) -> str:
         title=title,
         version=VERSION,
         leads=[(inside[0].place, results.verdict(inside)) for inside in contests(settings)],
+        missing=missing,
         tiles=results.tiles(runs, settings),
         shared=shared,
         contests=[results.table(inside) for inside in contests(settings)],

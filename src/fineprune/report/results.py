@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .runs import Run
-from .settings import ENOUGH, SPACE, Setting, figure, grouped, metrics, percent, ranked, reference, share_of
+from .settings import ENOUGH, SPACE, Setting, figure, grouped, is_measure, metrics, percent, ranked, reference, share_of
 
 
 def verdict(inside: Sequence[Setting]) -> str:
@@ -16,6 +16,12 @@ def verdict(inside: Sequence[Setting]) -> str:
     if dense is None:
         best = ranked(pruned)[0]
         return f"There is no dense run to compare with. The best setting is {best.name}, with {metric} {best.stated(metric)}."
+    if not is_measure(dense):
+        best = ranked(pruned)[0]
+        return (
+            f"The dense {metric} is {dense.stated(metric)}, so that no share of it can be taken. The best pruned setting is "
+            f"{best.name}, with {metric} {best.stated(metric)}."
+        )
     enough = [(setting, share) for setting in pruned if (share := share_of(setting, dense) or 0) >= ENOUGH]
     if not enough:
         return f"No pruned setting comes within 95 % of the dense {metric}, {dense.stated(metric)}."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import cards
 from ..config import kinds
 from ..errors import InvalidInputError, is_number
 from ..inspection import Count
@@ -99,12 +100,8 @@ class Run:
 
     @property
     def task_name(self) -> str:
-        """The data set, or the file that was trained on, without its folder."""
-        files = [self.task["train"]] if isinstance(self.task.get("train"), str) else self.task.get("train")
-        if files and not self.task.get("dataset"):
-            return ", ".join(Path(file).name for file in files)
-        given = [self.task.get(key) for key in ("dataset", "subset", "name")]
-        return " ".join(part for part in given if isinstance(part, str)) or str(self.task.get("class", "unnamed task"))
+        """The data set, or the files that were trained on, without their folders."""
+        return cards.task_name(self.task)
 
     @property
     def base_name(self) -> str:
@@ -135,7 +132,7 @@ def find(paths: Sequence[str]) -> list[Run]:
         raise InvalidInputError("No run was given. Name folders of runs, or folders that hold such: fineprune report RUN...")
     folders = list(dict.fromkeys(folder for path in paths for folder in _folders(Path(path))))
     common = os.path.commonpath(folders) if len(folders) > 1 else folders[0].parent
-    runs = [read(folder, _readable(folder.relative_to(common))) for folder in folders]
+    runs = [read(folder, readable(str(folder.relative_to(common)))) for folder in folders]
     return [replace(run, base=_base(run, runs)) for run in runs]
 
 
@@ -150,9 +147,9 @@ def _is_at(folder: Path, named: Path) -> bool:
     return folder == named.resolve() or (not named.is_absolute() and folder.parts[-len(named.parts) :] == named.parts)
 
 
-def _readable(path: Path) -> str:
-    """Returns a path as text that can be written, whatever its bytes are."""
-    return str(path).encode(errors="replace").decode()
+def readable(name: str) -> str:
+    """Returns a file's name as text that can be written, whatever its bytes are."""
+    return name.encode(errors="replace").decode()
 
 
 def _folders(path: Path) -> Iterator[Path]:

@@ -123,9 +123,14 @@ def reference(setting: Setting, settings: Iterable[Setting]) -> Setting | None:
     return ranked(rivals)[0] if rivals else None
 
 
+def is_measure(setting: Setting) -> bool:
+    """Whether its figure can stand in a quotient: it is finite and above 0."""
+    return 0 < setting.value < math.inf
+
+
 def share_of(setting: Setting, dense: Setting | None) -> float | None:
     """Returns how much of the dense figure is kept: their quotient, so that more is better; None where it means nothing."""
-    if dense is None or not (setting.value > 0 and dense.value > 0):
+    if dense is None or not (is_measure(setting) and is_measure(dense)):
         return None
     share = setting.value / dense.value
     return share if setting.first.greater_is_better else 1 / share

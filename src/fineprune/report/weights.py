@@ -1,83 +1,37 @@
 """Figures of the weights: where they went, which remain, and how they were scored (after the paper's figures 2 and 3)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..errors import InvalidInputError
-from ..portrait import FILE, Portrait
+from ..portrait import FILE
 from .drawing import GREY, INK, PALE, Exhibit, Finding, Looks, Panel, at_place, panel, svg
-from .settings import Setting, few_a_method, largest_contest, percent, side_by_side
-
-Array = np.ndarray[Any, np.dtype[np.float32]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Weights of one run, at the same places before and after.
-
-    Args:
-        setting: whose first seed it is.
-        pretrained, weights: by matrix; a weight of 0 was pruned.
-        scores: by matrix; empty where the method has none of its own.
-    """
-
-    setting: Setting
-    pretrained: Mapping[str, Array]
-    weights: Mapping[str, Array]
-    scores: Mapping[str, Array]
-
-    @property
-    def name(self) -> str:
-        return self.setting.name
-
-    def remaining(self) -> Array:
-        """Returns the weights that are left, of all matrices."""
-        together: Array = np.concatenate(list(self.weights.values()))
-        remaining: Array = together[together != 0]
-        return remaining
-
-
-def samples(settings: Sequence[Setting]) -> list[Sample]:
-    """Reads the portraits to show: of each method, side by side, the first seed.
-
-    Raises:
-        InvalidInputError: for a damaged portrait.
-    """
-    found = []
-    for setting in few_a_method(side_by_side(largest_contest(settings))):
-        portrait = setting.first.portrait()
-        if portrait is not None and portrait.weights:
-            _refuse_unlike(portrait, setting.first.folder)
-            kinds = (portrait.pretrained, portrait.weights, portrait.scores)
-            found.append(Sample(setting, *({name: tensor.numpy() for name, tensor in kind.items()} for kind in kinds)))
-    return found
+from .samples import Array, Sample, last_shared, samples
+from .settings import Setting, percent
 
 
 def figures(settings: Sequence[Setting], looks: Looks) -> list[Exhibit]:
     """Returns the three figures of weights."""
-    shown = samples(settings)
-    names = [name for name in shown[0].weights if all(name in sample.weights for sample in shown)] if shown else []
-    name = names[-1] if names else ""
-    exhibits = [clouds(shown, name, looks), lobes(shown, looks), scored(shown, name, looks)]
-    return [at_place(exhibit, shown[0].setting.place) if shown else exhibit for exhibit in exhibits]
+    found = samples(settings)
+    shown, diverged = ([sample for sample in found if sample.finite is finite] for finite in (True, False))
+    exhibits = [_left_out(figure(shown, looks), diverged) for figure in (clouds, lobes, scored)]
+    return [at_place(exhibit, found[0].setting.place) if found else exhibit for exhibit in exhibits]
 
 
-def _refuse_unlike(portrait: Portrait, folder: Path) -> None:
-    """Raises unless a portrait holds the same places before and after."""
-    for name, weights in portrait.weights.items():
-        others = (portrait.pretrained.get(name), portrait.scores.get(name, weights))
-        if any(other is None or other.shape != weights.shape for other in others):
-            raise InvalidInputError(
-                f"{folder / FILE} is damaged: the samples of {name} do not fit together. Train this run again."
-            )
+def _left_out(exhibit: Exhibit, diverged: Sequence[Sample]) -> Exhibit:
+    """Says in a figure which runs it does not show, because their weights cannot be drawn."""
+    if not diverged:
+        return exhibit
+    names = "; ".join(f"{sample.name} (run {sample.setting.first.name})" for sample in diverged)
+    words = f"runs whose weights or scores are no longer numbers: {names}"
+    if exhibit.absent:
+        return replace(exhibit, absent=f"{exhibit.absent}, apart from {words}")
+    return replace(exhibit, here=[*exhibit.here, Finding(f"Left out are {words}.")])
 
 
-NO_PORTRAIT = "no run has a sample of its weights (portrait.safetensors)"
+NO_PORTRAIT = f"no run has a sample of its weights ({FILE})"
 
 EDGE = 0.999
 """Share of the weights within a figure's range; outliers would squeeze the rest."""
@@ -88,11 +42,14 @@ def _reach(values: Sequence[Array]) -> float:
     return 1.05 * max((float(np.quantile(np.abs(array), EDGE)) for array in values if array.size), default=1.0) or 1.0
 
 
-def clouds(shown: Sequence[Sample], name: str, looks: Looks) -> Exhibit:
+def clouds(shown: Sequence[Sample], looks: Looks) -> Exhibit:
     """Draws each fine-tuned weight of one matrix against the pretrained one."""
     title = "Where the weights went"
-    if not name:
+    if not shown:
         return Exhibit(title, absent=NO_PORTRAIT)
+    name = last_shared([sample.weights for sample in shown])
+    if name is None:
+        return Exhibit(title, absent="the runs share no pruned matrix")
     across = _reach([sample.pretrained[name] for sample in shown])
     up = _reach([sample.weights[name] for sample in shown])
     return Exhibit(
@@ -177,22 +134,26 @@ def _below_the_gap(pruned: Sequence[Sample]) -> list[Finding]:
     magnitude = next((sample for sample in pruned if sample.setting.first.method == "Magnitude"), None)
     if magnitude is None:
         return []
-    gap = float(np.abs(magnitude.remaining()).min())
+    gap, name = float(np.abs(magnitude.remaining()).min()), magnitude.name
     shares = [(sample.name, percent(float((np.abs(sample.remaining()) < gap).mean()))) for sample in pruned]
     return [
         Finding(
-            f"{magnitude.name} keeps no weight closer to 0 than {gap:.3g}. Of the remaining weights, so many are closer:",
+            f"In the sample of its weights, {name} keeps none closer to 0 than {gap:.3g}. Of what remains in each "
+            "sample, so many are closer:",
             shares,
         )
     ]
 
 
-def scored(shown: Sequence[Sample], name: str, looks: Looks) -> Exhibit:
+def scored(shown: Sequence[Sample], looks: Looks) -> Exhibit:
     """Draws the score of each weight of one matrix against the pretrained weight."""
     title = "How the weights were scored"
-    with_scores = [sample for sample in shown if name in sample.scores]
+    with_scores = [sample for sample in shown if sample.scores]
     if not with_scores:
         return Exhibit(title, absent="no method here has scores of its own" if shown else NO_PORTRAIT)
+    name = last_shared([sample.scores for sample in with_scores])
+    if name is None:
+        return Exhibit(title, absent="the runs with scores share no pruned matrix")
     across = _reach([sample.pretrained[name] for sample in with_scores])
     return Exhibit(
         title,

@@ -23,7 +23,7 @@ Results = Mapping[str, Mapping[str, Any]]
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 MEASURED = {"density": float, "remaining_weights": float, "whole_model_density": float, "seconds": float, "steps": int}
-"""Figures of `result.json` beside the metrics. Of a trial that was resumed, `seconds` counts from there."""
+"""Figures of `result.json` beside the metrics."""
 
 ARROW = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
 

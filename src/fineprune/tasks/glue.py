@@ -1,5 +1,6 @@
 """The tasks of GLUE (Wang et al. 2018), scored by its rules: from the Hub, or from files as GLUE publishes them."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,13 +10,16 @@ import numpy as np
 
 from ..errors import InvalidInputError, enumeration, nearest
 from ..extras import require
-from .tabular import Columns, read_hub, read_table, texts, values
-from .task import CORRELATIONS, Examples, Prepared, Splits, TextTask, correlations, first
+from .tables import TSV, Columns, by_column, read_hub, read_lines, read_table, reading
+from .tabular import texts, values
+from .task import CORRELATIONS, Examples, Prepared, Splits, TextTask, correlations, first, in_order_of
 
 require("hub", "sklearn", "transformers")
 
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # noqa: E402
 from transformers import PreTrainedTokenizerBase  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Glue(TextTask):
         name: cola, sst2, mrpc, qqp, stsb, mnli, qnli or rte.
         folder: holds train.* and validation.* (or dev.*; for mnli validation_matched.* and validation_mismatched.*, or
             dev_...), as .tsv (no quoting, as GLUE publishes them), .csv, .jsonl or .parquet, with the Hub's columns or
-            those of GLUE's own files. None: from the Hub.
+            those of GLUE's own files. Lines of a .tsv that broke off are left out, with a warning. None: from the Hub.
         dataset: data set on the Hub with a configuration for each task, read where no folder is given.
         max_train_samples: train on so many rows only, the first ones.
     """
@@ -148,14 +152,14 @@ class Glue(TextTask):
 
     def _order(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """Returns the task's classes in the order of a model that knows its own by these names."""
-        own, names = self.entry.classes, tuple(name.casefold() for name in classes)
-        if len(names) != len(own) and (own or len(names) > 1):
+        own = self.entry.classes
+        if len(classes) != len(own) and (own or len(classes) > 1):
             needed = f"one for each of {', '.join(own)}" if own else "one, for the number"
             raise InvalidInputError(
-                f"The model has {len(names)} outputs ({enumeration(classes)}), where {self.name} takes {needed}. "
+                f"The model has {len(classes)} outputs ({enumeration(classes)}), where {self.name} takes {needed}. "
                 "Give a model that was fine-tuned on this task."
             )
-        return names if sorted(names) == sorted(own) else own
+        return in_order_of(classes, own)
 
     def score(self, labels: np.ndarray, outputs: np.ndarray, positive: int = POSITIVE) -> dict[str, float]:
         """Returns GLUE's figures; `positive` is the number of the class that F1 is of."""
@@ -191,7 +195,7 @@ class Glue(TextTask):
         if self.folder is None:
             return f"{self.dataset} {self.name} ({split})", read_hub(self.dataset, self.name, split)
         path = _file(Path(self.folder), split)
-        columns, unnamed = read_table(path), self.entry.unnamed
+        columns, unnamed = _read_published(path) if path.suffix == ".tsv" else read_table(path), self.entry.unnamed
         if len(columns) == len(unnamed) and set(unnamed).isdisjoint(columns):
             # what was read as the header is the first row
             columns = {column: [top, *rest] for column, (top, rest) in zip(unnamed, columns.items(), strict=True)}
@@ -216,6 +220,22 @@ def _file(folder: Path, split: str) -> Path:
         holds = f"both {found[0].name} and {found[1].name}" if found else f"no {' or '.join(stems)} file"
         raise InvalidInputError(f"{folder} holds {holds}; give one of {', '.join(f'{split}{suffix}' for suffix in SUFFIXES)}.")
     return found[0]
+
+
+def _read_published(path: Path) -> Columns:
+    """Reads a file as GLUE publishes it, without the lines that broke off: QQP has some, and other loaders skip them too."""
+    with reading(path):
+        lines = read_lines(path, **TSV)
+    columns = len(lines[0].fields)
+    broken = [line for line in lines if len(line.fields) < columns]
+    if broken:
+        logger.warning(
+            "%s: %d lines have fewer fields than the header and are left out, the first of them line %d.",
+            path,
+            len(broken),
+            broken[0].number,
+        )
+    return by_column([line for line in lines if len(line.fields) >= columns], path)
 
 
 def _refuse_hidden(labels: Sequence[Any], name: str) -> None:

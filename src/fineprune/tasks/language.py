@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from ..distillation import IGNORED
 from ..errors import InvalidInputError, nearest
 from ..extras import require
-from .tabular import read_hub, read_table, texts
-from .task import Prepared, Splits, Task, first
+from .tables import read_hub, read_table, reading
+from .tabular import texts
+from .task import Prepared, Splits, Task, first, refuse_unclear
 
 require("hub", "transformers", "datasets")
 
@@ -107,10 +108,7 @@ class LanguageModelling(Task):
     def _documents(self, split: str) -> list[str]:
         """Reads a split, "train" or "validation"."""
         files = self.train if split == "train" else self.validation
-        if (self.dataset is None) == (self.train is None and self.validation is None):
-            raise InvalidInputError(
-                "A task takes either files (train and validation) or a dataset on the Hub. Give one of them."
-            )
+        refuse_unclear(self.dataset, self.train, self.validation)
         if self.dataset is not None:
             hub_split = self.train_split if split == "train" else self.validation_split
             documents = self._column(read_hub(self.dataset, self.subset, hub_split), f"{self.dataset} ({hub_split})")
@@ -134,12 +132,8 @@ class LanguageModelling(Task):
 
 def read_text(path: Path) -> str:
     """Reads a text file. Raises InvalidInputError if it is missing or not UTF-8."""
-    try:
+    with reading(path):
         return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InvalidInputError(f"{path} could not be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path} is not text in UTF-8: {error}. Convert it first.") from error
 
 
 def _refuse_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,8 +15,8 @@ from ..extras import require
 from .squad_questions import Entry, Question, Questions, collect, read, refuse_misplaced
 from .squad_scorer import VERSION_1, VERSION_2, score
 from .squad_spans import Search, Window, best_answers
-from .tabular import read_hub
-from .task import Prepared, Splits, Task
+from .tables import read_hub
+from .task import Prepared, Splits, Task, refuse_unclear
 
 require("hub", "transformers", "datasets")
 
@@ -85,10 +85,7 @@ class QuestionAnswering(Task):
         return {"": _first(self._read("validation", self.validation, self.validation_split), self.max_validation_samples)}
 
     def _read(self, split: str, files: str | list[str] | None, hub_split: str) -> Questions:
-        if (self.dataset is None) == (not self.train and not self.validation):
-            raise InvalidInputError(
-                "A task takes either files (train and validation) or a dataset on the Hub. Give one of them."
-            )
+        refuse_unclear(self.dataset, self.train, self.validation)
         if self.dataset is not None:
             return collect(_hub_entries(self.dataset, self.subset, hub_split))
         if not files:

@@ -1,21 +1,15 @@
 """Single texts or pairs with a class or a number each: from CSV, TSV, JSONL or Parquet files, or a data set on the Hub."""
 
-import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidInputError, enumeration, nearest
-from ..extras import require
-from .task import CORRELATIONS, Examples, Splits, TextTask, correlations, first
-
-Columns = dict[str, list[Any]]
-"""Column name -> one value a row."""
+from .tables import Columns, read_hub, read_table, repeated
+from .task import CORRELATIONS, Examples, Splits, TextTask, correlations, first, in_order_of, refuse_unclear
 
 
 @dataclass(frozen=True)
@@ -49,10 +43,7 @@ class Table(TextTask):
     def read(self, split: str) -> tuple[str, Columns]:
         """Reads a split, "train" or "validation", and names where it came from. Its columns are there and not empty."""
         path = self.train if split == "train" else self.validation
-        if (self.dataset is None) == (self.train is None and self.validation is None):
-            raise InvalidInputError(
-                "A task takes either files (train and validation) or a dataset on the Hub. Give one of them."
-            )
+        refuse_unclear(self.dataset, self.train, self.validation)
         if self.dataset is not None:
             hub_split = self.train_split if split == "train" else self.validation_split
             name, columns = f"{self.dataset} ({hub_split})", read_hub(self.dataset, self.subset, hub_split)
@@ -82,15 +73,21 @@ class TextClassification(Table):
     """Texts, or pairs of texts, each with one of several classes.
 
     Args:
-        classes: the classes in their order. None: those that occur in the training data, sorted.
+        classes: the classes in their order. None: those that occur in the training data, sorted. A saved model that
+            knows them by the same names keeps its own order.
     """
 
     classes: list[str] | None = None
 
+    def __post_init__(self) -> None:
+        twice = repeated(self.classes or ())
+        if twice:
+            raise InvalidInputError(f"task.classes names {twice[0]!r} more than once; each class has one place.")
+
     def load(self) -> Splits:
         """Reads both splits and numbers the classes."""
         name, columns = self.read("train")
-        classes = tuple(self.classes) if self.classes is not None else _sorted_classes(columns[self.label])
+        classes = tuple(self.classes) if self.classes is not None else _sorted_classes(columns[self.label], name)
         columns = self.first_rows(columns)
         if len(classes) < 2:
             raise InvalidInputError(f"{name} holds {len(classes)} class ({', '.join(classes)}); two or more are needed.")
@@ -98,12 +95,26 @@ class TextClassification(Table):
         return Splits(train, self.load_validation(classes), classes)
 
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, Examples]:
-        """Reads the validation split and numbers its labels by the task's classes, else by those given."""
+        """Reads the validation split and numbers its labels in the model's order of the classes.
+
+        Where the model has other names for them, as LABEL_0, its outputs are taken in the order of the task's classes.
+        """
         name, columns = self.read("validation")
-        if self.classes is not None and len(self.classes) != len(classes):
+        order = self._order(classes)
+        return {"": self.examples(columns, numbered(columns[self.label], order, name), name)}
+
+    def _order(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns the names of the classes, in the order of the outputs of a model that knows its own by these."""
+        if len(classes) == 1:
+            raise InvalidInputError(
+                f"The model has one output ({classes[0]}), where a classification takes one for each class. Give a model that "
+                "was fine-tuned on classes, or take the task TextRegression."
+            )
+        if self.classes is None:
+            return classes
+        if len(self.classes) != len(classes):
             raise InvalidInputError(f"task.classes names {len(self.classes)} classes; the model has {len(classes)}.")
-        classes = classes if self.classes is None else tuple(self.classes)
-        return {"": self.examples(columns, numbered(columns[self.label], classes, name), name)}
+        return in_order_of(classes, tuple(self.classes))
 
 
 @dataclass(frozen=True)
@@ -142,13 +153,26 @@ class TextRegression(Table):
 def numbered(labels: Sequence[Any], classes: tuple[str, ...], name: str) -> list[int]:
     """Returns the number of each label's class. Raises InvalidInputError, naming the row, for one that is none of them."""
     numbers = {label: number for number, label in enumerate(classes)}
-    for row, label in enumerate(labels, start=1):
-        if str(label) not in numbers:
+    named = class_names(labels, name)
+    for row, label in enumerate(named, start=1):
+        if label not in numbers:
             raise InvalidInputError(
                 f"Row {row} of {name} has the label {label!r}, which is not one of the classes {', '.join(classes)}. "
                 "Correct the row, or name every class in task.classes."
             )
-    return [numbers[str(label)] for label in labels]
+    return [numbers[label] for label in named]
+
+
+def class_names(labels: Sequence[Any], name: str) -> list[str]:
+    """Returns the name of each label's class. Raises InvalidInputError, naming the row, for one that names none."""
+    for row, label in enumerate(labels, start=1):
+        if label == "" or not _reads_as_text(label):
+            raise InvalidInputError(
+                f"Row {row} of {name} has the label {label!r}, where a class should be: a text, or a finite number. Correct "
+                "the row."
+            )
+    # files and libraries write a whole number with a point or without: it is one class
+    return [str(int(label) if isinstance(label, float) and label.is_integer() else label) for label in labels]
 
 
 def values(labels: Sequence[Any], name: str) -> list[float]:
@@ -171,110 +195,19 @@ def values(labels: Sequence[Any], name: str) -> list[float]:
 def texts(values: Sequence[Any], column: str, name: str) -> list[str]:
     """Returns a column as texts. Raises InvalidInputError, naming the row, for a value that is none."""
     for row, value in enumerate(values, start=1):
-        if value is None or isinstance(value, list | dict):
+        if not _reads_as_text(value):
             raise InvalidInputError(f"Row {row} of {name} holds {value!r} in the column {column!r}, where a text should be.")
     return [str(value) for value in values]
 
 
-def _sorted_classes(labels: Sequence[Any]) -> tuple[str, ...]:
-    """Returns the distinct labels: whole numbers by value, anything else by name."""
-    names = {str(label) for label in labels if label is not None and label != ""}
-    if all(name.removeprefix("-").isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
-    return tuple(sorted(names))
+def _reads_as_text(value: Any) -> bool:
+    """Whether a value is a text, or a number that can be read as one; not None, NaN, bytes or a list."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def read_table(path: str | Path) -> Columns:
-    """Reads a file of rows into columns.
-
-    Args:
-        path: .csv or .tsv with a header, .jsonl with an object a line, or .parquet. In .tsv nothing is quoted.
-
-    Raises:
-        InvalidInputError: if the file is missing, of another kind, or damaged; with the row.
-    """
-    path = Path(path)
-    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if path.suffix not in readers:
-        raise InvalidInputError(f"{path} was given as data; a data file ends in {', '.join(readers)}.")
-    try:
-        return readers[path.suffix](path)
-    except OSError as error:
-        raise InvalidInputError(f"{path} could not be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path} is not text in UTF-8: {error}. Convert it first.") from error
-
-
-def _read_csv(path: Path, **dialect: Any) -> Columns:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True, **dialect)
-        try:
-            header = next(reader, [])
-            rows = []
-            for row in reader:
-                if row and len(row) != len(header):
-                    raise InvalidInputError(
-                        f"Line {reader.line_num} of {path} has {len(row)} fields; the header has {len(header)}: "
-                        f"{', '.join(header)}. Correct the line; in .csv, quote a field that holds the separator."
-                    )
-                rows += [row] if row else []
-        except csv.Error as error:
-            raise InvalidInputError(f"Line {reader.line_num} of {path} is not in this format: {error}.") from error
-    if len(set(header)) != len(header):
-        raise InvalidInputError(f"{path} has two columns of the same name in its header: {', '.join(header)}.")
-    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
-
-
-def _read_tsv(path: Path) -> Columns:
-    return _read_csv(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _read_jsonl(path: Path) -> Columns:
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InvalidInputError(f"Line {number} of {path} is not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise InvalidInputError(f"Line {number} of {path} is not a JSON object with a key for each column.")
-        rows.append(row)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _read_parquet(path: Path) -> Columns:
-    require("hub", "pyarrow")
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        columns: Columns = pyarrow.parquet.read_table(path).to_pydict()
-    except pyarrow.ArrowException as error:
-        raise InvalidInputError(f"{path} is not a whole Parquet file: {error}.") from error
-    return columns
-
-
-def read_hub(name: str, subset: str | None, split: str) -> Columns:
-    """Reads a split of a data set on the Hub (or a local folder of one). Classes come by their names.
-
-    Raises:
-        InvalidInputError: if it cannot be found or reached.
-    """
-    require("hub", "datasets")
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(name, subset, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InvalidInputError(
-            f"The split {split!r} of the data set {name!r} could not be loaded: {str(error).splitlines()[0]} Check the name, "
-            "the subset and the split, or give files instead."
-        ) from error
-    columns: Columns = {column: list(dataset[column]) for column in dataset.column_names}
-    for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            columns[column] = [feature.int2str(label) if label >= 0 else label for label in columns[column]]
-    return columns
+def _sorted_classes(labels: Sequence[Any], name: str) -> tuple[str, ...]:
+    """Returns the names of the distinct classes: whole numbers by value, anything else by name. Raises as `class_names`."""
+    names = sorted(set(class_names(labels, name)))
+    if all(each.removeprefix("-").isdecimal() for each in names):
+        names.sort(key=int)  # 01 and 1 stay in the order of their names
+    return tuple(names)

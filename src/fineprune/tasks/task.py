@@ -14,6 +14,7 @@ from ..extras import require
 require("hub", "transformers", "datasets", "sklearn")
 
 import datasets  # noqa: E402
+import pyarrow.compute  # noqa: E402
 from scipy.stats import pearsonr, spearmanr  # noqa: E402
 from sklearn.metrics import accuracy_score, f1_score  # noqa: E402
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase  # noqa: E402
@@ -53,6 +54,13 @@ class Prepared:
     metrics: Callable[[EvalPrediction], dict[str, float]]
     reduce: Callable[[Any, Tensor], Tensor] | None = None
     ordered: bool = False
+
+    def longest(self) -> int:
+        """Returns the number of tokens of the longest example."""
+        parts = [*self.validation.values(), *([] if self.train is None else [self.train])]
+        lengths = [pyarrow.compute.list_value_length(part.data.column("input_ids")) for part in parts]
+        longest: int = max(pyarrow.compute.max(of_part).as_py() for of_part in lengths)
+        return longest
 
 
 class Task(ABC):
@@ -140,7 +148,18 @@ def first_output(outputs: Any, labels: Tensor) -> Tensor:
 
 
 def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
-    """Returns the token numbers and labels of each example, cut to `max_length` tokens, not padded."""
+    """Returns the token numbers and labels of each example, cut to `max_length` tokens, not padded.
+
+    Raises:
+        InvalidInputError: for a length that the tokenizer's special tokens fill alone.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
+    if max_length <= special:
+        texts = "a text" if examples.pairs is None else "a pair of texts"
+        raise InvalidInputError(
+            f"max_length was given as {max_length}; the special tokens alone are {special} for {texts}. Give {special + 1} or "
+            "more."
+        )
     encoded = tokenizer(examples.texts, examples.pairs, truncation=True, max_length=max_length)
     return datasets.Dataset.from_dict({**encoded, "labels": examples.labels})
 
@@ -155,6 +174,27 @@ def correlations(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         return dict.fromkeys(CORRELATIONS, 0.0)
     figures = (pearsonr(outputs, labels).statistic, spearmanr(outputs, labels).statistic)
     return {name: float(figure) for name, figure in zip(CORRELATIONS, figures, strict=True)}
+
+
+def in_order_of(known: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns a task's classes in the order of a model that knows them by the same names; as they are where it does not.
+
+    Args:
+        known: the names that the model has for its outputs, in their order. They may differ from the task's in upper and
+            lower case.
+        classes: the task's names.
+    """
+    for form in (str, str.casefold):
+        names = {form(name): name for name in classes}
+        if sorted(map(form, known)) == sorted(names):
+            return tuple(names[form(name)] for name in known)
+    return classes
+
+
+def refuse_unclear(dataset: str | None, *files: str | list[str] | None) -> None:
+    """Raises InvalidInputError for a task that is given both files and a data set on the Hub, or neither."""
+    if (dataset is None) != any(files):
+        raise InvalidInputError("A task takes either files (train and validation) or a dataset on the Hub. Give one of them.")
 
 
 def first(rows: Sequence[Any], most: int | None) -> Sequence[Any]:
