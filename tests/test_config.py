@@ -98,7 +98,7 @@ def test_the_form_that_is_written() -> None:
         "method": {
             "class_path": "fineprune.methods.Movement",
             "init_args": {
-                "birth": {"class_path": "fineprune.methods.FromMagnitude", "init_args": {"scale": 1.0}},
+                "birth": {"class_path": "fineprune.methods.FromMagnitude", "init_args": {"scale": 0.3}},
                 "score_lr": 0.01,
             },
         },
@@ -124,7 +124,7 @@ def test_short_names_and_left_out_settings() -> None:
     values = {"method": {"class_path": "Movement", "init_args": {"birth": {"class_path": "Uniform"}}}, "density": 0.1}
     assert PruningConfig.from_dict(values) == PruningConfig(Movement(Uniform()), 0.1)
     assert PruningConfig(Movement(), 0.1) == PruningConfig(
-        Movement(FromMagnitude(1.0), 1e-2), 0.1, Unstructured(), CubicSchedule(0.1, 0.3), "local", None, None
+        Movement(FromMagnitude(0.3), 1e-2), 0.1, Unstructured(), CubicSchedule(0.1, 0.3), "local", None, None
     )
 
 

@@ -67,7 +67,7 @@ class FromMagnitude(Birth):
     evidence it takes to overturn the magnitude's order. The scores of a matrix of zeros are 0.
     """
 
-    scale: float = 1.0
+    scale: float = 0.3
 
     def __post_init__(self) -> None:
         _refuse_unless_positive(self, "scale", self.scale)
