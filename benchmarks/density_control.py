@@ -23,13 +23,13 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, get_scheduler
 from transformers.utils import logging
 
-from fineprune import L0, CubicSchedule, Pruner, PruningConfig, SoftMovement
+from fineprune import L0, Constant, CubicSchedule, Pruner, PruningConfig, SoftMovement
 from fineprune.methods import Method
 from fineprune.tasks import docstrings, minilm
 from fineprune.tasks.tables import read_table
 
 DENSITIES = (0.3, 0.1, 0.03)
-METHODS: dict[str, Method] = {"SoftMovement": SoftMovement(), "L0": L0()}
+METHODS: dict[str, Method] = {"SoftMovement": SoftMovement(birth=Constant(0.0)), "L0": L0()}
 Examples = list[tuple[str, int]]
 
 

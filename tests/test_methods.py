@@ -6,7 +6,17 @@ import re
 import pytest
 import torch
 
-from fineprune import Constant, FromMagnitude, InvalidInputError, KaimingUniform, Magnitude, Movement, Random, Uniform
+from fineprune import (
+    Constant,
+    FromMagnitude,
+    InvalidInputError,
+    KaimingUniform,
+    Magnitude,
+    Movement,
+    Random,
+    SoftMovement,
+    Uniform,
+)
 from fineprune.methods import Birth, Method
 from fineprune.selection import keep_local
 
@@ -103,3 +113,9 @@ def test_a_constant_is_a_finite_number(value: object) -> None:
 def test_a_birth_is_asked_for(birth: object) -> None:
     with pytest.raises(InvalidInputError, match="it takes a birth"):
         Movement(birth)
+
+
+def test_soft_movement_is_born_as_the_paper_does_with_a_penalty_and_from_magnitude_with_a_density() -> None:
+    assert SoftMovement(penalty=500.0) == SoftMovement(penalty=500.0, birth=Constant(0.0))
+    assert SoftMovement() == SoftMovement(birth=FromMagnitude())
+    assert SoftMovement(penalty=500.0, birth=Uniform(0.1)).birth == Uniform(0.1)

@@ -161,7 +161,7 @@ RANKING = [Magnitude(), Random(), Movement(Constant(0.0)), Movement(FromMagnitud
 
 PENALISED = {
     "soft movement by its penalty": (SoftMovement(penalty=3.0, score_lr=0.1), None),
-    "soft movement to a density": (SoftMovement(score_lr=0.1), 0.3),
+    "soft movement to a density": (SoftMovement(birth=Constant(0.0), score_lr=0.1), 0.3),
     "L0 by its penalty": (L0(penalty=3.0, score_lr=0.2), None),
     "L0 to a density": (L0(score_lr=0.3), 0.3),
 }
@@ -315,7 +315,7 @@ def test_a_low_density_of_soft_movement_leaves_the_least_of_each() -> None:
     batches = stack_batches(STEPS)
     for batch in batches:
         batch["features"].zero_()  # no gradient reaches the scores of the first matrix: the penalty alone moves them
-    mine, _ = compare(SoftMovement(score_lr=0.1), batches=batches, density=0.02)
+    mine, _ = compare(SoftMovement(birth=Constant(0.0), score_lr=0.1), batches=batches, density=0.02)
     assert int(kept_of(mine[-1]).sum()) == 7  # floor(0.02 * 384)
     plain = [straight_through.globally(list(moment.scores.values()), [1] * 4, 0.02) for moment in mine[-12:]]
     assert any(not mask.any() for masks in plain for mask in masks), "the least must have a say"
@@ -390,7 +390,7 @@ def test_weights_that_lie_transposed(structure: Structure, cut: straight_through
     model = Stack()
     for block in model.blocks:
         block.up, block.down = Conv1D(12, 8).double(), Conv1D(8, 12).double()
-    mine, _ = compare(SoftMovement(score_lr=0.1), model=model, structure=structure, cut=cut, density=0.3)
+    mine, _ = compare(SoftMovement(birth=Constant(0.0), score_lr=0.1), model=model, structure=structure, cut=cut, density=0.3)
     assert_order_changes(SoftMovement(), mine)
 
 

@@ -144,6 +144,12 @@ def test_rules(tmp_path: Path) -> None:
     assert recipe.read([str(tmp_path / "again.yaml")]).pruning == read.pruning
 
 
+def test_a_number_that_is_to_be_a_text_is_to_be_quoted() -> None:
+    with pytest.raises(InvalidInputError, match=r"^task\.classes was given as 0; it takes str or null\. Quoted"):
+        recipe.read(["--model", "m", "--task.classes", "[0, 1]"])
+    assert recipe.read(["--model", "m", "--task.classes", '["0", "1"]']).task.classes == ["0", "1"]
+
+
 def test_what_lacks_is_named() -> None:
     with pytest.raises(InvalidInputError, match=r"^The recipe lacks model\. Set it: in the recipe, or with --model\.$"):
         recipe.read(["--pruning.method", "Movement", "--pruning.density", "0.5"])

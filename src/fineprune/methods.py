@@ -64,7 +64,9 @@ class FromMagnitude(Birth):
     """S = scale * abs(W) / mean abs(W), per matrix: pruning starts as magnitude pruning, and movement corrects it.
 
     The scale is the exchange rate between magnitude and movement: the larger it is, the more
-    evidence it takes to overturn the magnitude's order. The scores of a matrix of zeros are 0.
+    evidence it takes to overturn the magnitude's order. What a score can gather is bounded by the sum of the score rates
+    over the run, score_lr * steps / 2 where they decay to 0: a scale of 0.3 was settled at a sum of 4
+    (docs/defaults.md). The scores of a matrix of zeros are 0.
     """
 
     scale: float = 0.3
@@ -325,19 +327,22 @@ class SoftMovement(Penalised):
     Args:
         penalty: lambda. None: the config gives a density.
         threshold: the cut tau on sigmoid(S) at the end.
-        birth: how the scores start.
+        birth: how the scores start. None: with a penalty at 0, as in the paper; with a density from the magnitude, which in
+            short runs keeps more of the accuracy (measured: docs/defaults.md).
         score_lr: the scores' base learning rate; it follows that of the weights.
     """
 
     penalty: float | None = None
     threshold: float = 0.1
-    birth: Birth = Constant(0.0)
+    birth: Birth | None = None  # type: ignore[assignment]  # what it stands for is put in its place
     score_lr: float = 1e-2
 
     cuts: ClassVar[bool] = False
     strongest: ClassVar[float] = 0.5  # the density is kept without it
 
     def __post_init__(self) -> None:
+        if self.birth is None:
+            object.__setattr__(self, "birth", FromMagnitude() if self.penalty is None else Constant(0.0))
         super().__post_init__()
         if not is_number(self.threshold) or not 0 < self.threshold < 1:
             raise InvalidInputError(

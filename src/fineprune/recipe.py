@@ -185,7 +185,8 @@ def _sentence(error: str, made: jsonargparse.ArgumentParser) -> str:
     expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:: |\. |\.?$)", error, re.MULTILINE)))
     if keys and values and expected:
         wanted = " or ".join("null" if "NoneType" in kind else re.sub(r"<class '(.+)'>", r"\1", kind) for kind in expected)
-        return f"{'.'.join(dict.fromkeys(keys))} was given as {values[0]}; it takes {wanted}."
+        quoted = f' Quoted, it is a text: "{values[0]}".' if "str" in wanted.split(" or ") and values[0].isdecimal() else ""
+        return f"{'.'.join(dict.fromkeys(keys))} was given as {values[0]}; it takes {wanted}.{quoted}"
     return " ".join(error.split())
 
 
