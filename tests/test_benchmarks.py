@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -19,13 +20,21 @@ def benchmark(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("name", "rows"), [("training_overhead", "rows"), ("density_control", "runs")])
+@pytest.mark.parametrize(("name", "rows"), [("training_overhead", "rows"), ("density_control", "runs"), ("defaults", "runs")])
 def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     table = benchmark(name).table(measured[rows])
     assert len(table.splitlines()) > 10
     assert table in page
+
+
+@pytest.mark.parametrize("name", ["sst2"])
+def test_the_table_of_results_is_that_of_the_trials(name: str) -> None:
+    folder, results = ROOT / "docs" / "results", benchmark("results")
+    rows = results.read(folder / name)
+    assert min(Counter(row["variant"] for row in rows).values()) >= 2, "without seeds there is no spread"
+    assert results.table(rows) in (folder / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_a_further_seed_is_expected_where_a_table_of_students_t_says() -> None:
