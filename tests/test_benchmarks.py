@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import statistics
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +36,29 @@ def test_the_table_of_results_is_that_of_the_trials(name: str) -> None:
     rows = results.read(folder / name)
     assert min(Counter(row["variant"] for row in rows).values()) >= 2, "without seeds there is no spread"
     assert results.table(rows) in (folder / f"{name}.md").read_text(encoding="utf-8")
+
+
+QUOTED = {
+    "`Magnitude()`": "magnitude",
+    "`Movement(birth=Constant(0.0))`, the paper's": "movement paper",
+    "`Movement()`": "movement",
+    "`SoftMovement()`": "soft movement",
+    "`L0()`": "L0",
+}
+"""Rows of the README's table, and the variants that they are of."""
+
+
+def test_the_readme_quotes_what_was_measured() -> None:
+    rows = benchmark("results").read(ROOT / "docs" / "results" / "sst2")
+
+    def stated(variant: str) -> str:
+        values = [float(row["accuracy"]) for row in rows if row["variant"] == variant]
+        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| dense | {stated('dense')} | |" in readme
+    for name, variant in QUOTED.items():
+        assert f"| {name} | {stated(f'{variant} 10%')} | {stated(f'{variant} 3%')} |" in readme
 
 
 def test_a_further_seed_is_expected_where_a_table_of_students_t_says() -> None:
