@@ -299,6 +299,12 @@ def test_seeds_are_averaged_and_their_spread_is_the_standard_deviation() -> None
     assert broken.spread("accuracy") is None
 
 
+def test_a_figure_that_is_no_finite_number_is_never_the_best() -> None:
+    figures = (0.8, math.inf, 0.9, math.nan, -math.inf)
+    one_each = [grouping.group([made(Movement(), metrics={"accuracy": value})])[0] for value in figures]
+    assert [one.value for one in settings.ranked(one_each)][:2] == [0.9, 0.8]
+
+
 def test_the_share_of_dense_is_turned_round_where_smaller_is_better() -> None:
     def setting(method: Method | None, value: float, greater: bool) -> settings.Setting:
         return grouping.group([made(method, metrics={"accuracy": value}, greater_is_better=greater)])[0]

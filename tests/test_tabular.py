@@ -71,6 +71,14 @@ def test_a_model_that_does_not_fit_the_classes_is_refused_in_words(tmp_path: Pat
         TextClassification(validation=task.validation, classes=["neg", "pos"]).load_validation(("a", "b", "c"))
 
 
+def test_classes_of_which_the_model_knows_some_are_refused(tmp_path: Path) -> None:
+    task = TextClassification(validation=write(tmp_path / "v.csv", MOODS), classes=["pos", "mixed", "neg"])
+    with pytest.raises(
+        InvalidInputError, match=r"names mixed, which the model does not know; its classes are neg, "
+    ):
+        task.load_validation(("neg", "neutral", "pos"))
+
+
 def test_a_class_named_twice_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"task\.classes names 'b' more than once; each class has one place"):
         TextClassification(classes=["a", "b", "c", "b"])

@@ -147,9 +147,9 @@ def lines(settings: Iterable[Setting]) -> dict[str, list[Setting]]:
 
 
 def ranked(settings: Sequence[Setting]) -> list[Setting]:
-    """Returns settings of one contest, the best first."""
+    """Returns settings of one contest, the best first; last those whose figure is no finite number."""
     sign = -1 if settings[0].first.greater_is_better else 1
-    return sorted(settings, key=lambda setting: (math.isnan(setting.value), sign * setting.value))
+    return sorted(settings, key=lambda setting: (not math.isfinite(setting.value), sign * setting.value))
 
 
 def metrics(settings: Sequence[Setting]) -> list[str]:

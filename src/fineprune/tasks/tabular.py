@@ -114,6 +114,12 @@ class TextClassification(Table):
             return classes
         if len(self.classes) != len(classes):
             raise InvalidInputError(f"task.classes names {len(self.classes)} classes; the model has {len(classes)}.")
+        shared, others = set(self.classes) & set(classes), [name for name in self.classes if name not in classes]
+        if shared and others:
+            raise InvalidInputError(
+                f"task.classes names {enumeration(others)}, which the model does not know; its classes are "
+                f"{', '.join(classes)}. Name these, or train on yours."
+            )
         return in_order_of(classes, tuple(self.classes))
 
 
