@@ -3,9 +3,9 @@
     python benchmarks/defaults.py --sst2 FOLDER [--only NAME ...] [--densities 0.1 0.03] [--seeds 2] [--output FILE]
 
 The model is MiniLM-L6 cut to its first two layers, embeddings frozen. The tasks: which module of the standard library a
-docstring documents, and the sentiment of a sentence (GLUE's train.tsv in --sst2, a part of it held out). Every run has the same
-steps, batches and rate schedule. Prints a row for each run and adds it to the file at once; runs that the file holds are not
-done again.
+docstring documents, and the sentiment of a sentence (GLUE's train.tsv in --sst2, a part of it held out). Every run has the
+same steps, batches and rate schedule, unless its name says otherwise. Prints a row for each run and adds it to the file at
+once; runs that the file holds are not done again.
 """
 
 import argparse

@@ -275,7 +275,7 @@ def test_lines_are_named_by_what_differs() -> None:
     assert [one.line for one in grouping.group([constant, half, magnitude])] == [
         "movement, birth Constant, birth value 0.0",
         "movement, birth Constant, birth value 0.5",
-        "movement, birth FromMagnitude, birth scale 1.0",
+        "movement, birth FromMagnitude, birth scale 0.3",
     ]
     assert grouping.group([constant])[0].line == "movement"
     assert grouping.group([made(Movement(), scope="global", teacher="t")])[0].line == "movement, global scope, distilled"

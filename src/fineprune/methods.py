@@ -217,9 +217,9 @@ class Movement(_Learned):
     The straight-through gradient reaches kept and pruned weights alike: a score falls while the
     weight moves toward zero and rises while it moves away. S learns by Adam without decay.
 
-    By default the scores are born from the magnitude, not as the paper's 0: in a few thousand steps scores
-    born at 0 have too little evidence, and lose to magnitude pruning (measured: docs/defaults.md). The paper's form
-    is `Movement(birth=Constant(0.0))`.
+    By default the scores are born from the magnitude, not as the paper's 0: in runs of 800 steps scores born at 0
+    lose to magnitude pruning, and those born so do not (measured: docs/defaults.md). The paper's form is
+    `Movement(birth=Constant(0.0))`.
 
     Args:
         birth: how the scores start.
