@@ -73,9 +73,7 @@ def test_a_model_that_does_not_fit_the_classes_is_refused_in_words(tmp_path: Pat
 
 def test_classes_of_which_the_model_knows_some_are_refused(tmp_path: Path) -> None:
     task = TextClassification(validation=write(tmp_path / "v.csv", MOODS), classes=["pos", "mixed", "neg"])
-    with pytest.raises(
-        InvalidInputError, match=r"names mixed, which the model does not know; its classes are neg, "
-    ):
+    with pytest.raises(InvalidInputError, match=r"names mixed, which the model does not know; its classes are neg, "):
         task.load_validation(("neg", "neutral", "pos"))
 
 
