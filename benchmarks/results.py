@@ -3,7 +3,8 @@
     python benchmarks/results.py docs/results/sst2
 
 A row for each variant: over its seeds the mean, the standard deviation and the range of a metric, where 95 of 100 further seeds
-are expected (the prediction interval of Student's t), and the mean as a share of the dense run's.
+are expected (the prediction interval of Student's t), and the mean as a share of the dense run's. Then the same expectation
+from the spread of all variants together.
 """
 
 import argparse
@@ -61,6 +62,18 @@ def further(values: list[float], share: float = 0.95) -> tuple[float, float]:
     return statistics.mean(values) - reach, statistics.mean(values) + reach
 
 
+def pooled(rows: list[Row], share: float = 0.95) -> str:
+    """Says how far from its mean a further seed is expected if all settings spread alike, which takes all seeds together."""
+    said = []
+    for metric in (metric for metric in METRICS if metric in rows[0]):
+        settings = [_values(rows, variant, metric) for variant in dict.fromkeys(row["variant"] for row in rows)]
+        freedom = sum(len(values) - 1 for values in settings)
+        deviation = math.sqrt(sum((len(values) - 1) * statistics.variance(values) for values in settings) / freedom)
+        reach = stats.t.ppf((1 + share) / 2, freedom) * deviation * math.sqrt(1 + 1 / min(map(len, settings)))
+        said.append(f"{METRICS[metric].format(reach)} in {metric} ({freedom} degrees of freedom)")
+    return f"If all settings spread alike, a further seed is expected within {' and '.join(said)} of its mean."
+
+
 def _values(rows: list[Row], variant: str, name: str) -> list[float]:
     return [float(row[name]) for row in rows if row["variant"] == variant]
 
@@ -73,7 +86,8 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder with trials.csv")
-    print(table(read(parser.parse_args().folder)))
+    rows = read(parser.parse_args().folder)
+    print(table(rows), pooled(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
