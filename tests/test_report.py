@@ -293,6 +293,8 @@ def test_seeds_are_averaged_and_their_spread_is_the_standard_deviation() -> None
     assert found.value == pytest.approx(0.85)
     assert found.spread("accuracy") == pytest.approx(0.1 / 2**0.5)
     assert found.stated("accuracy").replace("\N{NO-BREAK SPACE}", " ") == "0.8500 ± 0.0707"
+    large = grouping.group([made(Movement(), seed=seed, metrics={"accuracy": 80.0 + seed}) for seed in (1, 0)])[0]
+    assert large.stated("accuracy").replace("\N{NO-BREAK SPACE}", " ") == "80.50 ± 0.71"
     alone = grouping.group([made(Movement())])[0]
     assert alone.spread("accuracy") is None
     broken = grouping.group([made(Movement(), seed=seed, metrics={"accuracy": float("inf")}) for seed in (0, 1)])[0]

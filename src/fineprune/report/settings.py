@@ -101,15 +101,21 @@ class Setting:
 
     def stated(self, metric: str) -> str:
         """Returns `0.9243 ± 0.0012`, mean and standard deviation; of one seed the figure alone."""
-        spread = self.spread(metric)
-        return figure(self.mean(metric)) + ("" if spread is None else f"{SPACE}±{SPACE}{figure(spread)}")
+        mean, spread = self.mean(metric), self.spread(metric)
+        return figure(mean) + ("" if spread is None else f"{SPACE}±{SPACE}{figure(spread, beside=mean)}")
 
 
-def figure(value: float) -> str:
-    """Returns a figure with as many digits as a reader needs: `0.9243`, or `79.23` and `1,234` for large ones."""
-    if abs(value) < 10:
+def figure(value: float, beside: float | None = None) -> str:
+    """Returns a figure with as many digits as a reader needs: `0.9243`, or `79.23` and `1,234` for large ones.
+
+    Args:
+        value: the figure.
+        beside: one that it stands with, and shares the digits of. None: it stands alone.
+    """
+    size = abs(value if beside is None else beside)
+    if size < 10:
         return f"{value:.4f}"
-    return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.2f}" if size < 1000 else f"{value:,.0f}"
 
 
 def percent(fraction: float) -> str:
