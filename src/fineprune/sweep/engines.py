@@ -144,6 +144,15 @@ def complete(job: Job) -> Ended:
         attempt.stop()
 
 
+def complete_on_node(job: Job) -> Ended:
+    """Runs one job to its end in a Ray worker.
+
+    Ray's word to stop comes as SIGINT, which a worker ignores whose cluster was started in the background.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return complete(job)
+
+
 class Engine(Protocol):
     """Something that runs jobs."""
 
@@ -213,7 +222,7 @@ class Ray:
         own = not ray.is_initialized()
         if own:
             ray.init(log_to_driver=False, logging_level=logging.WARNING)
-        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=1)(complete)
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=1)(complete_on_node)
         running = {task.remote(job): job for job in jobs}
         try:
             while running:
