@@ -35,12 +35,12 @@ def read(folder: Path) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """Returns the trials as a Markdown table."""
-    metrics = [metric for metric in METRICS if metric in rows[0]]
+    metrics = _metrics(rows)
     heads = ["run", "seeds", "density"]
     for metric in metrics:
         heads += [metric, "range", "a further seed", "of dense"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
+    for variant in _variants(rows):
         cells = [variant, str(len(_values(rows, variant, "seed"))), f"{_mean(rows, variant, 'density'):.4f}"]
         for metric in metrics:
             values, shown = _values(rows, variant, metric), METRICS[metric].format
@@ -65,13 +65,23 @@ def further(values: list[float], share: float = 0.95) -> tuple[float, float]:
 def pooled(rows: list[Row], share: float = 0.95) -> str:
     """Says how far from its mean a further seed is expected if all settings spread alike, which takes all seeds together."""
     said = []
-    for metric in (metric for metric in METRICS if metric in rows[0]):
-        settings = [_values(rows, variant, metric) for variant in dict.fromkeys(row["variant"] for row in rows)]
+    for metric in _metrics(rows):
+        settings = [values for variant in _variants(rows) if len(values := _values(rows, variant, metric)) > 1]
+        if not settings:
+            return "One seed of each setting says nothing of the spread."
         freedom = sum(len(values) - 1 for values in settings)
         deviation = math.sqrt(sum((len(values) - 1) * statistics.variance(values) for values in settings) / freedom)
         reach = stats.t.ppf((1 + share) / 2, freedom) * deviation * math.sqrt(1 + 1 / min(map(len, settings)))
         said.append(f"{METRICS[metric].format(reach)} in {metric} ({freedom} degrees of freedom)")
     return f"If all settings spread alike, a further seed is expected within {' and '.join(said)} of its mean."
+
+
+def _metrics(rows: list[Row]) -> list[str]:
+    return [metric for metric in METRICS if metric in rows[0]]
+
+
+def _variants(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row["variant"] for row in rows))
 
 
 def _values(rows: list[Row], variant: str, name: str) -> list[float]:
@@ -80,7 +90,7 @@ def _values(rows: list[Row], variant: str, name: str) -> list[float]:
 
 def _dense(rows: list[Row], metric: str) -> float:
     """Returns the mean of the best dense variant."""
-    return max(_mean(rows, row["variant"], metric) for row in rows if row["variant"].startswith("dense"))
+    return max(_mean(rows, variant, metric) for variant in _variants(rows) if variant.startswith("dense"))
 
 
 def _mean(rows: list[Row], variant: str, name: str) -> float:

@@ -63,6 +63,14 @@ def test_the_readme_quotes_what_was_measured() -> None:
         assert f"| {name} | {stated(f'{variant} 10%')} | {stated(f'{variant} 3%')} |" in readme
 
 
+def test_settings_of_one_seed_say_nothing_of_the_spread() -> None:
+    results, alone = benchmark("results"), [{"variant": "dense", "accuracy": "0.8"}, {"variant": "b", "accuracy": "0.7"}]
+    assert results.pooled(alone) == "One seed of each setting says nothing of the spread."
+    more = [{"variant": "b", "accuracy": accuracy} for accuracy in ("0.71", "0.72")]
+    low, high = results.further([0.70, 0.71, 0.72])
+    assert f"within {(high - low) / 2:.4f} in accuracy (2 degrees" in results.pooled([*alone, *more])
+
+
 def test_a_further_seed_is_expected_where_a_table_of_students_t_says() -> None:
     low, high = benchmark("results").further([0.79, 0.80, 0.81])
     assert low == pytest.approx(0.80 - 4.3027 * 0.01 * (4 / 3) ** 0.5, abs=1e-6)

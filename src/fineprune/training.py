@@ -107,8 +107,9 @@ def train(recipe: Recipe) -> Result:
     tokenizer, model = _pretrained(recipe, splits.classes)
     teacher = None if recipe.teacher is None else load_pretrained(recipe.teacher, recipe.task.head)[1]
     prepared = recipe.task.prepare(splits.train, splits.validation, tokenizer, recipe.max_length)
+    longest = prepared.longest()
     for one in [model] if teacher is None else [model, teacher]:
-        refuse_longer(one, prepared.longest())
+        refuse_longer(one, longest)
     portrait = Portrait.of(model, _pruned_names(model, recipe))
     callback = None if recipe.pruning is None else PruningCallback(recipe.pruning)
     trainer = _trainer(model, tokenizer, recipe, prepared, teacher, callback)
