@@ -162,7 +162,7 @@ WRONG_RULES = [
     ("{target_modules: [a], density: 2.0}", r"The rule for \['a'\] cannot be used: density was given as 2.0"),
     ("{target_modules: [a], method: Movment}", "'Movment'; did you mean 'Movement'"),
     ("{target_modules: [a], structure: {class_path: Blocks, init_args: {rows: 8, colls: 4}}}", "'colls'; did you mean 'cols'"),
-    ("{density: 0.5}", r"pruning\.rules lacks target_modules\."),
+    ("{density: 0.5}", r"A rule was given no target_modules; name the modules"),
     ("{target_modules: []}", r"^target_modules was given as \[\]; it takes a list of module names"),
     ("{target_modules: [a], density: much}", r"pruning\.rules\.density was given as much; it takes float or null"),
     ("{target_modules: [a], method: {class_path: Movement, init_args: {score_lr: -1}}}", "^Movement was given score_lr=-1"),

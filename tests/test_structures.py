@@ -362,7 +362,7 @@ def test_the_layers_of_gpt2_are_cut_as_their_transposes(attach: Attach, structur
     model = tiny_gpt2()
     optimizer = adamw(model)
     pruner = attach(model, optimizer, structure=structure, density=None if structure.density() else 0.5)
-    cuts = [weight.cut for site in pruner._sites for weight in site.weights]
+    cuts = [cut for site in pruner._sites for cut in site.cuts.values()]
     assert len(cuts) == 8
     assert all(isinstance(cut, Transposed) and cut.structure == structure for cut in cuts)
     train(model, optimizer, gpt2_batches(10))

@@ -1,10 +1,13 @@
 """fineprune: prune a transformer while you fine-tune it (movement pruning, Sanh, Wolf & Rush 2020)."""
 
+from .budgets import InFlops, InWeights
 from .config import PruningConfig, Rule
 from .distillation import Distillation
 from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
 from .inspection import Inspection, inspect
+from .linked import EmbeddingColumns, Heads, HiddenFeatures, Layers, Neurons, Together
 from .methods import L0, Constant, FromMagnitude, KaimingUniform, Magnitude, Movement, Random, SoftMovement, Uniform
+from .proximal import GroupLasso
 from .pruner import Pruner
 from .schedules import CubicSchedule
 from .structures import Blocks, Columns, NofM, Rows, Unstructured
@@ -19,15 +22,23 @@ __all__ = [
     "Constant",
     "CubicSchedule",
     "Distillation",
+    "EmbeddingColumns",
     "FileError",
     "FinepruneError",
     "FromMagnitude",
+    "GroupLasso",
+    "Heads",
+    "HiddenFeatures",
+    "InFlops",
+    "InWeights",
     "Inspection",
     "InvalidInputError",
     "KaimingUniform",
+    "Layers",
     "Magnitude",
     "MissingExtraError",
     "Movement",
+    "Neurons",
     "NofM",
     "Pruner",
     "PruningConfig",
@@ -35,6 +46,7 @@ __all__ = [
     "Rows",
     "Rule",
     "SoftMovement",
+    "Together",
     "TrainingError",
     "Uniform",
     "Unstructured",

@@ -1,5 +1,6 @@
 """How the parts of a pruner are made: from a config and a model, or from a saved state."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from . import state, support, targets
 from .config import PruningConfig
 from .control import Controller
 from .errors import InvalidInputError, enumeration
-from .parts import Part
+from .parts import Part, spread
 from .sites import Site, Weight
 from .structures import Structure
 
@@ -26,19 +27,34 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
     Raises:
         InvalidInputError: if the config does not fit the model, the optimiser or the run.
     """
-    generator, parts, place = torch.Generator().manual_seed(seed), [], 0
+    generator, place = torch.Generator().manual_seed(seed), 0
+    parts: list[Part] = []
+    weights: dict[str, Weight] = {}
     for settings, parameters in assign(model, config):
         settings.schedule.check(total_steps)
         support.refuse_unsupported_parameters(parameters)
         _refuse_untrained(parameters, groups)
-        sites = [
-            _site({name: (parameters[name], cut) for name, cut in cuts.items()}, settings, groups, generator)
-            for cuts in settings.structure.link(model, parameters)
-        ]
+        alone = weights.keys().isdisjoint(parameters)
+        sites: list[Site] = []
+        for cuts in settings.structure.link(model, parameters):
+            key = _free_key(next(iter(cuts)), parts, sites)
+            for name, cut in cuts.items():
+                cut.groups(parameters[name].shape)
+                if name not in weights:
+                    weights[name] = _weight(name, parameters[name], settings, groups)
+            sites.append(_site(key, {weights[name]: cut for name, cut in cuts.items()}, settings, generator))
         parts.append(Part(settings, sites, total_steps, seed, place).with_controller())
-        parts[-1].refuse_empty_budget()
+        if alone:  # how much other parts leave is not known yet
+            parts[-1].refuse_empty_budget()
         place += len(sites)
     return parts
+
+
+def _free_key(name: str, parts: Sequence[Part], sites: Sequence[Site]) -> str:
+    """The name under which a site's scores are saved: that of its first weight, with a number where another site has that."""
+    taken = {site.key for part in parts for site in part.sites} | {site.key for site in sites}
+    numbered = (f"{name}.{number}" for number in itertools.count(2))
+    return next(key for key in itertools.chain([name], numbered) if key not in taken)
 
 
 def assign(model: nn.Module, config: PruningConfig) -> list[tuple[PruningConfig, dict[str, nn.Parameter]]]:
@@ -48,23 +64,29 @@ def assign(model: nn.Module, config: PruningConfig) -> list[tuple[PruningConfig,
         InvalidInputError: if a rule names nothing, or only what earlier rules name.
     """
     taken: dict[str, nn.Parameter] = {}
-    parts = []
+    first, parts = [], []
     for rule in config.rules or ():
         under = config.under(rule)
-        named = targets.find(model, under.target_modules, config.exclude_modules)
+        named = under.structure.find(model, under.target_modules, config.exclude_modules)
+        if rule.comes_first:
+            first.append((under, named))
+            continue
         left = {name: parameter for name, parameter in named.items() if name not in taken}
-        if not left:
+        if not left or (under.structure.linked and len(left) < len(named)):
             raise InvalidInputError(
-                f"The rule for {rule.target_modules!r} holds for nothing: earlier rules name {enumeration(named)}. The first "
+                f"The rule for {rule.target_modules!r} holds for {'less than it links' if left else 'nothing'}: earlier "
+                f"rules name {enumeration(name for name in named if name in taken)}. The first "
                 "rule that names a module holds for it; move this one up, or delete it."
             )
         taken |= left
         parts.append((under, left))
     if taken and config.target_modules is None and not any(True for _ in targets.blocks(model)):
-        return parts  # the rules name everything in a model without blocks
-    found = targets.find(model, config.target_modules, config.exclude_modules)
+        return [*first, *parts]  # the rules name everything in a model without blocks
+    found = config.structure.find(model, config.target_modules, config.exclude_modules)
     own = {name: parameter for name, parameter in found.items() if name not in taken}
-    return [(config, own), *parts] if own else parts
+    if config.structure.linked and own and len(own) < len(found):
+        own = {name: own[name] for cuts in config.structure.link(model, own) for name in cuts}
+    return [*first, *([(config, own)] if own else []), *parts]
 
 
 def _refuse_untrained(parameters: Mapping[str, nn.Parameter], groups: Groups) -> None:
@@ -76,21 +98,19 @@ def _refuse_untrained(parameters: Mapping[str, nn.Parameter], groups: Groups) ->
         )
 
 
-def _site(
-    cuts: Mapping[str, tuple[nn.Parameter, Structure]], config: PruningConfig, groups: Groups, generator: torch.Generator
-) -> Site:
+def _weight(name: str, parameter: nn.Parameter, config: PruningConfig, groups: Groups) -> Weight:
+    rate = _base_rate(groups[id(parameter)])
+    if config.method.learns and rate <= 0:
+        raise InvalidInputError(
+            f"The learning rate of {name} is {rate}, so the rate of its scores cannot follow it. Give the "
+            "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
+        )
+    return Weight(name, parameter, parameter.detach().clone(), rate)
+
+
+def _site(key: str, cuts: dict[Weight, Structure], config: PruningConfig, generator: torch.Generator) -> Site:
     """Makes a site of the weights that share their scores, and lets the scores be born."""
-    weights, method = [], config.method
-    for name, (parameter, cut) in cuts.items():
-        cut.groups(parameter.shape)
-        rate = _base_rate(groups[id(parameter)])
-        if method.learns and rate <= 0:
-            raise InvalidInputError(
-                f"The learning rate of {name} is {rate}, so the rate of its scores cannot follow it. Give the "
-                "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
-            )
-        weights.append(Weight(name, parameter, cut, parameter.detach().clone(), rate))
-    site = Site(weights, None, None)
+    site, method = Site(cuts, None, None, key), config.method
     born = method.birth_scores(site.magnitude(), generator)
     site.scores = None if born is None else born.contiguous()
     site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
@@ -150,10 +170,13 @@ def load(parts: Sequence[Part], folder: str | Path, expected: Mapping[str, Any])
 
 
 def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
+    rates = facts["base_rates"]
+    held = {weight for part in parts for site in part.sites for weight in site.cuts}
+    saved = {w: Weight(w.name, w.parameter, tensors[f"dense.{w.name}"].to(w.dense), rates[w.name]) for w in held}
     return [
         replace(
             part,
-            sites=[_saved_site(part, site, tensors, facts["base_rates"]) for site in part.sites],
+            sites=[_saved_site(part, site, saved, tensors) for site in part.sites],
             seed=int(facts["seed"]),
             controller=None if controller is None else Controller(**controller),
         )
@@ -161,34 +184,29 @@ def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Ma
     ]
 
 
-def _saved_site(part: Part, site: Site, tensors: Mapping[str, Tensor], base_rates: Mapping[str, float]) -> Site:
-    weights = [
-        Weight(w.name, w.parameter, w.cut, tensors[f"dense.{w.name}"].to(w.dense), base_rates[w.name]) for w in site.weights
-    ]
-    scores = None if site.scores is None else tensors[f"scores.{site.name}"].to(site.scores)
+def _saved_site(part: Part, site: Site, saved: Mapping[Weight, Weight], tensors: Mapping[str, Tensor]) -> Site:
+    scores = None if site.scores is None else tensors[f"scores.{site.key}"].to(site.scores)
     optimizer = None
     if site.optimizer is not None and scores is not None:
         optimizer = part.method.optimizer(scores)
         for key, tensor in tensors.items():
             owner, _, moment = key.rpartition(".")
-            if owner == f"moments.{site.name}":
+            if owner == f"moments.{site.key}":
                 optimizer.state[scores][moment] = tensor.to(scores.device)
-    return Site(weights, scores, optimizer)
+    return Site({saved[weight]: cut for weight, cut in site.cuts.items()}, scores, optimizer, site.key)
 
 
 def refuse_other_weights(
     parts: Sequence[Part], masks: Sequence[Sequence[Tensor]], at_attach: Mapping[str, Tensor], folder: str | Path
 ) -> None:
     """Raises unless the model holds W * M of the parts, or held it when a pruner was attached."""
-    for part, of_part in zip(parts, masks, strict=True):
-        for site, mask in zip(part.sites, of_part, strict=True):
-            for weight in site.weights:
-                held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
-                if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
-                    raise InvalidInputError(
-                        f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
-                        "weight times the mask. Load the model from the same checkpoint before the pruner's state."
-                    )
+    for weight, mask in spread(parts, masks).items():
+        held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
+        if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
+            raise InvalidInputError(
+                f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
+                "weight times the mask. Load the model from the same checkpoint before the pruner's state."
+            )
 
 
 def _difference(saved: Any, mine: Any) -> str:

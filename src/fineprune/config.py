@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import linked, proximal  # noqa: F401, a choice is found by its class, once its room is imported
+from .budgets import Budget, InWeights
 from .errors import InvalidInputError, is_number, nearest
 from .methods import Birth, Method
 from .schedules import CubicSchedule, Schedule
@@ -24,23 +26,30 @@ class Rule:
 
     The modules of one rule share a budget of their own.
 
+    A rule without target_modules, for a structure that links matrices (`Heads()`, say), takes out whole groups wherever they
+    are, before the others: the config's own settings and the other rules hold for what it leaves.
+
     Args:
-        target_modules: modules that follow this rule, as in PruningConfig; pruned even if the config's
+        target_modules: modules that follow this rule and no other, as in PruningConfig; pruned even if the config's
             own target_modules do not name them. exclude_modules still holds.
-        method, density, structure, schedule, scope: as in PruningConfig.
+        method, density, structure, schedule, scope, budget: as in PruningConfig.
     """
 
-    target_modules: list[str] | str
+    target_modules: list[str] | str | None = None
     method: Method | None = None
     density: float | None = None
     structure: Structure | None = None
     schedule: Schedule | None = None
     scope: Scope | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         _check_patterns("target_modules", self.target_modules)
-        if self.target_modules is None:
-            raise InvalidInputError("A rule was given no target_modules; name the modules that follow it.")
+
+    @property
+    def comes_first(self) -> bool:
+        """Whether it takes out whole groups before the others share out what is left."""
+        return self.target_modules is None
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,11 @@ class PruningConfig:
             matrices together do) or "adaptive" (those of one kind do, by the mean sigmoid of their scores).
         target_modules: modules whose weight is pruned, as in PEFT: names or endings of names, or one
             regular expression that matches the whole name. None: the linear weights inside the
-            transformer blocks.
+            transformer blocks; of a structure that links matrices, all that it finds.
         exclude_modules: modules left out, in the same forms.
-        rules: other settings for some modules. The first rule that names a module holds for it.
+        rules: other settings for some modules, or whole groups to take out first. The first rule that names a module holds
+            for it.
+        budget: what the density is a share of where groups of several sizes share it: InWeights() or InFlops().
 
     Raises:
         InvalidInputError: if a field has a value outside what it allows, or the wrong type.
@@ -73,9 +84,10 @@ class PruningConfig:
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     rules: list[Rule] | None = None
+    budget: Budget = InWeights()
 
     def __post_init__(self) -> None:
-        for name, base in (("method", Method), ("structure", Structure), ("schedule", Schedule)):
+        for name, base in (("method", Method), ("structure", Structure), ("schedule", Schedule), ("budget", Budget)):
             if not isinstance(getattr(self, name), base):
                 raise InvalidInputError(
                     f"{name} was given as {getattr(self, name)!r}; it takes one of "
@@ -86,6 +98,11 @@ class PruningConfig:
         for name in ("target_modules", "exclude_modules"):
             _check_patterns(name, getattr(self, name))
         self._check_density()
+        if self.budget != InWeights() and self.scope != "global" and self.method.ranks:
+            raise InvalidInputError(
+                f"budget was given as {self.budget}, and scope as {self.scope!r}, where each matrix counts its own groups. "
+                "Take scope='global'."
+            )
         if self.rules is not None and not (_is_list(self.rules) and all(isinstance(rule, Rule) for rule in self.rules)):
             raise InvalidInputError(f"rules was given as {self.rules!r}; it takes a list of Rule(...).")
         for rule in self.rules or ():
@@ -119,12 +136,17 @@ class PruningConfig:
 
     def under(self, rule: Rule) -> "PruningConfig":
         """Returns the settings that hold for the modules of a rule."""
-        names = ("method", "density", "structure", "schedule", "scope")
+        names = ("method", "density", "structure", "schedule", "scope", "budget")
         given = {name: getattr(rule, name) for name in names if getattr(rule, name) is not None}
         method, structure = given.get("method", self.method), given.get("structure", self.structure)
         if isinstance(method, Method) and isinstance(structure, Structure):
             decided = method.decides_density or structure.density() is not None
             given = {"density": None if decided else self.density, **given}
+        if rule.comes_first and not (isinstance(structure, Structure) and structure.linked):
+            raise InvalidInputError(
+                "A rule was given no target_modules; name the modules that follow it. Only one whose structure links matrices, as "
+                f"Heads(), goes without; {structure} does not."
+            )
         try:
             return dataclasses.replace(self, **given, target_modules=rule.target_modules, rules=None)
         except InvalidInputError as error:
@@ -234,6 +256,8 @@ def _rules(value: Any, unknown: Unknown) -> Any:
 
 
 def _choice(value: Any, unknown: Unknown) -> Any:
+    if isinstance(value, list):
+        return [_choice(entry, unknown) for entry in value]
     if not isinstance(value, dict):
         return value
     choices = [kind for base in CHOICES for kind in kinds(base)]
@@ -248,5 +272,5 @@ def _choice(value: Any, unknown: Unknown) -> Any:
     return _build(known[path], value.get("init_args") or {}, unknown)
 
 
-CHOICES = (Method, Birth, Structure, Schedule)
+CHOICES = (Method, Birth, Structure, Schedule, Budget)
 """The abstract classes of which a config holds one of several."""

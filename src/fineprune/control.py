@@ -82,7 +82,7 @@ def density_above(scores: Sequence[Tensor], weights: Sequence[int], cut: float) 
     return sum(share * weight for share, weight in zip(shares, weights, strict=True)) / sum(weights)
 
 
-def penalty_unit(sites: Iterable[tuple[Tensor, Tensor, int]]) -> float:
+def penalty_unit(sites: Iterable[tuple[Tensor, Tensor, float]]) -> float:
     """Returns the median over scores of the lambda at which the penalty equals a score's typical gradient; 0 for no scores.
 
     Args:

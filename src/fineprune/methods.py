@@ -105,6 +105,14 @@ class Method(ABC):
     ranks: ClassVar[bool] = True
     """Whether M is the top of a ranking, so that every structure and scope can share out its budget."""
 
+    steers: ClassVar[bool] = False
+    """Whether a density is reached with a penalty that a controller sets, see `control`. Its hardest pull is `strongest`."""
+
+    strongest: ClassVar[float] = 0.0
+
+    contracts: ClassVar[bool] = False
+    """Whether its penalty shrinks the weights themselves, see `contraction`."""
+
     @property
     def decides_density(self) -> bool:
         """Whether the method itself settles how much is kept, so that it takes no density."""
@@ -120,6 +128,15 @@ class Method(ABC):
                 f"{type(self).__name__} was given no density; set density to the fraction of weights to keep, as 0.1."
             )
         return 1.0, density
+
+    def contraction(self, magnitude: Tensor, amount: float) -> Tensor:
+        """Returns what each group's weights are multiplied with after the optimiser's step, for a method that shrinks them.
+
+        Args:
+            magnitude: root mean square of the weights of each group.
+            amount: the learning rate of the weights times lambda_t.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def birth_scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -245,6 +262,7 @@ class Penalised(_Learned):
     penalty: float | None
 
     ranks: ClassVar[bool] = False
+    steers: ClassVar[bool] = True
 
     cuts: ClassVar[bool] = True
     """Whether M is cut at `cut` also where a density is asked for; otherwise where the density is."""

@@ -1,10 +1,13 @@
 """One rule at work: the sites that share a config, and so a budget, a schedule and a penalty."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +17,7 @@ from .errors import InvalidInputError
 from .methods import Method, Penalised
 from .noise import logit_noise
 from .selection import SCOPES, budget, least_of
-from .sites import Site
+from .sites import Site, Weight, both
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Part:
         seed: of the noise.
         place: number of the first site among all of the pruner's.
         controller: what sets the penalty where a density is asked for; None for other methods.
+        left: of each site, the groups that earlier parts have left something of; None where they share no weight.
     """
 
     config: PruningConfig
@@ -36,6 +40,10 @@ class Part:
     seed: int
     place: int
     controller: control.Controller | None = None
+    left: list[Tensor | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.left = self.left or [None] * len(self.sites)
 
     @property
     def method(self) -> Method:
@@ -43,7 +51,7 @@ class Part:
 
     def with_controller(self) -> "Part":
         """Returns this part with a new controller, if its method needs one."""
-        if not isinstance(self.method, Penalised) or self.method.decides_density:
+        if not self.method.steers or self.method.decides_density:
             return self
         return replace(self, controller=control.Controller(max(20.0, self.total_steps / 20), self.method.strongest))
 
@@ -55,28 +63,53 @@ class Part:
         """Whether the schedule's final value is in force."""
         return self.value(step) == self.config.values()[1]
 
+    def cost(self, site: Site) -> int:
+        """What one group of a site takes of the budget."""
+        return self.config.budget.cost(site.size, site.flops)
+
     # Scores and masks.
 
     def scores(self) -> list[Tensor]:
-        """What ranks the groups of each site now."""
-        return [self.method.current(site.scores, site.magnitude) for site in self.sites]
+        """What ranks the groups of each site now, of those that are left."""
+        scores = [self.method.current(site.scores, site.magnitude) for site in self.sites]
+        return [of_site if left is None else of_site[left] for of_site, left in zip(scores, self.left, strict=True)]
 
     def masks(self, step: int) -> list[Tensor]:
         """M of each site for a step, without noise."""
-        scope = partial(SCOPES[self.config.scope], kinds=[site.kind for site in self.sites])
+        scores = self.scores()
+        open_ = [place for place, of_site in enumerate(scores) if of_site.numel()]
+        scope = partial(SCOPES[self.config.scope], kinds=[self.sites[place].kind for place in open_])
+        costs = [self.cost(self.sites[place]) for place in open_]
         select = self.config.structure.select(scope)
-        return self.method.masks(self.scores(), [site.size for site in self.sites], self.value(step), select)
+        kept = self.method.masks([scores[place] for place in open_], costs, self.value(step), select) if open_ else []
+        chosen = dict(zip(open_, kept, strict=True))
+        return [self._among_all(place, chosen.get(place)) for place in range(len(self.sites))]
 
-    def draw(self, step: int) -> None:
-        """Lets the parameters hold W' = W * M for the forward passes of a step, with M drawn anew."""
+    def _among_all(self, place: int, mask: Tensor | None) -> Tensor:
+        """Puts the mask of the groups that are left among those of all groups of a site."""
+        left = self.left[place]
+        if left is None:
+            assert mask is not None
+            return mask
+        whole = torch.zeros_like(left, dtype=torch.bool if mask is None else mask.dtype)
+        return whole if mask is None else whole.masked_scatter_(left, mask)
+
+    def share_kept(self, masks: Sequence[Tensor]) -> float:
+        """The fraction of the budget that masks keep, of the groups that are left: what the density asks for."""
+        costs = [self.cost(site) for site in self.sites]
+        left = [
+            site.groups if left is None else int(left.count_nonzero()) for site, left in zip(self.sites, self.left, strict=True)
+        ]
+        kept = [int(mask.count_nonzero()) for mask in masks]
+        return float(np.dot(kept, costs) / max(np.dot(left, costs), 1))
+
+    def gates(self, step: int) -> list[Tensor]:
+        """M of each site for the forward passes of a step, drawn anew."""
+        gates = []
         for place, site in enumerate(self.sites, self.place):
             assert site.scores is not None
-            site.hold(self.method.gate(site.scores, partial(logit_noise, seed=self.seed, step=step, place=place)))
-
-    def undraw(self, step: int) -> None:
-        """Lets the parameters hold W' = W * M without noise."""
-        for site, mask in zip(self.sites, self.masks(step), strict=True):
-            site.hold(mask)
+            gates.append(self.method.gate(site.scores, partial(logit_noise, seed=self.seed, step=step, place=place)))
+        return gates
 
     # Learning.
 
@@ -87,30 +120,52 @@ class Part:
     def score_gradient(self, site: Site, movement: Tensor, step: int) -> Tensor:
         """dL/dS of a site whose scores learn; may change the movement."""
         assert site.scores is not None
-        share = len(self.sites) * site.groups
-        return self.method.score_gradient(site.scores, movement, site.mask, self.penalty(step) / share)
+        return self.method.score_gradient(site.scores, movement, site.mask, self.penalty(step) / self._share(site))
+
+    def _share(self, site: Site) -> float:
+        """What R divides sigmoid(S) by: the mean over sites of means over scores; a linked group counts by what it takes."""
+        if not self.config.structure.linked:
+            return len(self.sites) * site.groups
+        return sum(other.groups * self.cost(other) for other in self.sites) / self.cost(site)
+
+    def contract(self, step: int, rate: float) -> None:
+        """Takes the proximal step of a penalty on the dense weights, after the optimiser's.
+
+        Args:
+            step: the step just taken.
+            rate: the learning rate of the weights at it.
+        """
+        amount = rate * max(self.penalty(step), 0.0)
+        for site in self.sites:
+            for weight, factor in site.spread(self.method.contraction(site.magnitude(), amount)).items():
+                weight.dense.mul_(factor)
 
     def steer(self, step: int, rate: float) -> None:
         """Sets the penalty for a step, where a density is asked for.
 
         Args:
             step: the step about to be taken.
-            rate: the learning rate of the scores at it.
+            rate: the learning rate of what the penalty acts on, scores or weights.
         """
         value, method = self.value(step), self.method
         if self.controller is None or value == 1.0:
             return
-        assert isinstance(method, Penalised)
-        scores = [site.scores for site in self.sites if site.scores is not None]
-        moments = [site.second_moment(self._sampled) for site in self.sites]
-        samples, weights = [self._sampled(s) for s in scores], [site.groups * site.size for site in self.sites]
+        scores = self.scores()
+        samples = [self._sampled(of_site) for of_site in scores]
+        weights = [of_site.numel() * self.cost(site) for of_site, site in zip(scores, self.sites, strict=True)]
+        if not isinstance(method, Penalised):
+            self.controller.steer(control.scores_at(samples, weights, [value])[0], rate, unit=1.0)
+            return
         if method.cuts and self.finished(step):  # what the sample is wrong by at the cut is known, and taken out
             sampled = control.density_above(samples, weights, method.cut)
             value *= sampled / max(control.density_above(scores, weights, method.cut), 1 / sum(weights))
         low, where, high = control.scores_at(samples, weights, [2 * value, value, value / 2])
         near = [(sample >= low) & (sample <= high) for sample in samples]
+        moments = [
+            site.second_moment(partial(self._sampled_left, left)) for site, left in zip(self.sites, self.left, strict=True)
+        ]
         unit = control.penalty_unit(
-            (method.slope(sample[mask]), moment[mask], len(self.sites) * site.groups)
+            (method.slope(sample[mask]), moment[mask], self._share(site))
             for sample, moment, mask, site in zip(samples, moments, near, self.sites, strict=True)
             if moment is not None  # as long as no gradient has come
         )
@@ -121,13 +176,19 @@ class Part:
         stride = sum(site.groups for site in self.sites) // control.SAMPLE
         return tensor.flatten()[:: stride + 1 - stride % 2].float()  # odd: not always the same columns
 
+    def _sampled_left(self, left: Tensor | None, tensor: Tensor) -> Tensor:
+        return self._sampled(tensor if left is None else tensor[left])
+
     def figures(self, step: int) -> dict[str, float]:
         """What there is to log: the density asked for where one is, lambda_t, and the cut on sigmoid(S) where there is one."""
         figures = {} if self.method.decides_density else {"density_asked": self.value(step)}
-        if not isinstance(self.method, Penalised):
+        if not self.method.steers:
             return figures
         figures["penalty"] = self.penalty(step)
-        threshold = self.method.threshold_in_force(self.scores(), [site.mask for site in self.sites], self.value(step))
+        if not isinstance(self.method, Penalised):
+            return figures
+        masks = [site.mask if left is None else site.mask[left] for site, left in zip(self.sites, self.left, strict=True)]
+        threshold = self.method.threshold_in_force(self.scores(), masks, self.value(step))
         return figures if threshold is None else {**figures, "threshold": threshold}
 
     # What is refused.
@@ -139,13 +200,13 @@ class Part:
         final = self.config.values()[1]
         if final == 1:
             raise InvalidInputError("density 1.0 would prune nothing. Ask for less than 1, or train without a Pruner.")
-        weights = sum(site.groups * site.size for site in self.sites)
+        weights = sum(site.groups * self.cost(site) for site in self.sites)
         counts = {site.name: (site.groups, 1) for site in self.sites}
         if isinstance(self.method, Penalised):
-            least = sum(least_of(site.groups, self.method.LEAST) * site.size for site in self.sites)
+            least = sum(least_of(site.groups, self.method.LEAST) * self.cost(site) for site in self.sites)
             counts = {"some matrix, though at least 0.5 % of each and one more are to be kept": (weights, least)}
         elif self.config.scope == "global":  # counts weights, and its best group may be one of the largest
-            counts = {"all matrices together": (weights, max(site.size for site in self.sites))}
+            counts = {"all matrices together": (weights, max(self.cost(site) for site in self.sites))}
         for name, (count, least) in counts.items():
             if budget(count, final) < least:
                 enough = math.ceil(1e6 * least / count) / 1e6
@@ -156,9 +217,40 @@ class Part:
                 )
 
 
+def masks(parts: Sequence[Part], step: int) -> list[list[Tensor]]:
+    """Returns M of each site of each part for a step, without noise. Where parts share weights, each shares out what those
+    before it leave."""
+    holders = Counter(weight for part in parts for site in part.sites for weight in site.cuts)
+    shared = {weight for weight, count in holders.items() if count > 1}
+    kept: dict[Weight, Tensor] = {}
+    found = []
+    for part in parts:
+        part.left = [site.left(kept) for site in part.sites]
+        found.append(part.masks(step))
+        if shared:
+            for weight, mask in spread([part], found[-1:]).items():
+                if weight in shared:
+                    kept[weight] = both(kept[weight], mask) if weight in kept else mask
+    return found
+
+
+def spread(parts: Sequence[Part], masks: Sequence[Sequence[Tensor]]) -> dict[Weight, Tensor]:
+    """Returns M of each weight: what the masks of all its sites keep together."""
+    found: dict[Weight, Tensor] = {}
+    for part, of_part in zip(parts, masks, strict=True):
+        for site, mask in zip(part.sites, of_part, strict=True):
+            for weight, each in site.spread(mask).items():
+                found[weight] = both(found[weight], each) if weight in found else each
+    return found
+
+
 def density(parts: Sequence[Part], masks: Sequence[Sequence[Tensor]]) -> float:
     """Returns the fraction of the weights of all parts that masks keep."""
     sites = [site for part in parts for site in part.sites]
-    counts: list[int] = torch.stack([mask.count_nonzero() for of_part in masks for mask in of_part]).tolist()
-    kept = sum(count * site.size for count, site in zip(counts, sites, strict=True))
-    return kept / sum(site.groups * site.size for site in sites)
+    weights = {weight for site in sites for weight in site.cuts}
+    total = sum(weight.parameter.numel() for weight in weights)
+    if sum(len(site.cuts) for site in sites) > len(weights):  # some are under two masks
+        counts = [mask.count_nonzero() for mask in spread(parts, masks).values()]
+        return int(torch.stack(counts).sum()) / total
+    counts = [mask.count_nonzero() * site.size for site, mask in zip(sites, itertools.chain(*masks), strict=True)]
+    return int(torch.stack(counts).sum()) / total

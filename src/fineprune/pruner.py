@@ -94,7 +94,7 @@ class Pruner:
         """Whether the parameters hold W' with M drawn."""
         self._drawn_at: int | None = None
         """The last step for whose forward passes M was drawn."""
-        self._apply([part.masks(self.step) for part in self._parts])
+        self._apply(parts.masks(self._parts, self.step))
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
@@ -110,7 +110,8 @@ class Pruner:
     def value(self) -> float:
         """The schedule's value in force: the density asked for at this step; with a penalty, tau or its ramp. With rules, the
         config's own, or the first rule's if the rules hold for everything."""
-        return self._parts[0].value(self.step)
+        own = next((part for part in self._parts if part.config is self.config), self._parts[0])
+        return own.value(self.step)
 
     @property
     def finished(self) -> bool:
@@ -125,8 +126,7 @@ class Pruner:
 
     def density(self) -> float:
         """Returns the fraction of the prunable weights that the masks keep now."""
-        masks = [part.masks(self.step) if self._drawn else [site.mask for site in part.sites] for part in self._parts]
-        return parts.density(self._parts, masks)
+        return parts.density(self._parts, parts.masks(self._parts, self.step) if self._drawn else self._masks)
 
     @torch.no_grad()
     def summary(self) -> inspection.Inspection:
@@ -141,10 +141,10 @@ class Pruner:
     def scores(self) -> dict[str, Tensor]:
         """Returns S of each weight that has scores of its own, spread over its shape; copies."""
         return {
-            weight.name: weight.cut.expand(site.scores, weight.parameter.shape).clone()
+            weight.name: cut.expand(site.scores, weight.parameter.shape).clone()
             for site in self._sites
             if site.scores is not None
-            for weight in site.weights
+            for weight, cut in site.cuts.items()
         }
 
     def statistics(self) -> dict[str, float]:
@@ -211,7 +211,7 @@ class Pruner:
         return summary
 
     def _warn_if_missed(self, part: Part) -> None:
-        kept, asked = parts.density([part], [part.masks(self.step)]), part.value(self.step)
+        kept, asked = part.share_kept(part.masks(self.step)), part.value(self.step)
         if abs(kept - asked) > 0.05 * asked:
             logger.warning(
                 "The density is %.4f, and %.4f was asked for: the scores had no time to get there. Train longer, or raise "
@@ -234,8 +234,8 @@ class Pruner:
     # Before the forward pass, for methods that draw M.
 
     @property
-    def _draws(self) -> list[Part]:
-        return [part for part in self._parts if part.method.draws]
+    def _draws(self) -> bool:
+        return any(part.method.draws for part in self._parts)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -261,16 +261,13 @@ class Pruner:
             self._undraw()
 
     def _draw(self) -> None:
-        for part in self._draws:
-            part.draw(self.step)
+        gates = [part.gates(self.step) if part.method.draws else [site.mask for site in part.sites] for part in self._parts]
+        self._hold(gates)
         self._drawn, self._drawn_at = True, self.step
-        self._probes = self._probe()
 
     def _undraw(self) -> None:
-        for part in self._draws:
-            part.undraw(self.step)
+        self._hold(parts.masks(self._parts, self.step))
         self._drawn = False
-        self._probes = self._probe()
 
     # Around the step.
 
@@ -301,7 +298,7 @@ class Pruner:
         unscale = None if grad_scale is None else grad_scale.reciprocal()
         groups = self._groups()
         for part in self._parts:
-            part.steer(self.step, self._score_rate(part, part.sites[0], groups))
+            part.steer(self.step, self._steered_rate(part, groups))
         self._inside_step = True
         learned = self._learned(unscale)
         clip = None
@@ -322,13 +319,15 @@ class Pruner:
             return
         for weight in self._weights:
             weight.dense.copy_(weight.parameter)
-        self._apply([part.masks(self.step + 1) for part in self._parts])
+        self._contract()
+        self._apply(parts.masks(self._parts, self.step + 1))
         self.step += 1
         self._drawn = False
         self._inside_step = False
 
     def _learned(self, unscale: Tensor | None) -> Iterator[tuple[Part, Site, Tensor | None]]:
         """Yields each site with dL/dS, None where its scores do not learn or no gradient came; leaves G * M behind."""
+        last = {weight: site for site in self._sites for weight in site.cuts}  # which needs G of a shared weight
         for part in self._parts:
             for site in part.sites:
                 movement = site.movement() if site.optimizer is not None else None
@@ -336,7 +335,7 @@ class Pruner:
                     movement = torch.zeros_like(site.scores)  # the penalty reaches a matrix that the loss does not
                 gradient = None if movement is None else part.score_gradient(site, _times(movement, unscale), self.step)
                 for weight in site.weights:
-                    if weight.parameter.grad is not None:
+                    if weight.parameter.grad is not None and last[weight] is site:
                         times_mask(weight.parameter.grad, weight.mask)
                 yield part, site, gradient
 
@@ -346,6 +345,22 @@ class Pruner:
             return 0.0
         weight = site.weights[0]
         return part.method.score_rate(_rate_factor(groups[id(weight.parameter)], weight.base_rate))
+
+    def _steered_rate(self, part: Part, groups: Mapping[int, dict[str, Any]]) -> float:
+        """The learning rate of what a part's penalty acts on: its scores, or its weights where it has none."""
+        site = part.sites[0]
+        return (
+            float(groups[id(site.weights[0].parameter)]["lr"]) if site.scores is None else self._score_rate(part, site, groups)
+        )
+
+    def _contract(self) -> None:
+        """Takes the proximal step of those penalties that act on the weights, which a parameter that holds W then follows."""
+        groups = self._groups()
+        for part in self._parts:
+            if part.method.contracts:
+                part.contract(self.step, self._steered_rate(part, groups))
+                for site in part.sites:
+                    site.restore()
 
     def _clip_factor(
         self, score_gradients: Sequence[Tensor | None], unscale: Tensor | None, max_grad_norm: float
@@ -361,10 +376,19 @@ class Pruner:
 
     @torch.no_grad()
     def _apply(self, masks: Sequence[Sequence[Tensor]]) -> None:
+        """Lets the parameters, which hold W, hold W' = W * M."""
         for part, of_part in zip(self._parts, masks, strict=True):
             for site, mask in zip(part.sites, of_part, strict=True):
-                site.apply(mask)
+                site.mask = mask
+        for weight, mask in parts.spread(self._parts, masks).items():
+            weight.apply(mask)
         self._probes = self._probe()
+
+    def _hold(self, masks: Sequence[Sequence[Tensor]]) -> None:
+        """Lets the parameters, whatever they hold, hold W' = W * M."""
+        for site in self._sites:
+            site.restore()
+        self._apply(masks)
 
     def _probe(self) -> Tensor:
         return torch.cat([weight.probe().to(self._weights[0].parameter.device) for weight in self._weights])
@@ -407,7 +431,11 @@ class Pruner:
 
     @property
     def _weights(self) -> list[Weight]:
-        return [weight for site in self._sites for weight in site.weights]
+        return list(dict.fromkeys(weight for site in self._sites for weight in site.cuts))
+
+    @property
+    def _masks(self) -> list[list[Tensor]]:
+        return [[site.mask for site in part.sites] for part in self._parts]
 
     # State.
 
@@ -439,14 +467,12 @@ class Pruner:
                 or does not belong to the weights that the model holds. Nothing has been changed then.
         """
         saved, step = building.load(self._parts, folder, self._facts())
-        masks = [part.masks(step) for part in saved]
+        masks = parts.masks(saved, step)
         at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
         building.refuse_other_weights(saved, masks, at_attach, folder)
         self._parts, self.step = saved, step
         self._inside_step, self._drawn, self._drawn_at = False, False, None
-        for site in self._sites:
-            site.restore()
-        self._apply(masks)
+        self._hold(masks)
 
 
 def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:

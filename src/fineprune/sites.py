@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -33,13 +33,17 @@ def times_mask(tensor: Tensor, mask: Tensor) -> None:
         tensor.detach().mul_(mask).add_(0.0)  # -0.0 + 0.0 is +0.0
 
 
-@dataclass
+def both(first: Tensor, second: Tensor) -> Tensor:
+    """Returns what two masks of the same weights keep together."""
+    return first & second if first.dtype is second.dtype is torch.bool else first * second
+
+
+@dataclass(eq=False)
 class Weight:
     """One pruned parameter p, its dense weight W and its mask M. Between steps p = W * M."""
 
     name: str
     parameter: nn.Parameter
-    cut: Structure
     dense: Tensor
     base_rate: float
     mask: Tensor = field(init=False)
@@ -50,26 +54,22 @@ class Weight:
         return torch.promote_types(self.parameter.dtype, torch.float32)
 
     def movement(self) -> Tensor | None:
-        """reduce(G * W), summed in the scores' precision; None without a gradient."""
+        """G * W, in the scores' precision; None without a gradient."""
         if self.parameter.grad is None:
             return None
         dtype = self.score_dtype()
-        return self.cut.reduce(self.parameter.grad.to(dtype) * self.dense.to(dtype))
+        return self.parameter.grad.to(dtype) * self.dense.to(dtype)
 
     def effective(self, mask: Tensor) -> Tensor:
         """W' = W * M, with +0.0 where pruned."""
         held = self.dense.clone()
-        times_mask(held, self._spread(mask))
+        times_mask(held, mask)
         return held
-
-    def _spread(self, mask: Tensor) -> Tensor:
-        mask = self.cut.expand(mask, self.parameter.shape)
-        return mask if mask.dtype is torch.bool else mask.to(self.parameter.dtype)
 
     def apply(self, mask: Tensor) -> None:
         """Lets the parameter, which holds W, hold W' = W * M, in place."""
-        self.mask = self._spread(mask)
-        times_mask(self.parameter, self.mask)
+        self.mask = mask
+        times_mask(self.parameter, mask)
         self.version = self.current_version()
 
     def current_version(self) -> tuple[int, int]:
@@ -90,13 +90,25 @@ class Weight:
 
 @dataclass
 class Site:
-    """The weights that share one tensor of scores: one matrix, or several whose groups are linked."""
+    """The weights that share one tensor of scores: one matrix, or several whose groups are linked.
 
-    weights: list[Weight]
+    Args:
+        cuts: how each weight is cut into groups, all into as many.
+        scores: S; None where they are made anew at each step.
+        optimizer: of the scores, where they learn.
+        key: what its scores are saved under.
+    """
+
+    cuts: dict[Weight, Structure]
     scores: Tensor | None
     optimizer: torch.optim.Optimizer | None
+    key: str
     mask: Tensor = field(init=False)
     """M of each group."""
+
+    @property
+    def weights(self) -> list[Weight]:
+        return list(self.cuts)
 
     @property
     def name(self) -> str:
@@ -108,43 +120,52 @@ class Site:
         return f"{re.sub(r'[0-9]+', '*', self.name)}, {self.groups} of {self.size}"
 
     @property
+    def shape(self) -> torch.Size:
+        """The shape of its scores."""
+        weight, cut = next(iter(self.cuts.items()))
+        return cut.groups(weight.parameter.shape)
+
+    @property
     def groups(self) -> int:
-        first = self.weights[0]
-        return math.prod(first.cut.groups(first.parameter.shape))
+        return math.prod(self.shape)
 
     @property
     def size(self) -> int:
         """Weights per group, over all its matrices."""
-        return sum(weight.cut.size(weight.parameter.shape) for weight in self.weights)
+        return sum(weight.parameter.numel() for weight in self.cuts) // self.groups
 
-    def apply(self, mask: Tensor) -> None:
-        """Lets the parameters, which hold W, hold W' = W * M."""
-        self.mask = mask
-        for weight in self.weights:
-            weight.apply(mask)
+    def flops(self, tokens: int) -> int:
+        """Operations per group, for each token of a text of so many tokens."""
+        return sum(cut.flops(weight.parameter.shape, tokens) for weight, cut in self.cuts.items())
+
+    def spread(self, mask: Tensor) -> dict[Weight, Tensor]:
+        """Gives each weight its group's M."""
+        spread = {weight: cut.expand(mask, weight.parameter.shape) for weight, cut in self.cuts.items()}
+        return {weight: each if each.dtype is torch.bool else each.to(weight.dense.dtype) for weight, each in spread.items()}
 
     def restore(self) -> None:
         """Lets the parameters hold W."""
-        for weight in self.weights:
+        for weight in self.cuts:
             weight.parameter.copy_(weight.dense)
-
-    def hold(self, mask: Tensor) -> None:
-        """Lets the parameters, whatever they hold, hold W' = W * M."""
-        self.restore()
-        self.apply(mask)
 
     def magnitude(self) -> Tensor:
         """Each group's magnitude, from the dense weights."""
-        dense = [weight.dense.to(weight.score_dtype()) for weight in self.weights]
-        if len(dense) == 1:
-            return self.weights[0].cut.magnitude(dense[0])
-        squares = [weight.cut.reduce(tensor.square()) for weight, tensor in zip(self.weights, dense, strict=True)]
+        if len(self.cuts) == 1:
+            ((weight, cut),) = self.cuts.items()
+            return cut.magnitude(weight.dense.to(weight.score_dtype()))
+        squares = [cut.reduce(weight.dense.to(weight.score_dtype()).square()) for weight, cut in self.cuts.items()]
         return (torch.stack(squares).sum(0) / self.size).sqrt()
 
     def movement(self) -> Tensor | None:
         """The sum of G * W over each group; None if no gradient has reached the site."""
-        movements = [movement for weight in self.weights if (movement := weight.movement()) is not None]
-        return sum(movements[1:], start=movements[0]) if movements else None
+        moved = [(cut, movement) for weight, cut in self.cuts.items() if (movement := weight.movement()) is not None]
+        sums = [cut.reduce(movement) for cut, movement in moved]
+        return sum(sums[1:], start=sums[0]) if sums else None
+
+    def left(self, masks: Mapping[Weight, Tensor]) -> Tensor | None:
+        """Which groups have a weight left under masks of some weights; None where none of its weights is masked."""
+        left = [cut.reduce(masks[weight].to(weight.score_dtype())) for weight, cut in self.cuts.items() if weight in masks]
+        return torch.stack(left).sum(0) > 0 if left else None
 
     def learn(self, gradient: Tensor, rate: float) -> None:
         """Takes one step of the scores' optimiser."""
@@ -169,9 +190,9 @@ class Site:
 
     def tensors(self) -> dict[str, Tensor]:
         """What must be saved: W of each weight, S and its optimiser's moments."""
-        saved = {f"dense.{weight.name}": weight.dense for weight in self.weights}
+        saved = {f"dense.{weight.name}": weight.dense for weight in self.cuts}
         if self.scores is not None:
-            saved[f"scores.{self.name}"] = self.scores
+            saved[f"scores.{self.key}"] = self.scores
         if self.scores is not None and self.optimizer is not None:
-            saved |= {f"moments.{self.name}.{key}": moment for key, moment in self.optimizer.state[self.scores].items()}
+            saved |= {f"moments.{self.key}.{key}": moment for key, moment in self.optimizer.state[self.scores].items()}
         return saved

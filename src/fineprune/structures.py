@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from . import targets
 from .errors import InvalidInputError
 from .layers import is_transposed
 from .selection import Select, budget, keep_n_of_m
@@ -20,6 +21,9 @@ class Structure(ABC):
 
     A weight is outputs x inputs (x height x width for a convolution).
     """
+
+    linked: ClassVar[bool] = False
+    """Whether its groups span several matrices, so that a whole one can be taken out of the model."""
 
     @abstractmethod
     def groups(self, shape: torch.Size) -> torch.Size:
@@ -44,9 +48,19 @@ class Structure(ABC):
         """Returns each group's L2 norm over the square root of its size."""
         return (self.reduce(weight.square()) / self.size(weight.shape)).sqrt()
 
+    def flops(self, shape: torch.Size, tokens: int) -> int:
+        """Returns the floating-point operations that one group takes for each token of a text of so many tokens."""
+        return 2 * self.size(shape)
+
     def density(self) -> float | None:
         """Returns the density that the structure fixes by itself; None where it is free."""
         return None
+
+    def find(
+        self, model: nn.Module, target_modules: list[str] | str | None, exclude_modules: list[str] | str | None
+    ) -> dict[str, nn.Parameter]:
+        """Returns the parameters that it cuts, by name: here what `targets.find` does."""
+        return targets.find(model, target_modules, exclude_modules)
 
     def select(self, scope: Select) -> Select:
         """Returns what chooses the groups to keep: here the scope."""
@@ -206,6 +220,9 @@ class Transposed(Structure):
 
     def magnitude(self, weight: Tensor) -> Tensor:
         return self.structure.magnitude(weight.t())
+
+    def flops(self, shape: torch.Size, tokens: int) -> int:
+        return self.structure.flops(torch.Size(reversed(shape)), tokens)
 
 
 def _refuse_unless_count(owner: object, name: str, value: object) -> None:

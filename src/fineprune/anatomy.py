@@ -1,0 +1,427 @@
+"""What known models are made of: which matrices hold their heads, neurons, tables and residual stream.
+
+Blocks are known by their class in Transformers. A new one is an entry in `BLOCKS` (and `BODIES`).
+"""
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import InvalidInputError, enumeration
+from .layers import is_linear, is_transposed
+from .narrow import Emptied
+from .targets import blocks, unwrap
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Rows of a linear layer: the `place`-th of `parts` equal parts of its output features."""
+
+    module: str
+    place: int = 0
+    parts: int = 1
+
+    @property
+    def weight(self) -> str:
+        return f"{self.module}.weight"
+
+    @property
+    def bias(self) -> str:
+        return f"{self.module}.bias"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention; names are those of modules in the whole model.
+
+    Args:
+        core: the module that is called with the hidden states, and attends.
+        query, key, value: whose rows make its heads.
+        output: the linear layer whose columns read the heads. It may lie inside the core.
+        head_size: features of one head.
+        heads: query heads.
+        groups: key and value heads; each serves heads / groups query heads that lie side by side.
+        nothings: how many values the core returns after its output.
+        cross: whether keys and values come from an encoder.
+        constant: whether a head with the same values at every position gives just these, to the last digits. Not so where
+            a position may see none (causal, and padded on the left), or the softmax is taken in fp32 whatever the dtype.
+        counts, widths: attributes of the core that hold the number of query heads, and of their features.
+        positions: name of the table of position biases, a column a head, that the first attention of a stack holds.
+        passes_bias: whether the attentions of a stack hand on a position bias for all heads from one to the next.
+    """
+
+    core: str
+    query: Projection
+    key: Projection
+    value: Projection
+    output: str
+    head_size: int
+    heads: int
+    groups: int
+    nothings: int
+    cross: bool
+    constant: bool = False
+    counts: tuple[str, ...] = ()
+    widths: tuple[str, ...] = ()
+    positions: str | None = None
+    passes_bias: bool = False
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """One feed-forward layer: second(activation(first)), or second(activation(first) * gated) with two first ones.
+
+    Args:
+        first: one linear layer, or two where the second is multiplied with the activation of the first; a row is a neuron.
+        second: the linear layer whose columns read the neurons.
+        activation: element by element.
+    """
+
+    first: tuple[str, ...]
+    second: str
+    activation: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block.
+
+    Args:
+        name: of its module.
+        attentions, feed_forward: what it is made of.
+        norms: its RMSNorms before each sublayer; empty in a model with LayerNorm.
+    """
+
+    name: str
+    attentions: tuple[Attention, ...]
+    feed_forward: FeedForward
+    norms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AttentionNames:
+    """How a class of block names an attention: relative to the block."""
+
+    core: str
+    projections: tuple[Projection, Projection, Projection]
+    output: str
+    head_size: str
+    nothings: int = 1
+    cross: bool = False
+    constant: bool = True
+    counts: tuple[str, ...] = ()
+    widths: tuple[str, ...] = ()
+    positions: str | None = None
+    passes_bias: bool = False
+
+
+@dataclass(frozen=True)
+class FeedForwardNames:
+    """How a class of block names a feed-forward layer: relative to the block."""
+
+    first: tuple[str, ...]
+    second: str
+    activation: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a class of block names its parts. Of several attentions and feed-forward layers those are taken that exist."""
+
+    attentions: tuple[AttentionNames, ...]
+    feed_forwards: tuple[FeedForwardNames, ...]
+    norms: tuple[str, ...] = ()
+
+
+def _apart(inside: str, *names: str) -> tuple[Projection, Projection, Projection]:
+    query, key, value = (Projection(f"{inside}.{name}") for name in names)
+    return query, key, value
+
+
+def _bert(attention: str, cross: bool) -> AttentionNames:
+    inside = f"{attention}.self"
+    projections = _apart(inside, "query", "key", "value")
+    counts, widths = ("num_attention_heads",), ("all_head_size",)
+    output = f"{attention}.output.dense"
+    return AttentionNames(inside, projections, output, "attention_head_size", cross=cross, counts=counts, widths=widths)
+
+
+def _named(core: str, names: tuple[str, ...], head_size: str, counts: tuple[str, ...] = (), **more: Any) -> AttentionNames:
+    query, key, value, output = names
+    return AttentionNames(core, _apart(core, query, key, value), f"{core}.{output}", head_size, counts=counts, **more)
+
+
+def _t5(core: str, **more: Any) -> AttentionNames:
+    more |= {"nothings": 2, "widths": ("inner_dim",), "passes_bias": True}
+    return _named(core, ("q", "k", "v", "o"), "key_value_proj_dim", ("n_heads",), **more)
+
+
+_QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
+_BERT = Plan(
+    (_bert("attention", cross=False), _bert("crossattention", cross=True)),
+    (FeedForwardNames(("intermediate.dense",), "output.dense", "intermediate.intermediate_act_fn"),),
+)
+_DISTILBERT = Plan(
+    (_named("attention", ("q_lin", "k_lin", "v_lin", "out_lin"), "attention_head_size", ("n_heads",)),),
+    (FeedForwardNames(("ffn.lin1",), "ffn.lin2", "ffn.activation"),),
+)
+_BART = Plan(
+    (
+        _named("self_attn", ("q_proj", "k_proj", "v_proj", "out_proj"), "head_dim", ("num_heads",)),
+        _named("encoder_attn", ("q_proj", "k_proj", "v_proj", "out_proj"), "head_dim", ("num_heads",), cross=True),
+    ),
+    (FeedForwardNames(("fc1",), "fc2", "activation_fn"),),
+)
+_T5 = Plan(
+    (
+        _t5("layer.0.SelfAttention", positions="relative_attention_bias"),
+        _t5("layer.1.EncDecAttention", cross=True),
+    ),
+    tuple(
+        FeedForwardNames(tuple(f"layer.{number}.DenseReluDense.{name}" for name in first), f"{inside}.wo", f"{inside}.act")
+        for number in (1, 2)
+        for inside in (f"layer.{number}.DenseReluDense",)
+        for first in (("wi",), ("wi_0", "wi_1"))
+    ),
+    ("layer.0.layer_norm", "layer.1.layer_norm", "layer.2.layer_norm"),
+)
+_GPT2 = Plan(
+    (
+        AttentionNames(
+            "attn",
+            (Projection("attn.c_attn", 0, 3), Projection("attn.c_attn", 1, 3), Projection("attn.c_attn", 2, 3)),
+            "attn.c_proj",
+            "head_dim",
+            constant=False,
+            counts=("num_heads",),
+            widths=("split_size",),
+        ),
+    ),
+    (FeedForwardNames(("mlp.c_fc",), "mlp.c_proj", "mlp.act"),),
+)
+_LLAMA = Plan(
+    (_named("self_attn", _QKVO, "head_dim", constant=False),),
+    (FeedForwardNames(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "mlp.act_fn"),),
+    ("input_layernorm", "post_attention_layernorm"),
+)
+_VIT = Plan(
+    (_named("attention", _QKVO, "head_dim", ("num_attention_heads",), constant=False),),
+    (FeedForwardNames(("mlp.fc1",), "mlp.fc2", "mlp.activation_fn"),),
+)
+
+BLOCKS = {
+    **dict.fromkeys(("BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer"), _BERT),
+    "TransformerBlock": _DISTILBERT,
+    **dict.fromkeys(("BartEncoderLayer", "BartDecoderLayer"), _BART),
+    "T5Block": _T5,
+    "GPT2Block": _GPT2,
+    **dict.fromkeys(("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"), _LLAMA),
+    "ViTLayer": _VIT,
+}
+"""Class of a block in Transformers -> what it is made of."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a class holds beside its blocks.
+
+    Args:
+        tables: embedding tables that are summed, relative to it.
+        norm: its final RMSNorm; None in a model with LayerNorm.
+    """
+
+    tables: tuple[str, ...]
+    norm: str | None = None
+
+
+_WORD_POSITION_TYPE = Body(("word_embeddings", "position_embeddings", "token_type_embeddings"))
+
+BODIES = {
+    **dict.fromkeys(("BertEmbeddings", "RobertaEmbeddings", "XLMRobertaEmbeddings", "ElectraEmbeddings"), _WORD_POSITION_TYPE),
+    "Embeddings": Body(("word_embeddings", "position_embeddings")),
+    **dict.fromkeys(("BartEncoder", "BartDecoder"), Body(("embed_tokens", "embed_positions"))),
+    "T5Stack": Body(("embed_tokens",), "final_layer_norm"),
+    "GPT2Model": Body(("wte", "wpe")),
+    **dict.fromkeys(("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"), Body(("embed_tokens",), "norm")),
+}
+"""Class of Transformers that holds embedding tables -> which."""
+
+HEADS = ("lm_head", "score", "qa_outputs", "classifier", "classification_head.dense")
+"""Linear layers on top of a whole model that read its residual stream after the final norm."""
+
+
+def find_blocks(model: nn.Module) -> list[Block]:
+    """Returns the blocks of a model, in order.
+
+    Raises:
+        InvalidInputError: if it has none that are known, or one is not built as its class is known to be.
+    """
+    model = unwrap(model)
+    modules = dict(model.named_modules())
+    found = [_block(name, module, modules) for name, module in modules.items() if _class_in(module, BLOCKS)]
+    inside = [name for name, _ in blocks(model)]
+    strange = {type(modules[name]).__name__ for name in inside if name not in {block.name for block in found}}
+    if not found or strange:
+        raise InvalidInputError(
+            f"The blocks of this model ({enumeration(sorted(strange)) if strange else 'there are none'}) are not among those "
+            f"whose heads and neurons are known: {enumeration(sorted(BLOCKS), most=20)}. Take a structure within one matrix, as "
+            "Rows() or Blocks(32, 32)."
+        )
+    return found
+
+
+def _class_in(module: nn.Module, known: dict[str, Any]) -> bool:
+    kind = type(module)
+    return kind.__name__ in known and kind.__module__.startswith("transformers.models.")
+
+
+def _block(name: str, module: nn.Module, modules: dict[str, nn.Module]) -> Block:
+    plan = BLOCKS[type(module).__name__]
+    attentions = [_attention(name, heads, modules) for heads in plan.attentions if f"{name}.{heads.core}" in modules]
+    norms = tuple(f"{name}.{norm}" for norm in plan.norms if f"{name}.{norm}" in modules)
+    return Block(name, tuple(one for one in attentions if one is not None), _feed_forward(name, module, plan, modules), norms)
+
+
+def _attention(block: str, heads: AttentionNames, modules: dict[str, nn.Module]) -> Attention | None:
+    """Reads an attention; None where no head is left of it."""
+    core = modules[f"{block}.{heads.core}"]
+    if isinstance(core, Emptied):
+        return None
+    query, key, value = (Projection(f"{block}.{part.module}", part.place, part.parts) for part in heads.projections)
+    output = f"{block}.{heads.output}"
+    _refuse_unless_linear([query.module, key.module, value.module, output], modules, block)
+    size: int = getattr(core, heads.head_size)
+    count = _features(modules[query.module])[0] // query.parts // size
+    groups = _features(modules[key.module])[0] // key.parts // size
+    return Attention(
+        *(f"{block}.{heads.core}", query, key, value, output, size, count, groups, heads.nothings, heads.cross),
+        constant=heads.constant and not core.is_causal,
+        counts=heads.counts,
+        widths=heads.widths,
+        positions=heads.positions,
+        passes_bias=heads.passes_bias,
+    )
+
+
+def _feed_forward(block: str, module: nn.Module, plan: Plan, modules: dict[str, nn.Module]) -> FeedForward:
+    for neurons in plan.feed_forwards:
+        first = tuple(f"{block}.{name}" for name in neurons.first)
+        if all(name in modules for name in first):
+            _refuse_unless_linear([*first, f"{block}.{neurons.second}"], modules, block)
+            return FeedForward(first, f"{block}.{neurons.second}", operator.attrgetter(neurons.activation)(module))
+    raise InvalidInputError(f"{block} has no feed-forward layer of the form that its class is known to have.")
+
+
+def _refuse_unless_linear(names: list[str], modules: dict[str, nn.Module], block: str) -> None:
+    strange = [name for name in names if name not in modules or not is_linear(modules[name])]
+    if strange:
+        raise InvalidInputError(
+            f"{block} is a {type(modules[block]).__name__}, but {enumeration(strange)} is no plain linear layer (adapted, or "
+            "quantised?). Merge adapters, or load the model without them."
+        )
+
+
+def _features(linear: nn.Module) -> tuple[int, int]:
+    """Output and input features."""
+    weight = linear.get_parameter("weight")
+    rows, columns = weight.t().shape if is_transposed(linear) else weight.shape
+    return rows, columns
+
+
+def find_tables(model: nn.Module) -> list[str]:
+    """Returns the names of the embedding tables that are summed at the entrance of a model, those of all its stacks.
+
+    Raises:
+        InvalidInputError: if there are none that are known.
+    """
+    model = unwrap(model)
+    found = [f"{name}.{table}".lstrip(".") for name, body in _bodies(model) for table in body.tables]
+    modules = dict(model.named_modules())
+    tables = [name for name in found if isinstance(modules.get(name), nn.Embedding)]
+    if not tables:
+        raise InvalidInputError(
+            f"This model holds no embedding tables that are known: they are those of {enumeration(sorted(BODIES), most=20)}."
+        )
+    return tables
+
+
+def _bodies(model: nn.Module) -> Iterator[tuple[str, Body]]:
+    for name, module in model.named_modules():
+        if _class_in(module, BODIES):
+            yield name, BODIES[type(module).__name__]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream of a model with RMSNorm: names of modules.
+
+    Args:
+        tables: whose columns write features.
+        writers: linear layers whose rows do.
+        readers: linear layers whose columns read features, all of them behind a norm.
+        norms: RMSNorms over features.
+        width: features.
+    """
+
+    tables: tuple[str, ...]
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    norms: tuple[str, ...]
+    width: int
+
+
+def find_stream(model: nn.Module) -> Stream:
+    """Returns what writes and reads the residual stream.
+
+    Raises:
+        InvalidInputError: if the model has LayerNorm, is not known, or has something on top that is not.
+    """
+    model = unwrap(model)
+    found = find_blocks(model)
+    if not all(block.norms for block in found):
+        raise InvalidInputError(
+            "The model has LayerNorm, whose mean changes with the number of features: one cannot be removed without changing "
+            "the output. HiddenFeatures() takes models with RMSNorm (T5, Llama, Mistral, Qwen); EmbeddingColumns() takes both."
+        )
+    modules = dict(model.named_modules())
+    heads = [name for name in HEADS if name in modules]
+    inner = [*(f"{name}." for name, _ in _bodies(model)), *(f"{head}." for head in heads)]
+    strange = [
+        name
+        for name, module in modules.items()
+        if module._parameters and name not in heads and not any(f"{name}.".startswith(prefix) for prefix in inner)
+    ]
+    strange = [name for name in strange if name not in _aside(model, heads)]
+    if strange:
+        raise InvalidInputError(
+            f"{enumeration(strange)} may read the residual stream, and how is not known. HiddenFeatures() knows a head "
+            f"named {enumeration(HEADS)}."
+        )
+    writers = [name for block in found for name in (*(one.output for one in block.attentions), block.feed_forward.second)]
+    writers += [f"{name}.{module.output}" for name, module in modules.items() if isinstance(module, Emptied) and module.output]
+    readers = [name for block in found for name in (*_inputs(block), *block.feed_forward.first)]
+    norms = [norm for block in found for norm in block.norms]
+    norms += [f"{name}.{body.norm}".lstrip(".") for name, body in _bodies(model) if body.norm is not None]
+    tables = tuple(find_tables(model))
+    width = modules[norms[-1]].get_parameter("weight").numel()
+    return Stream(tables, tuple(writers), (*readers, *heads), tuple(norms), width)
+
+
+def _inputs(block: Block) -> list[str]:
+    """The linear layers that an attention applies to features, each once."""
+    return list(dict.fromkeys(part.module for one in block.attentions for part in (one.query, one.key, one.value)))
+
+
+def _aside(model: nn.Module, heads: list[str]) -> set[str]:
+    """Modules that see no features of the stream: shared tables under another name, and what lies behind a head."""
+    tables = {id(model.get_submodule(name).get_parameter("weight")) for name in find_tables(model)}
+    shared = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and id(module.get_parameter("weight")) in tables
+    }
+    behind = {"classification_head.out_proj"} if "classification_head.dense" in heads else set()
+    return shared | behind
