@@ -111,7 +111,7 @@ def _weight(name: str, parameter: nn.Parameter, config: PruningConfig, groups: G
 def _site(key: str, cuts: dict[Weight, Structure], config: PruningConfig, generator: torch.Generator) -> Site:
     """Makes a site of the weights that share their scores, and lets the scores be born."""
     site, method = Site(cuts, None, None, key), config.method
-    born = method.birth_scores(site.magnitude(), generator)
+    born = method.birth_scores(site.stretched_magnitude(), generator)
     site.scores = None if born is None else born.contiguous()
     site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
     return site

@@ -18,7 +18,8 @@ class Birth(ABC):
 
     @abstractmethod
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns new scores, given the magnitude of each group of one matrix, abs(W) for single weights.
+        """Returns new scores, given the magnitude of each group of one site: abs(W) for single weights; for larger groups their
+        root mean square, stretched about its mean until it spreads as single weights do.
 
         Random numbers are drawn on the CPU from the generator, so that they are the same on every device.
         """
@@ -66,7 +67,8 @@ class FromMagnitude(Birth):
     The scale is the exchange rate between magnitude and movement: the larger it is, the more
     evidence it takes to overturn the magnitude's order. What a score can gather is bounded by the sum of the score rates
     over the run, score_lr * steps / 2 where they decay to 0: a scale of 0.3 was settled at a sum of 4
-    (docs/defaults.md). The scores of a matrix of zeros are 0.
+    (docs/defaults.md). The scores of a matrix of zeros are 0. The magnitudes of groups of weights are stretched first, so that
+    the same scale means as much as for single weights.
     """
 
     scale: float = 0.3

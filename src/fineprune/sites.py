@@ -13,6 +13,9 @@ from .structures import Structure
 PROBE = 64
 """How many values of each weight are compared at each step to notice a change that PyTorch does not count."""
 
+SPREAD = math.sqrt(math.pi / 2 - 1)
+"""Standard deviation of abs(W) over its mean, where W is normally distributed."""
+
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -155,6 +158,18 @@ class Site:
             return cut.magnitude(weight.dense.to(weight.score_dtype()))
         squares = [cut.reduce(weight.dense.to(weight.score_dtype()).square()) for weight, cut in self.cuts.items()]
         return (torch.stack(squares).sum(0) / self.size).sqrt()
+
+    def stretched_magnitude(self) -> Tensor:
+        """Each group's magnitude, spread about its mean as single weights are.
+
+        The norms of groups lie close together, the closer the larger the groups. Scores born from them as they are would be
+        overturned by the first steps of movement.
+        """
+        magnitude = self.magnitude()
+        if self.size == 1 or self.groups == 1:
+            return magnitude
+        mean, deviation = magnitude.mean(), magnitude.std()
+        return mean + (magnitude - mean) * (SPREAD * mean / deviation).nan_to_num(1.0, posinf=1.0)
 
     def movement(self) -> Tensor | None:
         """The sum of G * W over each group; None if no gradient has reached the site."""
