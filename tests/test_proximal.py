@@ -182,3 +182,16 @@ def test_the_state_is_saved(attach: Attach, tmp_path: object) -> None:
     for one, by in ((model, optimizer), (again, other)):
         train(one, by, stack_batches(20)[10:])
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_what_is_kept_at_the_end_is_not_shrunk(attach: Attach) -> None:
+    model = Stack()
+    optimizer = adamw(model, lr=1e-2)
+    pruner = attach(model, optimizer, 100, method=GroupLasso(), density=0.3, structure=Rows())
+    train(model, optimizer, stack_batches(100))
+    assert pruner.statistics()["penalty"] == 0
+    kept = torch.cat([site.magnitude()[site.mask] for site in pruner._sites])
+    fallen = torch.cat([site.magnitude()[~site.mask] for site in pruner._sites])
+    assert kept.min() > 0.02 > 10 * fallen.max()
+    summary = pruner.close()
+    assert [layer.kept / layer.weights for layer in summary.layers] == [3 / 12, 2 / 8, 3 / 12, 2 / 8]

@@ -154,7 +154,10 @@ class Part:
         samples = [self._sampled(of_site) for of_site in scores]
         weights = [of_site.numel() * self.cost(site) for of_site, site in zip(scores, self.sites, strict=True)]
         if not isinstance(method, Penalised):
-            self.controller.steer(control.scores_at(samples, weights, [value])[0], rate, unit=1.0)
+            ahead = self.value(min(step + round(self.controller.horizon), self.total_steps))  # what falls by then is to be 0
+            self.controller.steer(control.scores_at(samples, weights, [ahead])[0], rate, unit=1.0)
+            self.controller.integral = 0.0  # weights have no drift to make good
+            self.controller.penalty *= not self.finished(step)  # what is kept now stays
             return
         if method.cuts and self.finished(step):  # what the sample is wrong by at the cut is known, and taken out
             sampled = control.density_above(samples, weights, method.cut)

@@ -25,7 +25,7 @@ class GroupLasso(Method):
 
     With `penalty`, lambda_t rises from 0 to it by the schedule, and what is not 0 is kept: the density is what comes out. With
     a density in the config, the groups of the largest root mean square are kept, and lambda_t is set by the same controller as
-    for the other penalties, so that the groups about to fall are nearly 0 when they do.
+    for the other penalties, so that groups are nearly 0 when they fall; once the last has fallen there is no penalty.
 
     Args:
         penalty: lambda. None: the config gives a density.
