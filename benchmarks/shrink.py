@@ -6,8 +6,8 @@
 BERT-base with random weights; of a random half or three quarters of the heads and neurons, or half of the columns of the
 embedding tables, the weights are 0. Three forms of each: dense, masked (with the zeros) and shrunken. Batch 1, medians of
 interleaved rounds in one process; the operations of a forward pass are counted by PyTorch; the peak memory is that of
-a process of its own that loads the saved model and runs it, over one that only imports (Linux). `ideal` is how many times faster
-it would be if time went as operations. Outputs of masked and shrunken are compared first.
+a process of its own that loads the saved model and runs it, over one that only imports (Linux). `ideal` is how many times
+faster it would be if time went as operations. Outputs of masked and shrunken are compared first.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def random_model(hidden: int = 768, layers: int = 12, vocabulary: int = 30522) -
         num_attention_heads=hidden // 64,
         intermediate_size=4 * hidden,
     )
-    model = BertForSequenceClassification(config).eval()
+    model: PreTrainedModel = BertForSequenceClassification(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
@@ -104,8 +104,7 @@ def cases(models: list[Path]) -> dict[str, dict[str, PreTrainedModel]]:
 
 def inputs(model: PreTrainedModel, tokens: int) -> dict[str, Tensor]:
     """One text of so many tokens."""
-    words: nn.Embedding = model.get_input_embeddings()
-    ids = torch.randint(5, words.num_embeddings, (1, tokens))
+    ids = torch.randint(5, model.get_input_embeddings().get_parameter("weight").shape[0], (1, tokens))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
