@@ -327,10 +327,13 @@ class Pruner:
 
     def _learned(self, unscale: Tensor | None) -> Iterator[tuple[Part, Site, Tensor | None]]:
         """Yields each site with dL/dS, None where its scores do not learn or no gradient came; leaves G * M behind."""
-        last = {weight: site for site in self._sites for weight in site.cuts}  # which needs G of a shared weight
+        sites = self._sites
+        last = {weight: site for site in sites for weight in site.cuts}  # which needs G of a shared weight
+        shared = len(last) < sum(len(site.cuts) for site in sites)
         for part in self._parts:
             for site in part.sites:
-                movement = site.movement() if site.optimizer is not None else None
+                others = [other for other in sites if other is not site] if shared else []
+                movement = site.movement(others) if site.optimizer is not None else None
                 if movement is None and site.scores is not None and part.penalty(self.step):
                     movement = torch.zeros_like(site.scores)  # the penalty reaches a matrix that the loss does not
                 gradient = None if movement is None else part.score_gradient(site, _times(movement, unscale), self.step)

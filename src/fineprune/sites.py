@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -171,10 +171,19 @@ class Site:
         mean, deviation = magnitude.mean(), magnitude.std()
         return mean + (magnitude - mean) * (SPREAD * mean / deviation).nan_to_num(1.0, posinf=1.0)
 
-    def movement(self) -> Tensor | None:
-        """The sum of G * W over each group; None if no gradient has reached the site."""
-        moved = [(cut, movement) for weight, cut in self.cuts.items() if (movement := weight.movement()) is not None]
-        sums = [cut.reduce(movement) for cut, movement in moved]
+    def movement(self, others: Sequence["Site"] = ()) -> Tensor | None:
+        """The sum of G * W over each group; None if no gradient has reached the site.
+
+        Where other sites hold some of its weights too, W is what their masks leave of it: W' = W * M * (their M).
+        """
+        sums = []
+        for weight, cut in self.cuts.items():
+            movement = weight.movement()
+            if movement is not None:
+                for other in others:
+                    if weight in other.cuts:
+                        movement *= other.cuts[weight].expand(other.mask, weight.parameter.shape)
+                sums.append(cut.reduce(movement))
         return sum(sums[1:], start=sums[0]) if sums else None
 
     def left(self, masks: Mapping[Weight, Tensor]) -> Tensor | None:

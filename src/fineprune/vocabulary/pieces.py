@@ -1,7 +1,6 @@
 """Which tokens a corpus needs: those of its texts, and those without which the tokenizer would cut them otherwise."""
 
 import copy
-import importlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -102,7 +101,9 @@ def indispensable(state: Mapping[str, Any]) -> set[int]:
     if model.get("byte_fallback"):
         ids |= {number for piece, number in vocabulary.items() if BYTE.fullmatch(piece)}
     if _has_bytes(state["pre_tokenizer"]) or _has_bytes(state["normalizer"]):
-        alphabet = set(importlib.import_module("tokenizers.pre_tokenizers").ByteLevel.alphabet())
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        alphabet = set(ByteLevel.alphabet())
         before, after = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
         ids |= {n for piece, n in vocabulary.items() if piece.removeprefix(before).removesuffix(after) in alphabet}
     return ids

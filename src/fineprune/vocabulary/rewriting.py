@@ -1,7 +1,6 @@
 """Rewrites a fast tokenizer for fewer tokens, through its own files."""
 
 import copy
-import importlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -53,6 +52,8 @@ def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> 
 
     It is made through files, so that whatever its class derives from ids is derived anew.
     """
+    from tokenizers.models import Unigram
+
     model = state["model"]
     if model["type"] == "BPE":
         merges = ([*pair, joined(pair, model)] for pair in model["merges"])
@@ -71,8 +72,7 @@ def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> 
     backend = type(tokenizer.backend_tokenizer).from_str(text)
     if model["type"] == "Unigram":  # the reader of JSON rounds scores; these are the old ones to the bit
         pieces = [tuple(piece) for piece in model["vocab"]]
-        unigram = importlib.import_module("tokenizers.models").Unigram
-        backend.model = unigram(pieces, unk_id=model["unk_id"], byte_fallback=model["byte_fallback"])
+        backend.model = Unigram(pieces, unk_id=model["unk_id"], byte_fallback=model["byte_fallback"])
     backend.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens
     _refuse_unstable(loaded.backend_tokenizer, backend, {t: ids[old] for t, old in tokenizer.get_vocab().items() if old in ids})
     vars(loaded).update(_tokenizer=backend, name_or_path=tokenizer.name_or_path)

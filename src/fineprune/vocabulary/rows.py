@@ -1,6 +1,5 @@
 """Selects the rows of tokens in a model: in its table, its heads and its settings."""
 
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -21,8 +20,9 @@ UNREADABLE = ("sequence_bias", "forced_decoder_ids", "vocab_size_per_layer_input
 
 def _parts(model: nn.Module) -> list[Any]:
     """Returns the modules of a model that are models of Transformers: itself, and an encoder or a decoder in it."""
-    kind = importlib.import_module("transformers").PreTrainedModel
-    return [module for module in model.modules() if isinstance(module, kind)]
+    from transformers import PreTrainedModel
+
+    return [module for module in model.modules() if isinstance(module, PreTrainedModel)]
 
 
 def of_tokens(model: nn.Module) -> tuple[int, list[nn.Parameter]]:
@@ -87,13 +87,15 @@ def _refuse_unclear(model: nn.Module, rows: int, known: Mapping[int, nn.Paramete
 
 def _settings(model: nn.Module) -> list[Any]:
     """Returns each config in a model once: of its parts, those nested in them, and those for generation."""
+    from transformers import PreTrainedConfig
+
     waiting = [part.config for part in _parts(model)]
     waiting += [part.generation_config for part in _parts(model) if vars(part).get("generation_config") is not None]
-    kind, found = importlib.import_module("transformers").PreTrainedConfig, dict[int, Any]()
+    found: dict[int, Any] = {}
     while waiting:
         config = waiting.pop()
         found[id(config)] = config
-        waiting += [value for value in vars(config).values() if isinstance(value, kind) and id(value) not in found]
+        waiting += [value for value in vars(config).values() if isinstance(value, PreTrainedConfig) and id(value) not in found]
     return list(found.values())
 
 

@@ -1,7 +1,6 @@
 """Selects the tokens that a corpus uses, in a copy of a model and of its tokenizer."""
 
 import copy
-import importlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -72,7 +71,8 @@ def _size(model: nn.Module) -> int:
 
 
 def _refuse_others(model: Any, tokenizer: Any) -> None:
-    transformers = importlib.import_module("transformers")
+    import transformers
+
     if not isinstance(model, transformers.PreTrainedModel):
         raise InvalidInputError(f"The model is a {type(model).__name__}; give a PreTrainedModel of Transformers, not wrapped.")
     if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase) or not tokenizer.is_fast:
