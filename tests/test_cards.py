@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from fineprune import Magnitude, Movement, PruningConfig, cards
+from fineprune import Blocks, Heads, Magnitude, Movement, Neurons, PruningConfig, Rule, Together, cards
 
 FACTS: dict[str, Any] = {
     "metrics": {"accuracy": 0.875, "loss": 0.5},
@@ -95,3 +95,13 @@ def test_a_text_of_the_user_is_left_alone(tmp_path: Path) -> None:
 )
 def test_a_folder_is_no_name_on_the_hub(name: str, expected: bool) -> None:
     assert cards.is_hub_name(name) is expected
+
+
+def test_linked_structures_and_rules_are_named() -> None:
+    groups = PruningConfig(Movement(), 0.3, structure=Together([Heads(), Neurons()]))
+    hybrid = PruningConfig(
+        Movement(), 0.1, structure=Blocks(4, 2), rules=[Rule(structure=Heads()), Rule(["query"], density=0.5)]
+    )
+    stated = [cards.text({**FACTS, "pruning": config.to_dict()}, "name") for config in (groups, hybrid)]
+    assert "(structure `Heads + Neurons`, scope `local`)" in stated[0]
+    assert "(structure `Blocks 4 x 2`, scope `local`, with rules for `Heads`)" in stated[1]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .config import class_name, in_short
 from .extras import require
 from .version import VERSION
 
@@ -118,7 +119,7 @@ def is_hub_name(name: str) -> bool:
 
 def _method(facts: Mapping[str, Any]) -> str:
     pruning = facts.get("pruning")
-    return str(pruning["method"]["class_path"]).rpartition(".")[2] if pruning else ""
+    return class_name(pruning["method"]) if pruning else ""
 
 
 def _moves(facts: Mapping[str, Any]) -> bool:
@@ -145,9 +146,11 @@ def _origin(facts: Mapping[str, Any]) -> str:
 
 def _pruning(facts: Mapping[str, Any]) -> str:
     pruning = facts["pruning"]
-    structure = str(pruning["structure"]["class_path"]).rpartition(".")[2]
+    structure = f"structure `{in_short(pruning['structure'])}`, scope `{pruning['scope']}`"
+    rules = [f"`{in_short(rule['structure'])}`" for rule in pruning.get("rules") or () if rule.get("structure")]
+    ruled = f", with rules for {', '.join(rules)}" if rules else ""
     return (
-        f"Meanwhile it was pruned by `{_method(facts)}` (structure `{structure}`, scope `{pruning['scope']}`): "
+        f"Meanwhile it was pruned by `{_method(facts)}` ({structure}{ruled}): "
         f"{facts['density']:.2%} of the prunable weights are left, {facts['whole_model_density']:.2%} of the whole model."
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,8 +144,8 @@ class PruningConfig:
             given = {"density": None if decided else self.density, **given}
         if rule.comes_first and not (isinstance(structure, Structure) and structure.linked):
             raise InvalidInputError(
-                "A rule was given no target_modules; name the modules that follow it. Only one whose structure links matrices, as "
-                f"Heads(), goes without; {structure} does not."
+                "A rule was given no target_modules; name the modules that follow it. Only one whose structure links matrices, "
+                f"as Heads(), goes without; {structure} does not."
             )
         try:
             return dataclasses.replace(self, **given, target_modules=rule.target_modules, rules=None)
@@ -186,6 +186,20 @@ def _check_patterns(name: str, patterns: list[str] | str | None) -> None:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def class_name(choice: Mapping[str, Any]) -> str:
+    """Returns `Movement` of a choice as `to_dict` writes it, with the module before the class."""
+    return str(choice["class_path"]).rpartition(".")[2]
+
+
+def in_short(choice: Mapping[str, Any]) -> str:
+    """Returns a choice as `to_dict` writes it in a few words: `Blocks 32 x 32`; of choices in a list, `Heads + Neurons`."""
+    settings = list((choice.get("init_args") or {}).values())
+    several = [entry for setting in settings if isinstance(setting, list) for entry in setting]
+    if several:
+        return " + ".join(in_short(entry) for entry in several)
+    return f"{class_name(choice)} {' x '.join(map(str, settings))}".strip()
 
 
 def kinds(base: type[Any]) -> Iterator[type[Any]]:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .runs import Run, class_name
+from ..config import class_name, in_short
+from .runs import Run
 from .settings import Setting, grouped, is_plain
 
 WORDS = {
@@ -13,6 +14,7 @@ WORDS = {
     "Movement": "movement",
     "SoftMovement": "soft movement",
     "L0": "L0",
+    "GroupLasso": "group lasso",
     "Random": "random",
 }
 """The methods in the order in which they are listed; others follow under their class's name."""
@@ -115,8 +117,7 @@ def _structure(run: Run) -> list[str]:
     if run.pruning is None:
         return []
     structure = run.pruning["structure"]
-    shape = [str(size) for size in (structure.get("init_args") or {}).values()]
-    named = f"{class_name(structure)} {' x '.join(shape)}".strip()
+    named = in_short(structure)
     scoped = [f"{run.scope} scope"] if run.scope not in (None, "local") else []
     return [*([] if named == "Unstructured" else [named]), *scoped]
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import class_name
 from .grouping import flat
-from .runs import Run, class_name
+from .runs import Run
 from .settings import figure, percent
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import cards
-from ..config import kinds
+from ..config import class_name, kinds
 from ..errors import InvalidInputError, is_number
 from ..inspection import Count
 from ..methods import Method
@@ -115,11 +115,6 @@ class Run:
     def portrait(self) -> Portrait | None:
         """Returns the sample of its weights, if one was saved. Raises InvalidInputError for a damaged one."""
         return Portrait.load(self.folder) if (self.folder / FILE).is_file() else None
-
-
-def class_name(choice: dict[str, Any]) -> str:
-    """Returns `Movement` of a choice in a config, which names its class with the module."""
-    return str(choice["class_path"]).rpartition(".")[2]
 
 
 def find(paths: Sequence[str]) -> list[Run]:
