@@ -1,10 +1,13 @@
 """The command line as a user meets it: every command, its help, its exit code, and one sentence for what went wrong."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import BertForSequenceClassification
 
 from fineprune import cli, extras
 from test_training import SETTINGS
@@ -87,14 +90,61 @@ def test_inspects_a_checkpoint_not_made_here(model_folder: Path, capsys: pytest.
     assert "1.000000 (16,384 of 16,384)" in capsys.readouterr().out
 
 
+def zeroed(model_folder: Path, folder: Path) -> Path:
+    """Saves a model with a head, of which the first block is empty and the second has half of its neurons, as a run would."""
+    shutil.copytree(model_folder, folder)
+    model = BertForSequenceClassification.from_pretrained(folder, id2label={0: "bad", 1: "good"})
+    with torch.no_grad():
+        for block, neurons in zip(model.bert.encoder.layer, (64, 32), strict=True):
+            block.output.dense.weight[:, :neurons] = 0
+        model.bert.encoder.layer[0].attention.output.dense.weight.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_shrinks_inspects_and_evaluates(
+    model_folder: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = zeroed(model_folder, tmp_path / "zeroed"), tmp_path / "smaller"
+    assert cli.main(["shrink", str(source), str(target)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("before", "after", "parameters", "bytes of the weights", "heads", "neurons", str(target)):
+        assert words in shown.replace("\n", "")
+    rows = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:5]]
+        for line in shown.splitlines()
+        if "│" in line
+    }
+    assert rows["heads"] == ["4", "2", "0.5000"]
+    assert rows["neurons"] == ["128", "32", "0.2500"]
+
+    assert cli.main(["inspect", str(target)]) == 0
+    assert "64 x 32" not in (inspected := capsys.readouterr().out)
+    assert "32 x 32" in inspected
+
+    measured = []
+    for folder in (source, target):
+        assert cli.main(["evaluate", str(folder), "--task.validation", str(reviews / "train.csv")]) == 0
+        measured.append([line for line in capsys.readouterr().out.splitlines() if "│ accuracy" in line])
+    assert measured[0] == measured[1] != []
+
+    assert cli.main(["shrink", str(source), str(target)]) == 2
+    assert "exists already, and nothing is overwritten" in capsys.readouterr().err
+    assert cli.main(["shrink", str(target), str(tmp_path / "again")]) == 2
+    assert "Nothing can be removed" in capsys.readouterr().err
+    assert cli.main(["shrink", str(source), str(tmp_path / "rounded"), "--multiple", "48"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"zeroed", "smaller", "rounded"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["train", "evaluate", "inspect", "import", "quickstart"]),
-        (["--help"], ["train", "evaluate", "inspect", "import", "quickstart"]),
+        ([], ["train", "evaluate", "inspect", "shrink", "import", "quickstart"]),
+        (["--help"], ["train", "evaluate", "inspect", "shrink", "import", "quickstart"]),
         (["train", "--help"], ["--pruning.density", "--training.learning_rate", "--frozen_modules", "--resume", "Magnitude"]),
         (["evaluate", "--help"], ["--task.help"]),
         (["inspect", "--help"], ["checkpoint"]),
+        (["shrink", "--help"], ["folder", "new_folder", "--multiple", "kernels of a GPU"]),
         (["import", "--help"], ["source", "target", "--method", "--threshold", "sigmoied_threshold"]),
         (["quickstart", "--help"], ["--seed", "--density", "--output"]),
         (["train", "--task.help", "TextClassification"], ["text_pair", "max_train_samples"]),
@@ -121,6 +171,9 @@ def test_help_is_complete(arguments: list[str], expected: list[str], capsys: pyt
         (["inspect"], 2, "checkpoint"),
         (["import", "nothing", "new"], 2, "config.json could not be read"),
         (["import", "nothing"], 2, "target"),
+        (["shrink", "nothing", "new"], 2, "nothing could not be loaded"),
+        (["shrink", "nothing"], 2, "new_folder"),
+        (["shrink", "README.md", "tests"], 2, "tests exists already"),
         (["quickstart", "--density", "2"], 2, "density was given as 2"),
         (["quickstart", "--sed", "2"], 2, "sed"),
     ],

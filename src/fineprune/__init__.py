@@ -10,8 +10,10 @@ from .methods import L0, Constant, FromMagnitude, KaimingUniform, Magnitude, Mov
 from .proximal import GroupLasso
 from .pruner import Pruner
 from .schedules import CubicSchedule
+from .shrinking import from_pretrained, shrink
 from .structures import Blocks, Columns, NofM, Rows, Unstructured
 from .version import VERSION
+from .vocabulary import select_vocabulary
 
 __version__ = VERSION
 
@@ -51,5 +53,8 @@ __all__ = [
     "Uniform",
     "Unstructured",
     "__version__",
+    "from_pretrained",
     "inspect",
+    "select_vocabulary",
+    "shrink",
 ]

@@ -267,8 +267,8 @@ def find_blocks(model: nn.Module) -> list[Block]:
     if not found or strange:
         raise InvalidInputError(
             f"The blocks of this model ({enumeration(sorted(strange)) if strange else 'there are none'}) are not among those "
-            f"whose heads and neurons are known: {enumeration(sorted(BLOCKS), most=20)}. Take a structure within one matrix, as "
-            "Rows() or Blocks(32, 32)."
+            f"whose heads and neurons are known: {enumeration(sorted(BLOCKS), most=20)}. Take a structure within one matrix, "
+            "as Rows() or Blocks(32, 32)."
         )
     return found
 

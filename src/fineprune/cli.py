@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "one HTML page about runs or sweeps, with the paper's figures: fineprune report RUN ...",
     "score": "score predictions by SQuAD's rules: fineprune score DATA.json PREDICTIONS.json",
     "inspect": "show the density of any checkpoint, layer by layer: fineprune inspect FOLDER",
+    "shrink": "remove what pruning has made superfluous: fineprune shrink FOLDER NEW_FOLDER [--multiple 8]",
     "import": "make an old PruneBERT checkpoint a plain one: fineprune import FOLDER NEW_FOLDER [--threshold X ...]",
     "quickstart": "prune a real pretrained model on real text, in minutes, without a download",
 }
@@ -55,6 +56,7 @@ def _run(arguments: list[str]) -> None:
         "report": _report,
         "score": _score,
         "inspect": _inspect,
+        "shrink": _shrink,
         "import": _import,
         "quickstart": _quickstart,
     }
@@ -135,6 +137,18 @@ def _inspect(arguments: list[str]) -> None:
     _load_and_show_layers(parser.parse_args(arguments).checkpoint)
 
 
+def _shrink(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from .shrinking import command
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune shrink", description=COMMANDS["shrink"])
+    parser.add_function_arguments(command.shrink_folder, as_positional=True)
+    chosen = parser.parse_args(arguments)
+    show_table(["", "before", "after", "left"], command.shrink_folder(**chosen.as_dict()).rows())
+    print(f"The smaller model is in {chosen.new_folder}.")
+
+
 def _import(arguments: list[str]) -> None:
     import jsonargparse
 
@@ -153,7 +167,8 @@ def _load_and_show_layers(name: str) -> None:
     from .loading import load_any
 
     model = load_any(name)
-    show_layers(inspect(model, targets.find(model)))
+    held = [weight for weight, parameter in targets.find(model).items() if parameter.numel()]  # a shrunken layer may be empty
+    show_layers(inspect(model, held))
 
 
 def _quickstart(arguments: list[str]) -> None:

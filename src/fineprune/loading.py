@@ -1,7 +1,6 @@
 """Loads pretrained models and tokenizers, from the Hub or a folder; what cannot be used is refused in words."""
 
 import logging
-import pickle
 from typing import Any
 
 from torch import nn
@@ -9,14 +8,14 @@ from torch import nn
 from . import targets
 from .errors import InvalidInputError, enumeration, nearest
 from .extras import require
+from .shrinking.building import load_marked
+from .shrinking.reading import loading_errors, read_config
+from .shrinking.stock import is_marked
 
 require("hub", "transformers")
 
-import safetensors  # noqa: E402
 import transformers  # noqa: E402
-from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoConfig,
     AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
@@ -26,10 +25,7 @@ from transformers import (  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError),
-    *(safetensors.SafetensorError, pickle.UnpicklingError, StrictDataclassError),
-)
+LOADING_ERRORS = loading_errors()
 """What Transformers raises for a folder, a file or a setting of which it cannot make a model."""
 
 HEADS = {
@@ -43,7 +39,7 @@ HEADS = {
 def load_pretrained(
     name: str, head: str = "AutoModelForSequenceClassification", **config: Any
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Loads a tokenizer and a model with a head.
+    """Loads a tokenizer and a model with a head; a shrunken model too.
 
     Args:
         name: name on the Hub, or folder.
@@ -54,10 +50,12 @@ def load_pretrained(
         InvalidInputError: if it is no checkpoint of such a model, lacks weights, or the config has no such setting.
     """
     try:
-        settings = AutoConfig.from_pretrained(name)
+        settings = read_config(name)
         for key, value in config.items():
             _refuse_unknown(key, settings, name)
             setattr(settings, key, value)
+        if is_marked(settings):
+            return AutoTokenizer.from_pretrained(name, config=settings), load_marked(name, settings, head)
         tokenizer = AutoTokenizer.from_pretrained(name)
         return tokenizer, _load(getattr(transformers, head), name, config=settings)
     except InvalidInputError:
@@ -75,13 +73,16 @@ def _refuse_unknown(key: str, settings: PreTrainedConfig, name: str) -> None:
 
 
 def load_any(name: str) -> PreTrainedModel:
-    """Loads any checkpoint as the class that its config names.
+    """Loads any checkpoint, of a shrunken model too, as the class that its config names.
 
     Raises:
         InvalidInputError: if it is no checkpoint, or lacks weights of that class.
     """
     try:
-        architectures = AutoConfig.from_pretrained(name).architectures or []
+        settings = read_config(name)
+        if is_marked(settings):
+            return load_marked(name, settings, None)
+        architectures = settings.architectures or []
         return _load(getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel, name)
     except InvalidInputError:
         raise

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 COLUMNS = "columns"
@@ -40,6 +41,19 @@ class Emptied(nn.Module):
         getattr(cache, "self_attention_cache", cache).update(zeros, zeros, self.layer)
 
 
+class Hollow(nn.Linear):
+    """A linear layer that has lost all its inputs, and gives its bias; or all its outputs, and gives nothing.
+
+    No matrix is multiplied: runtimes that models are exported to know no empty ones.
+    """
+
+    def forward(self, given: Tensor) -> Tensor:
+        if not self.out_features:
+            return given[..., :0]
+        constant = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
+        return constant.expand(*given.shape[:-1], self.out_features)
+
+
 def give_columns(table: nn.Embedding, which: Tensor) -> None:
     """Lets a table whose weight is narrow give vectors of full width; `which` is True for each column it keeps."""
     if COLUMNS not in table._buffers:
@@ -56,8 +70,9 @@ def take_columns(table: nn.Embedding) -> None:
 
 def _spread(table: nn.Module, arguments: Any, narrow: Tensor) -> Tensor:
     columns = table.get_buffer(COLUMNS)
-    wide = narrow.new_zeros(*narrow.shape[:-1], len(columns))
-    return wide.index_copy(-1, columns.nonzero().squeeze(-1), narrow)
+    none = narrow.shape[-1]  # the place of a 0 beside what the table gives
+    places = torch.where(columns, columns.cumsum(0) - 1, none)
+    return nn.functional.pad(narrow, (0, 1)).index_select(-1, places)
 
 
 def ignore_shared_bias(attention: nn.Module) -> None:

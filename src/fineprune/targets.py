@@ -62,11 +62,10 @@ def find(
         InvalidInputError: if nothing matches, or a frozen parameter was named.
     """
     model = unwrap(model)
-    modules = {name: module for name, module in model.named_modules() if has_prunable_weight(module)}
+    modules = {name: module for name, module in model.named_modules() if has_prunable_weight(module) and module.weight.numel()}
     if target_modules is None:
-        chosen = [
-            f"{block}.{name}" for block, member in blocks(model) for name, inner in member.named_modules() if is_linear(inner)
-        ]
+        inside = [(f"{block}.{name}", inner) for block, member in blocks(model) for name, inner in member.named_modules()]
+        chosen = [name for name, inner in inside if is_linear(inner) and name in modules]  # a shrunken one may be empty
     else:
         refuse_unmatched(target_modules, modules)
         chosen = [name for name in modules if matches(name, target_modules)]

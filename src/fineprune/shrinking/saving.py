@@ -1,0 +1,87 @@
+"""Saves a model in a new folder, whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors
+
+from ..errors import FileError, InvalidInputError
+from ..state import flush
+from .building import built
+from .fitting import fit
+from .stock import is_marked, plain
+from .weights import Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = ()) -> None:
+    """Saves a model in a new folder, whole or not at all.
+
+    The files are those of `model.save_pretrained`, which does as well; here it is checked that the model can be loaded again.
+
+    Args:
+        model: shrunken or not.
+        folder: a new one.
+        beside: files to copy into it, as those of a tokenizer.
+
+    Raises:
+        InvalidInputError: if the folder is occupied, or the model is not what its class makes of its config, and could not
+            be loaded; before anything is written.
+        FileError: if the folder cannot be written; nothing of it is left then.
+    """
+    refuse_occupied(folder)
+    if is_marked(model.config):
+        _refuse_unloadable(model)
+    with _whole(Path(folder)) as temporary:
+        for path in beside:
+            shutil.copyfile(path, temporary / path.name)
+        model.save_pretrained(temporary)
+
+
+def refuse_occupied(folder: str | Path) -> None:
+    """Raises InvalidInputError if there is something of this name already, but for an empty folder."""
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InvalidInputError(f"{folder} exists already, and nothing is overwritten. Give a new folder.")
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write into, that takes its name once all is written."""
+    final = folder.resolve()
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.iterdir(), temporary):
+            flush(path)
+        os.replace(temporary, final)
+        flush(final.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(
+            f"{folder} could not be written: {error}. Give a new folder on a disk with space, and again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_unloadable(model: "PreTrainedModel") -> None:
+    import transformers
+
+    kind = type(model)
+    try:
+        if getattr(transformers, kind.__name__, None) is not kind:
+            raise InvalidInputError(f"{kind.__name__} is no class of Transformers.")
+        fit(built(kind, type(model.config).from_dict(plain(model.config))), Weights(model).tensors)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"This shrunken {kind.__name__} could be saved, but not loaded: it is not what the class makes of the config "
+            f"({error}) Shrink the model as it was loaded, before changes of your own."
+        ) from error
