@@ -234,3 +234,10 @@ def test_the_recipe_may_be_named_as_a_flag(path: str) -> None:
 def test_a_length_below_one_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="max_length was given as -5"):
         recipe.read(["--model", "m", "--max_length", "-5"])
+
+
+def test_a_choice_in_the_wrong_place_is_said_to_be_there(tmp_path: Path) -> None:
+    structure = "{class_path: Together, init_args: {structures: [Heads, Rows]}}"
+    (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: Movement, density: 0.1, structure: {structure}}}\n")
+    with pytest.raises(InvalidInputError, match=r"The recipe has 'Rows' where another choice belongs: .*pruning\.structure"):
+        recipe.read([str(tmp_path / "r.yaml")])

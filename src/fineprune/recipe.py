@@ -173,7 +173,10 @@ def _sentence(error: str, made: jsonargparse.ArgumentParser) -> str:
     unknown = UNKNOWN.search(error)
     if unknown:
         given = next(name for name in unknown.groups() if name).removeprefix("--").partition("=")[0]
-        return f"The recipe has no setting or choice {given!r}; {nearest(given, _known(made, full='.' in given))}"
+        known = set(_known(made, full="." in given))
+        if given in known:
+            return f"The recipe has {given!r} where another choice belongs: {' '.join(error.split())}"
+        return f"The recipe has no setting or choice {given!r}; {nearest(given, known)}"
     keys = re.findall(r'[Kk]ey "([^"]+)"', error)
     lacking = re.search(r"the following arguments are required: (.+)", error)
     if keys and lacking:
