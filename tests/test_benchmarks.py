@@ -21,7 +21,9 @@ def benchmark(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("name", "rows"), [("training_overhead", "rows"), ("density_control", "runs"), ("defaults", "runs")])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("training_overhead", "rows"), ("density_control", "runs"), ("defaults", "runs"), ("shrink", "rows")]
+)
 def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
@@ -30,7 +32,7 @@ def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> Non
     assert table in page
 
 
-@pytest.mark.parametrize("name", ["sst2", "qa"])
+@pytest.mark.parametrize("name", ["sst2", "qa", "groups"])
 def test_the_table_of_results_is_that_of_the_trials(name: str) -> None:
     folder, results = ROOT / "docs" / "results", benchmark("results")
     rows = results.read(folder / name)
@@ -38,6 +40,14 @@ def test_the_table_of_results_is_that_of_the_trials(name: str) -> None:
     page = (folder / f"{name}.md").read_text(encoding="utf-8")
     assert results.table(rows) in page
     assert results.pooled(rows) in " ".join(page.split())
+
+
+def test_the_table_of_accuracy_against_latency_is_that_of_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    results, module = ROOT / "docs" / "results", benchmark("quality_latency")
+    assert module.table(module.rows(results / "groups", results / "sst2")) in (results / "groups.md").read_text(
+        encoding="utf-8"
+    )
 
 
 QUOTED = {

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import fineprune
 from architectures import ARCHITECTURES, batches, build
 from conftest import adamw, bert_batches, dense, differences, everything, loss_of, masks, tiny_bert, train
 from fineprune import (
@@ -535,3 +536,111 @@ def test_linked_structures_in_json(config: PruningConfig) -> None:
 def test_only_a_linked_structure_goes_without_modules(structure: Structure) -> None:
     with pytest.raises(InvalidInputError, match="no target_modules; name the modules"):
         PruningConfig(Movement(), 0.5, rules=[Rule(structure=structure)])
+
+
+# What a review found.
+
+
+@pytest.mark.parametrize("method", [Magnitude(), SoftMovement(), L0(penalty=1.0)], ids=repr)
+@pytest.mark.parametrize("structure", [EmbeddingColumns(), Together([EmbeddingColumns(), Neurons()])], ids=repr)
+def test_groups_without_operations_cannot_share_them(attach: Attach, structure: Linked, method: object) -> None:
+    model = tiny_bert()
+    density = None if method == L0(penalty=1.0) else 0.5
+    with pytest.raises(InvalidInputError, match=r"the groups of .*word_embeddings.* take no operations"):
+        attach(model, adamw(model), method=method, structure=structure, scope="global", budget=InFlops(), density=density)
+
+
+def test_layers_that_share_weights_are_refused(attach: Attach) -> None:
+    model = tiny_bert()
+    first, second = model.bert.encoder.layer
+    second.attention.self.query.weight = first.attention.self.query.weight
+    for structure in (Heads(), Layers()):
+        with pytest.raises(InvalidInputError, match=r"layer\.1\.attention\.self\.query\.weight is shared with another layer"):
+            attach(model, adamw(model), structure=structure, density=0.5)
+
+
+def test_blocks_with_layers_of_their_own_are_refused() -> None:
+    import transformers
+
+    sizes = {**ARCHITECTURES["gpt2"].settings, "add_cross_attention": True}
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model("gpt2", **sizes))
+    with pytest.raises(InvalidInputError, match=r"a GPT2Block with .*crossattention"):
+        Heads().sites(model)
+
+
+def test_what_is_left_may_not_be_too_little(attach: Attach) -> None:
+    model = tiny_bert()
+    with pytest.raises(InvalidInputError, match=r"density 0\.001 would keep nothing of bert\.encoder\.layer\.0"):
+        attach(model, adamw(model), density=0.001, rules=[Rule(structure=Heads(), density=0.5)])  # of 512 weights, none
+    attach(model, adamw(model), density=0.002, rules=[Rule(structure=Heads(), density=0.5)])
+
+
+def test_neighbours_are_not_counted_across_gaps(attach: Attach) -> None:
+    model = tiny_bert()
+    rules = [Rule(structure=Neurons(), density=0.5, method=Movement())]
+    with pytest.raises(InvalidInputError, match=r"NofM\(n=2, m=4\) counts neighbours in whole rows"):
+        attach(model, adamw(model), density=None, structure=NofM(2, 4), rules=rules)
+
+
+def test_a_rule_that_comes_first_settles_what_it_leaves() -> None:
+    with pytest.raises(InvalidInputError, match=r"was given L0, whose gates are drawn"):
+        PruningConfig(L0(), 0.5, rules=[Rule(structure=Heads())])
+    PruningConfig(L0(), 0.5, rules=[Rule(r".*attention.*", structure=Heads())])
+
+
+def test_excluded_modules_may_be_those_of_another_rule(attach: Attach) -> None:
+    model = tiny_bert()
+    pruner = attach(
+        model, adamw(model), density=0.5, rules=[Rule(structure=Heads(), density=0.5)], exclude_modules=["intermediate.dense"]
+    )
+    heads, own = pruner._parts
+    assert len(heads.sites) == 2
+    assert not [site for site in own.sites if "intermediate" in site.name]
+
+
+def test_blocks_of_other_sizes_are_no_layers(attach: Attach) -> None:
+    model = tiny_bert()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight[:, :40] = 0
+    smaller = fineprune.shrink(model)
+    with pytest.raises(InvalidInputError, match=r"Layers\(\) takes blocks of one size"):
+        attach(smaller, adamw(smaller), structure=Layers(), density=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_shrunken_model_is_pruned_again(attach: Attach, method: object) -> None:
+    model = tiny_bert()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight.zero_()
+        model.bert.encoder.layer[1].attention.output.dense.weight.zero_()
+    smaller = fineprune.shrink(model).train()
+    optimizer = adamw(smaller)
+    pruner = attach(smaller, optimizer, 10, method=method, structure=Together([Heads(), Neurons()]), density=0.5)
+    assert [site.name.rpartition(".layer.")[2] for site in pruner._sites] == [
+        "0.attention.self.query.weight",
+        "1.intermediate.dense.weight",
+    ]
+    train(smaller, optimizer, bert_batches(10))
+    pruner.detach()
+    again = fineprune.shrink(smaller.eval())
+    batch = bert_batches(1)[0]
+    assert torch.allclose(again(**batch).logits, smaller(**batch).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("structures", [Heads(), None, 5])
+def test_together_takes_a_list(structures: object) -> None:
+    with pytest.raises(InvalidInputError, match="takes two or more linked structures"):
+        Together(structures)
+
+
+def test_a_cut_is_no_structure() -> None:
+    with pytest.raises(InvalidInputError, match="structure was given as"):
+        PruningConfig(Movement(), 0.5, structure=Runs(0))
+
+
+def test_a_bias_of_zeros_is_not_said_to_be_pruned(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_bert()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-12)
+    with Pruner(model, optimizer, PruningConfig(Movement(), 0.5, structure=Neurons()), total_steps=10):
+        train(model, optimizer, bert_batches(10))
+    assert "Nothing is left" not in caplog.text

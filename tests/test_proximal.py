@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from fineprune import (
     Columns,
     GroupLasso,
     Heads,
+    InFlops,
     InvalidInputError,
     Magnitude,
     Neurons,
@@ -197,3 +198,53 @@ def test_what_is_kept_at_the_end_is_not_shrunk(attach: Attach) -> None:
     assert fallen.mean() < 0.2 * kept.mean()
     summary = pruner.close()
     assert [layer.kept / layer.weights for layer in summary.layers] == [3 / 12, 2 / 8, 3 / 12, 2 / 8]
+
+
+@pytest.mark.parametrize("still", [0, 1])
+def test_each_weight_shrinks_at_its_own_rate(attach: Attach, still: int) -> None:
+    model = Stack()
+    groups = [
+        {"params": block.parameters(), "lr": 1e-12 if number == still else 1e-2} for number, block in enumerate(model.blocks)
+    ]
+    optimizer = torch.optim.SGD([*groups, {"params": model.head.parameters(), "lr": 0.0}])
+    attach(model, optimizer, method=GroupLasso(penalty=1.0), density=None, structure=Rows())
+    before = [block.up.weight.detach().clone() for block in model.blocks]
+    for _ in range(5):
+        model(**stack_batches(1)[0]).mul(0.0).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    ratios = [float(block.up.weight.detach().norm() / old.norm()) for block, old in zip(model.blocks, before, strict=True)]
+    assert ratios[still] == pytest.approx(1.0, abs=1e-6)
+    assert ratios[1 - still] < 0.99
+
+
+def test_a_rate_that_an_optimizer_does_not_have(attach: Attach) -> None:
+    """Magnitude needs none, the proximal step does."""
+    model = Stack().float()
+    batch = {"features": stack_batches(1)[0]["features"].float(), "labels": stack_batches(1)[0]["labels"]}
+    optimizer = RateFree(model.parameters())
+    with pytest.raises(InvalidInputError, match="so the rate of its penalty cannot follow it"):
+        attach(model, optimizer, method=GroupLasso(), structure=Rows())
+    attach(model, optimizer, method=Magnitude())
+    model(**batch).backward()
+    optimizer.step()
+
+
+class RateFree(torch.optim.Optimizer):
+    """An optimiser without a learning rate."""
+
+    def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.add_(parameter.grad, alpha=-1e-3)
+
+
+def test_a_budget_has_no_say_where_a_penalty_decides() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"budget was given as InFlops\(tokens=128\), and GroupLasso\(penalty=1.0\) shares"
+    ):
+        PruningConfig(GroupLasso(penalty=1.0), structure=Together([Heads(), Neurons()]), scope="global", budget=InFlops())

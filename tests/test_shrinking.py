@@ -701,10 +701,10 @@ def test_layers_that_share_weights() -> None:
     model = make("bert")
     first, second = model.bert.encoder.layer
     second.intermediate.dense.weight = first.intermediate.dense.weight
-    with pytest.raises(InvalidInputError, match="shares its weight with another layer"):
+    with pytest.raises(InvalidInputError, match="is shared with another layer"):
         shrink(model)
     model.bert.encoder.layer[1] = first
-    with pytest.raises(InvalidInputError, match="shares its weight with another layer"):
+    with pytest.raises(InvalidInputError, match="is shared with another layer"):
         shrink(model)
 
 
@@ -737,3 +737,14 @@ def test_wrappers_of_pytorch_are_looked_through() -> None:
     model = make("bert")
     kill_heads(model)
     assert shapes(shrink(nn.DataParallel(model))) == shapes(shrink(model))
+
+
+@pytest.mark.parametrize("shared", ["intermediate.dense", "output.dense"])
+def test_biases_that_layers_share_are_refused(shared: str) -> None:
+    model = tiny_bert().eval()
+    first, second = model.bert.encoder.layer
+    second.get_submodule(shared).bias = first.get_submodule(shared).bias
+    with torch.no_grad():
+        first.output.dense.weight[:, :9] = 0
+    with pytest.raises(InvalidInputError, match=r"dense\.bias.* is shared with another layer"):
+        shrink(model)

@@ -513,3 +513,24 @@ def test_the_command_copies_what_lies_beside(model_folder: Path, tmp_path: Path)
     assert outcome.after.neurons < 128
     assert outcome.before.parameters > outcome.after.parameters
     assert outcome.bytes_before > outcome.bytes_after > 4 * outcome.after.parameters
+
+
+def test_a_class_that_transformers_lacks_is_not_replaced_by_half_a_model(tmp_path: Path) -> None:
+    tiny_bert().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    stated = json.loads(path.read_text())
+    path.write_text(json.dumps({**stated, "architectures": ["MyBertForRegression"]}))
+    with pytest.raises(InvalidInputError, match=r"says architectures \['MyBertForRegression'\], no class of Transformers"):
+        from_pretrained(tmp_path)
+    path.write_text(json.dumps(stated))
+    with pytest.raises(InvalidInputError, match="head was given as 'AutoModelForSequenceClasification'"):
+        from_pretrained(tmp_path, head="AutoModelForSequenceClasification")
+
+
+def test_tensors_without_a_place_are_said_to_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_bert()
+    state = {**model.state_dict(), "bert.encoder.layer.0.extra.weight": torch.ones(2)}
+    model.save_pretrained(tmp_path)
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    from_pretrained(tmp_path)
+    assert "has no place for bert.encoder.layer.0.extra.weight" in caplog.text

@@ -282,7 +282,9 @@ def _block(name: str, module: nn.Module, modules: dict[str, nn.Module]) -> Block
     plan = BLOCKS[type(module).__name__]
     attentions = [_attention(name, heads, modules) for heads in plan.attentions if f"{name}.{heads.core}" in modules]
     norms = tuple(f"{name}.{norm}" for norm in plan.norms if f"{name}.{norm}" in modules)
-    return Block(name, tuple(one for one in attentions if one is not None), _feed_forward(name, module, plan, modules), norms)
+    feed_forward = _feed_forward(name, module, plan, modules)
+    _refuse_strange_layers(name, plan, modules)
+    return Block(name, tuple(one for one in attentions if one is not None), feed_forward, norms)
 
 
 def _attention(block: str, heads: AttentionNames, modules: dict[str, nn.Module]) -> Attention | None:
@@ -313,6 +315,22 @@ def _feed_forward(block: str, module: nn.Module, plan: Plan, modules: dict[str, 
             _refuse_unless_linear([*first, f"{block}.{neurons.second}"], modules, block)
             return FeedForward(first, f"{block}.{neurons.second}", operator.attrgetter(neurons.activation)(module))
     raise InvalidInputError(f"{block} has no feed-forward layer of the form that its class is known to have.")
+
+
+def _refuse_strange_layers(block: str, plan: Plan, modules: dict[str, nn.Module]) -> None:
+    """Raises if a block holds linear layers that its class is not known to have."""
+    known = {part.module for heads in plan.attentions for part in heads.projections}
+    known |= {heads.output for heads in plan.attentions}
+    known |= {name for neurons in plan.feed_forwards for name in (*neurons.first, neurons.second)}
+    inside = [
+        name.removeprefix(f"{block}.") for name, module in modules.items() if name.startswith(f"{block}.") and is_linear(module)
+    ]
+    strange = [f"{block}.{name}" for name in inside if name not in known]
+    if strange:
+        raise InvalidInputError(
+            f"{block} is a {type(modules[block]).__name__} with {enumeration(strange)}, which its heads and neurons are not "
+            "known to have (adapted, or a form of its own?). Merge adapters, or take a structure within one matrix, as Rows()."
+        )
 
 
 def _refuse_unless_linear(names: list[str], modules: dict[str, nn.Module], block: str) -> None:

@@ -13,6 +13,7 @@ from . import state, support, targets
 from .config import PruningConfig
 from .control import Controller
 from .errors import InvalidInputError, enumeration
+from .linked import Whole
 from .parts import Part, spread
 from .sites import Site, Weight
 from .structures import Structure
@@ -30,11 +31,16 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
     generator, place = torch.Generator().manual_seed(seed), 0
     parts: list[Part] = []
     weights: dict[str, Weight] = {}
+    left: dict[Weight, float] = {}
     for settings, parameters in assign(model, config):
         settings.schedule.check(total_steps)
         support.refuse_unsupported_parameters(parameters)
         _refuse_untrained(parameters, groups)
-        alone = weights.keys().isdisjoint(parameters)
+        if settings.structure.density() is not None and not weights.keys().isdisjoint(parameters):
+            raise InvalidInputError(
+                f"{settings.structure} counts neighbours in whole rows, and a rule before it takes some out. Choose another "
+                "structure for what the rule leaves, as Unstructured()."
+            )
         sites: list[Site] = []
         for cuts in settings.structure.link(model, parameters):
             key = _free_key(next(iter(cuts)), parts, sites)
@@ -44,8 +50,12 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
                     weights[name] = _weight(name, parameters[name], settings, groups)
             sites.append(_site(key, {weights[name]: cut for name, cut in cuts.items()}, settings, generator))
         parts.append(Part(settings, sites, total_steps, seed, place).with_controller())
-        if alone:  # how much other parts leave is not known yet
-            parts[-1].refuse_empty_budget()
+        parts[-1].refuse_idle_groups()
+        parts[-1].refuse_empty_budget(left)
+        if not settings.method.decides_density:
+            share = settings.values()[1]
+            cuts = [each for site in sites for each in site.cuts.items() if not isinstance(each[1], Whole)]
+            left |= {weight: left.get(weight, 1.0) * share for weight, _ in cuts}
         place += len(sites)
     return parts
 
@@ -100,9 +110,10 @@ def _refuse_untrained(parameters: Mapping[str, nn.Parameter], groups: Groups) ->
 
 def _weight(name: str, parameter: nn.Parameter, config: PruningConfig, groups: Groups) -> Weight:
     rate = _base_rate(groups[id(parameter)])
-    if config.method.learns and rate <= 0:
+    if (config.method.learns or config.method.contracts) and rate <= 0:
+        following = "its scores" if config.method.learns else "its penalty"
         raise InvalidInputError(
-            f"The learning rate of {name} is {rate}, so the rate of its scores cannot follow it. Give the "
+            f"The learning rate of {name} is {rate}, so the rate of {following} cannot follow it. Give the "
             "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
         )
     return Weight(name, parameter, parameter.detach().clone(), rate)

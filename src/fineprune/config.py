@@ -11,7 +11,7 @@ from typing import Any
 from . import linked, proximal  # noqa: F401, a choice is found by its class, once its room is imported
 from .budgets import Budget, InWeights
 from .errors import InvalidInputError, is_number, nearest
-from .methods import Birth, Method
+from .methods import Birth, Method, Penalised
 from .schedules import CubicSchedule, Schedule
 from .selection import SCOPES, Scope
 from .structures import Structure, Unstructured
@@ -88,7 +88,7 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         for name, base in (("method", Method), ("structure", Structure), ("schedule", Schedule), ("budget", Budget)):
-            if not isinstance(getattr(self, name), base):
+            if not isinstance(getattr(self, name), base) or not dataclasses.is_dataclass(getattr(self, name)):
                 raise InvalidInputError(
                     f"{name} was given as {getattr(self, name)!r}; it takes one of "
                     f"{', '.join(sorted(kind.__name__ + '()' for kind in kinds(base)))}."
@@ -98,11 +98,14 @@ class PruningConfig:
         for name in ("target_modules", "exclude_modules"):
             _check_patterns(name, getattr(self, name))
         self._check_density()
-        if self.budget != InWeights() and self.scope != "global" and self.method.ranks:
-            raise InvalidInputError(
-                f"budget was given as {self.budget}, and scope as {self.scope!r}, where each matrix counts its own groups. "
-                "Take scope='global'."
-            )
+        if self.budget != InWeights() and not isinstance(self.method, Penalised):
+            if self.method.decides_density:
+                raise InvalidInputError(f"budget was given as {self.budget}, and {self.method} shares out none. Leave it out.")
+            if self.scope != "global":
+                raise InvalidInputError(
+                    f"budget was given as {self.budget}, and scope as {self.scope!r}, where each matrix counts its own groups. "
+                    "Take scope='global'."
+                )
         if self.rules is not None and not (_is_list(self.rules) and all(isinstance(rule, Rule) for rule in self.rules)):
             raise InvalidInputError(f"rules was given as {self.rules!r}; it takes a list of Rule(...).")
         for rule in self.rules or ():
@@ -147,10 +150,17 @@ class PruningConfig:
                 "A rule was given no target_modules; name the modules that follow it. Only one whose structure links matrices, "
                 f"as Heads(), goes without; {structure} does not."
             )
+        if rule.comes_first and isinstance(method, Method) and method.draws:
+            raise InvalidInputError(
+                f"A rule for {structure} without target_modules was given {type(method).__name__}, whose gates are drawn at "
+                "each step, so that what they leave is never settled. Give the rule another method, as Movement(), or name its "
+                "modules."
+            )
         try:
             return dataclasses.replace(self, **given, target_modules=rule.target_modules, rules=None)
         except InvalidInputError as error:
-            raise InvalidInputError(f"The rule for {rule.target_modules!r} cannot be used: {error}") from error
+            named = repr(structure) if rule.comes_first else repr(rule.target_modules)
+            raise InvalidInputError(f"The rule for {named} cannot be used: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the config as plain JSON values, with this library's version; `from_dict` reads them back.

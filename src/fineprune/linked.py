@@ -97,12 +97,20 @@ class Linked(Structure):
         parameters = dict(model.named_parameters())
         sites = [list(cuts) for cuts in self.sites(model)]
         modules = {name.rpartition(".")[0] for names in sites for name in names}
-        for patterns in (target_modules, exclude_modules):
-            if patterns is not None:
-                targets.refuse_unmatched(patterns, modules, what=f"module that {self} takes")
+        if target_modules is not None:
+            targets.refuse_unmatched(target_modules, modules, what=f"module that {self} takes")
+        if exclude_modules is not None:  # which may be meant for other rules
+            targets.refuse_unmatched(exclude_modules, {name.rpartition(".")[0] for name in parameters})
+        shared = [name for names in sites for name in names if name not in parameters]
+        if shared:
+            raise InvalidInputError(
+                f"{enumeration(shared)} is shared with another layer under another name, so a group of one cannot fall alone. "
+                f"{self} takes models whose layers have weights of their own."
+            )
         kept = [name for names in sites if self._chosen(names, target_modules, exclude_modules) for name in names]
         if not kept:
-            raise InvalidInputError(f"Nothing is left to prune: exclude_modules={exclude_modules!r} takes away all of {self}.")
+            why = "the model has none left" if not sites else f"exclude_modules={exclude_modules!r} takes away all of {self}"
+            raise InvalidInputError(f"Nothing is left to prune: {why}.")
         frozen = [name for name in kept if not parameters[name].requires_grad]
         if frozen:
             raise InvalidInputError(
@@ -191,7 +199,8 @@ class Neurons(Linked):
             cuts: Cuts = {}
             for first in block.feed_forward.first:
                 cuts |= _rows(model, Projection(first))
-            found.append(cuts | _columns(model, block.feed_forward.second))
+            if model.get_submodule(block.feed_forward.second).get_parameter("weight").numel():  # none left by shrinking
+                found.append(cuts | _columns(model, block.feed_forward.second))
         return found
 
 
@@ -261,7 +270,17 @@ class Layers(Linked):
         return [_blocks(model, stack) for stack in stacks.values()]
 
 
+def _weights(model: nn.Module, modules: Sequence[str]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in model.get_submodule(module).parameters(recurse=False))
+
+
 def _blocks(model: nn.Module, stack: Sequence[Sequence[str]]) -> Cuts:
+    sizes = {_weights(model, modules) for modules in stack}
+    if len(sizes) > 1:
+        raise InvalidInputError(
+            f"The blocks of this model hold {enumeration(str(size) for size in sorted(sizes))} weights, as after shrinking. "
+            "Layers() takes blocks of one size."
+        )
     return {
         f"{module}.{name}": Whole(place, len(stack))
         for place, modules in enumerate(stack)
@@ -282,7 +301,8 @@ class Together(Linked):
     structures: list[Linked]
 
     def __post_init__(self) -> None:
-        if len(self.structures) < 2 or not all(isinstance(one, Linked) for one in self.structures):
+        several = isinstance(self.structures, list | tuple) and len(self.structures) >= 2
+        if not several or not all(isinstance(one, Linked) for one in self.structures):
             raise InvalidInputError(
                 f"Together was given {self.structures!r}; it takes two or more linked structures, as [Heads(), Neurons()]."
             )

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import control
 from .config import PruningConfig
-from .errors import InvalidInputError
+from .errors import InvalidInputError, enumeration
 from .methods import Method, Penalised
 from .noise import logit_noise
 from .selection import SCOPES, budget, least_of
@@ -128,17 +128,17 @@ class Part:
             return len(self.sites) * site.groups
         return sum(other.groups * self.cost(other) for other in self.sites) / self.cost(site)
 
-    def contract(self, step: int, rate: float) -> None:
-        """Takes the proximal step of a penalty on the dense weights, after the optimiser's.
+    def contract(self, site: Site, step: int, rate: float) -> None:
+        """Takes the proximal step of a penalty on the dense weights of a site, after the optimiser's.
 
         Args:
+            site: one of this part's.
             step: the step just taken.
-            rate: the learning rate of the weights at it.
+            rate: the learning rate of the site's weights at it.
         """
-        amount = rate * max(self.penalty(step), 0.0)
-        for site in self.sites:
-            for weight, factor in site.spread(self.method.contraction(site.magnitude(), amount)).items():
-                weight.dense.mul_(factor)
+        factors = self.method.contraction(site.magnitude(), rate * max(self.penalty(step), 0.0))
+        for weight, cut in site.cuts.items():
+            weight.dense.mul_(cut.expand(factors, weight.dense.shape))
 
     def steer(self, step: int, rate: float) -> None:
         """Sets the penalty for a step, where a density is asked for.
@@ -196,23 +196,38 @@ class Part:
 
     # What is refused.
 
-    def refuse_empty_budget(self) -> None:
-        """Raises if the final density keeps nothing of a matrix, or everything."""
+    def refuse_idle_groups(self) -> None:
+        """Raises if groups take nothing of the budget."""
+        idle = [site.name for site in self.sites if self.cost(site) == 0]
+        if idle:
+            raise InvalidInputError(
+                f"budget was given as {self.config.budget}, and the groups of {enumeration(idle)} take no operations. "
+                "Count them in weights, with InWeights()."
+            )
+
+    def refuse_empty_budget(self, left: Mapping[Weight, float]) -> None:
+        """Raises if the final density keeps nothing of a matrix, or everything.
+
+        Args:
+            left: which fraction of a weight the parts before this one leave at their end; those not named are left whole.
+        """
         if self.method.decides_density or self.config.structure.density() is not None:
             return
         final = self.config.values()[1]
         if final == 1:
             raise InvalidInputError("density 1.0 would prune nothing. Ask for less than 1, or train without a Pruner.")
-        weights = sum(site.groups * self.cost(site) for site in self.sites)
-        counts = {site.name: (site.groups, 1) for site in self.sites}
+        groups = [int(site.groups * min(left.get(weight, 1.0) for weight in site.cuts)) for site in self.sites]
+        weights = sum(number * self.cost(site) for number, site in zip(groups, self.sites, strict=True))
+        counts = {site.name: (number, 1) for number, site in zip(groups, self.sites, strict=True)}
         if isinstance(self.method, Penalised):
-            least = sum(least_of(site.groups, self.method.LEAST) * self.cost(site) for site in self.sites)
+            each = (least_of(number, self.method.LEAST) * self.cost(s) for number, s in zip(groups, self.sites, strict=True))
+            least = sum(each)
             counts = {"some matrix, though at least 0.5 % of each and one more are to be kept": (weights, least)}
         elif self.config.scope == "global":  # counts weights, and its best group may be one of the largest
             counts = {"all matrices together": (weights, max(self.cost(site) for site in self.sites))}
         for name, (count, least) in counts.items():
             if budget(count, final) < least:
-                enough = math.ceil(1e6 * least / count) / 1e6
+                enough = math.ceil(1e6 * least / max(count, 1)) / 1e6
                 enough += 1e-6 * (budget(count, enough) < least)  # where rounding falls short
                 raise InvalidInputError(
                     f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least:,}. Ask for at "

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from . import building, inspection, parts, support, targets
 from .config import PruningConfig
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
+from .methods import Penalised
 from .parts import Part
 from .sites import Site, Weight, times_mask
 
@@ -139,7 +140,8 @@ class Pruner:
 
     @torch.no_grad()
     def scores(self) -> dict[str, Tensor]:
-        """Returns S of each weight that has scores of its own, spread over its shape; copies."""
+        """Returns S of each weight that has scores of its own, spread over its shape; copies. Of a weight under several rules,
+        those of the last."""
         return {
             weight.name: cut.expand(site.scores, weight.parameter.shape).clone()
             for site in self._sites
@@ -202,11 +204,11 @@ class Pruner:
         """Logs the density, warns of matrices of which nothing is left, and returns the summary."""
         summary = self.summary()
         logger.info("Pruned. %s", "; ".join(summary.totals()))
-        emptied = [layer.name for layer in summary.layers if layer.kept == 0]
+        emptied = [weight.name for weight in self._weights if not weight.mask.any()]
         if emptied:
             logger.warning("Nothing is left of %s. Choose scope='local', or a higher density.", enumeration(emptied))
         for part in self._parts:
-            if part.controller is not None and self.finished:
+            if isinstance(part.method, Penalised) and part.method.cuts and part.controller is not None and self.finished:
                 self._warn_if_missed(part)
         return summary
 
@@ -298,7 +300,7 @@ class Pruner:
         unscale = None if grad_scale is None else grad_scale.reciprocal()
         groups = self._groups()
         for part in self._parts:
-            part.steer(self.step, self._steered_rate(part, groups))
+            part.steer(self.step, self._penalised_rate(part, part.sites[0], groups))
         self._inside_step = True
         learned = self._learned(unscale)
         clip = None
@@ -349,21 +351,19 @@ class Pruner:
         weight = site.weights[0]
         return part.method.score_rate(_rate_factor(groups[id(weight.parameter)], weight.base_rate))
 
-    def _steered_rate(self, part: Part, groups: Mapping[int, dict[str, Any]]) -> float:
-        """The learning rate of what a part's penalty acts on: its scores, or its weights where it has none."""
-        site = part.sites[0]
-        return (
-            float(groups[id(site.weights[0].parameter)]["lr"]) if site.scores is None else self._score_rate(part, site, groups)
-        )
+    def _penalised_rate(self, part: Part, site: Site, groups: Mapping[int, dict[str, Any]]) -> float:
+        """The learning rate of what a part's penalty acts on: a site's scores, or its weights."""
+        if part.method.contracts:
+            return float(groups[id(site.weights[0].parameter)]["lr"])
+        return self._score_rate(part, site, groups)
 
     def _contract(self) -> None:
         """Takes the proximal step of those penalties that act on the weights, which a parameter that holds W then follows."""
         groups = self._groups()
         for part in self._parts:
-            if part.method.contracts:
-                part.contract(self.step, self._steered_rate(part, groups))
-                for site in part.sites:
-                    site.restore()
+            for site in part.sites if part.method.contracts else ():
+                part.contract(site, self.step, self._penalised_rate(part, site, groups))
+                site.restore()
 
     def _clip_factor(
         self, score_gradients: Sequence[Tensor | None], unscale: Tensor | None, max_grad_norm: float

@@ -37,16 +37,13 @@ def from_pretrained(name: str | Path, head: str | None = None, attn_implementati
         InvalidInputError: if it is no checkpoint, tensors are missing or left over, or sizes do not belong together.
     """
     require("hub", "transformers")
-    import transformers
-
     try:
         config = read_config(name)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         if is_marked(config):
             return load_marked(name, config, head)
-        kind = getattr(transformers, head or (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
-        return _stock(name, kind, config, head)
+        return _stock(name, _class_of(config, head), config, head)
     except InvalidInputError:
         raise
     except loading_errors() as error:
@@ -62,6 +59,9 @@ def _stock(name: str | Path, kind: Any, config: "PreTrainedConfig", head: str | 
     missing = [key for key in sorted(report["missing_keys"]) if head is None or key.startswith(inside)]
     if missing:
         raise InvalidInputError(f"{name} lacks tensors that its config names: {enumeration(missing)}. {WHOLE}")
+    if head is None and report["unexpected_keys"]:
+        unread = enumeration(sorted(report["unexpected_keys"]))
+        logger.warning("%s has no place for %s, which are left out.", type(model).__name__, unread)
     return model
 
 
@@ -98,14 +98,17 @@ def load_marked(name: str | Path, config: "PreTrainedConfig", head: str | None) 
 
 
 def _class_of(config: "PreTrainedConfig", head: str | None) -> Any:
-    """Returns the class, or the Auto class, that makes a model of a config."""
+    """Returns the class, or the Auto class, that makes a model of a config; AutoModel where none is named."""
     import transformers
 
-    wanted = head or (config.architectures or [""])[0]
+    wanted = head or (config.architectures or ["AutoModel"])[0]
     kind = getattr(transformers, wanted, None) if isinstance(wanted, str) else None
     auto = kind is not None and wanted.startswith("AutoModel")
     if not auto and not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise InvalidInputError(f"The config says architectures {config.architectures!r}, no class of Transformers. {WHOLE}")
+        says = f"The config says architectures {config.architectures!r}" if head is None else f"head was given as {head!r}"
+        raise InvalidInputError(
+            f"{says}, no class of Transformers. Name one that makes this model, as AutoModelForSequenceClassification."
+        )
     return kind
 
 

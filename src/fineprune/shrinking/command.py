@@ -9,6 +9,7 @@ from torch import nn
 from ..anatomy import find_blocks
 from ..errors import InvalidInputError
 from .building import from_pretrained
+from .reading import folder_of
 from .removal import shrink
 from .saving import refuse_occupied, save
 from .weights import Weights
@@ -89,13 +90,14 @@ def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> Outcome:
             f"Nothing can be removed from {folder}: no head, neuron, column or feature is zero as a whole. Prune with a "
             "structure that makes whole ones fall, as Heads() or Neurons(). Nothing was written."
         )
-    save(smaller, new_folder, [Path(folder) / name for name in BESIDE if (Path(folder) / name).is_file()])
-    return Outcome(sizes(model), sizes(smaller), _bytes(folder), _bytes(new_folder))
+    source = folder_of(folder)
+    save(smaller, new_folder, [source / name for name in BESIDE if (source / name).is_file()])
+    return Outcome(sizes(model), sizes(smaller), _bytes(source), _bytes(Path(new_folder)))
 
 
 def _shapes(model: nn.Module) -> dict[str, Sequence[int]]:
     return {name: tensor.shape for name, tensor in Weights(model).tensors.items()}
 
 
-def _bytes(folder: str) -> int:
-    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -64,11 +64,12 @@ def _refuse_shared(weights: Weights, blocks: list[Block]) -> None:
     parts = [part.module for block in blocks for one in block.attentions for part in (one.query, one.key, one.value)]
     parts += [name for block in blocks for name in (*block.feed_forward.first, block.feed_forward.second)]
     parts += [one.output for block in blocks for one in block.attentions]
-    shared = [name for name in dict.fromkeys(parts) if len(weights.sharing(f"{name}.weight")) > 1]
+    names = [f"{part}.{kind}" for part in dict.fromkeys(parts) for kind in ("weight", "bias")]
+    shared = [name for name in names if name in weights and len(weights.sharing(name)) > 1]
     if shared:
         raise InvalidInputError(
-            f"{enumeration(shared)} shares its weight with another layer, so that what falls in one would fall in both. "
-            "Only layers with weights of their own can be shrunk."
+            f"{enumeration(shared)} is shared with another layer, so that what falls in one would fall in both. "
+            "Only layers with weights and biases of their own can be shrunk."
         )
 
 

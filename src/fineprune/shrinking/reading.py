@@ -53,7 +53,7 @@ def folder_of(name: str | Path) -> Path:
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
+    return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
