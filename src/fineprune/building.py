@@ -14,6 +14,7 @@ from .config import PruningConfig
 from .control import Controller
 from .errors import InvalidInputError, enumeration
 from .linked import Whole
+from .methods import Method
 from .parts import Part, spread
 from .sites import Site, Weight
 from .structures import Structure
@@ -36,6 +37,7 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
         settings.schedule.check(total_steps)
         support.refuse_unsupported_parameters(parameters)
         _refuse_untrained(parameters, groups)
+        _refuse_resting(parameters, groups, settings.method)
         if settings.structure.density() is not None and not weights.keys().isdisjoint(parameters):
             raise InvalidInputError(
                 f"{settings.structure} counts neighbours in whole rows, and a rule before it takes some out. Choose another "
@@ -47,15 +49,16 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
             for name, cut in cuts.items():
                 cut.groups(parameters[name].shape)
                 if name not in weights:
-                    weights[name] = _weight(name, parameters[name], settings, groups)
+                    p = parameters[name]
+                    weights[name] = Weight(name, p, p.detach().clone(), _base_rate(groups[id(p)]))
             sites.append(_site(key, {weights[name]: cut for name, cut in cuts.items()}, settings, generator))
         parts.append(Part(settings, sites, total_steps, seed, place).with_controller())
         parts[-1].refuse_idle_groups()
         parts[-1].refuse_empty_budget(left)
         if not settings.method.decides_density:
             share = settings.values()[1]
-            cuts = [each for site in sites for each in site.cuts.items() if not isinstance(each[1], Whole)]
-            left |= {weight: left.get(weight, 1.0) * share for weight, _ in cuts}
+            thinned = [w for site in sites for w, cut in site.cuts.items() if not isinstance(cut, Whole)]
+            left |= {weight: left.get(weight, 1.0) * share for weight in thinned}
         place += len(sites)
     return parts
 
@@ -108,15 +111,16 @@ def _refuse_untrained(parameters: Mapping[str, nn.Parameter], groups: Groups) ->
         )
 
 
-def _weight(name: str, parameter: nn.Parameter, config: PruningConfig, groups: Groups) -> Weight:
-    rate = _base_rate(groups[id(parameter)])
-    if (config.method.learns or config.method.contracts) and rate <= 0:
-        following = "its scores" if config.method.learns else "its penalty"
-        raise InvalidInputError(
-            f"The learning rate of {name} is {rate}, so the rate of {following} cannot follow it. Give the "
-            "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
-        )
-    return Weight(name, parameter, parameter.detach().clone(), rate)
+def _refuse_resting(parameters: Mapping[str, nn.Parameter], groups: Groups, method: Method) -> None:
+    """Raises for weights without a learning rate, where scores or a penalty follow it."""
+    for name, parameter in parameters.items():
+        rate = _base_rate(groups[id(parameter)])
+        if (method.learns or method.contracts) and rate <= 0:
+            following = "its scores" if method.learns else "its penalty"
+            raise InvalidInputError(
+                f"The learning rate of {name} is {rate}, so the rate of {following} cannot follow it. Give the "
+                "optimiser a rate above 0, and make a warm-up scheduler before the Pruner."
+            )
 
 
 def _site(key: str, cuts: dict[Weight, Structure], config: PruningConfig, generator: torch.Generator) -> Site:
