@@ -25,6 +25,7 @@ FLOORS: dict[str, float] = {
     "narrow": 0.5,
     "targets": 0.55,
     "structures": 0.6,
+    "plans": 0.5,
     "anatomy": 0.7,
     "linked": 0.8,
     "methods": 1,

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from conftest import tiny_bert
-from fineprune import FileError, InvalidInputError, cli, legacy
+from fineprune import FileError, InvalidInputError, cli, legacy, state
 
 SETTINGS = [("magnitude", 0.1), ("topK", 0.15), ("threshold", 0.3), ("sigmoied_threshold", 0.1), ("l0", None)]
 
@@ -483,7 +483,7 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_new(save: Save, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "step", ["safetensors.torch.save_file", "fineprune.legacy.shutil.copyfile", "fineprune.legacy.os.replace"]
+    "step", ["safetensors.torch.save_file", "fineprune.legacy.shutil.copyfile", "fineprune.state.os.replace"]
 )
 def test_a_full_disk_leaves_nothing_behind(step: str, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save()
@@ -500,9 +500,9 @@ def test_a_full_disk_leaves_nothing_behind(step: str, save: Save, tmp_path: Path
 
 def test_everything_is_on_the_disk_before_it_gets_its_name(save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    flush, replace = legacy.flush, os.replace
-    monkeypatch.setattr(legacy, "flush", lambda path: (flush(path), events.append(path.suffix)))
-    monkeypatch.setattr("fineprune.legacy.os.replace", lambda old, new: (replace(old, new), events.append("renamed")))
+    flush, replace = state.flush, os.replace
+    monkeypatch.setattr(state, "flush", lambda path: (flush(path), events.append(path.suffix)))
+    monkeypatch.setattr("fineprune.state.os.replace", lambda old, new: (replace(old, new), events.append("renamed")))
     legacy.convert(save(), tmp_path / "plain", threshold=0.5)
     assert sorted(events[:4]) == [".json", ".md", ".safetensors", ".tmp"]
     assert events[4:] == ["renamed", ""]

@@ -7,10 +7,8 @@ load only with that code. Its names for the methods are kept here as they are, `
 
 import json
 import math
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from . import cards
-from .errors import FileError, InvalidInputError, enumeration, is_number, nearest
+from .errors import InvalidInputError, enumeration, is_number, nearest
 from .selection import keep_highest, keep_local
-from .state import check_safetensors, flush
+from .state import check_safetensors, new_folder
 
 SAFE, PICKLED, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
@@ -329,23 +327,10 @@ def _plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _write(target: Path, weights: dict[str, Tensor], config: dict[str, Any], source: Path, card: str) -> None:
     """Writes the new folder beside its final name and renames it, so that it is whole or not there."""
-    whole = target.resolve()
-    temporary = whole.with_name(f".{whole.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(target) as temporary:
         safetensors.torch.save_file(weights, temporary / SAFE, metadata={"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (temporary / cards.FILE).write_text(card, encoding="utf-8")
         for name in TOKENIZER:
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)
-        for path in (*temporary.iterdir(), temporary):
-            flush(path)
-        os.replace(temporary, whole)
-        flush(whole.parent)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise FileError(
-            f"{target} could not be written: {error}. Give a new folder on a disk with space, and again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

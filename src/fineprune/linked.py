@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from . import targets
-from .anatomy import Attention, Projection, find_blocks, find_stream, find_tables
+from .anatomy import Attention, find_blocks, find_stream, find_tables
 from .errors import InvalidInputError, enumeration
 from .layers import is_transposed
+from .plans import Projection
 from .structures import Structure, Transposed
 
 Cuts = dict[str, Structure]

@@ -4,10 +4,12 @@ Each is written beside its final name, flushed to the disk and renamed, the fact
 the same random id, so that a pair put together from two saves is noticed. Nothing is pickled.
 """
 
+import contextlib
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,30 @@ def replace_whole(path: Path, writer: Callable[[Path], Any]) -> None:
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write into, beside the new one, whose name it takes once all is written.
+
+    Raises:
+        FileError: if it cannot be written; nothing of it is left then.
+    """
+    final = folder.resolve()
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.iterdir(), temporary):
+            flush(path)
+        os.replace(temporary, final)
+        flush(final.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(
+            f"{folder} could not be written: {error}. Give a new folder on a disk with space, and again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

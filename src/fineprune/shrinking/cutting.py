@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import Attention, Block, FeedForward, Projection, Stream, find_blocks, find_stream, find_tables
+from ..anatomy import Attention, Block, FeedForward, Stream, find_blocks, find_stream, find_tables
 from ..errors import InvalidInputError, enumeration
 from ..narrow import COLUMNS
+from ..plans import Projection
 from . import dead
 from .weights import Weights
 

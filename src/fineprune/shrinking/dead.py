@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..anatomy import Attention, FeedForward, Projection
+from ..anatomy import Attention, FeedForward
+from ..plans import Projection
 from .weights import Weights
 
 

@@ -1,17 +1,12 @@
 """Saves a model in a new folder, whole or not at all."""
 
-import contextlib
-import os
 import shutil
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import safetensors
-
-from ..errors import FileError, InvalidInputError
-from ..state import flush
+from ..errors import InvalidInputError
+from ..state import new_folder
 from .building import built
 from .fitting import fit
 from .stock import is_marked, plain
@@ -39,7 +34,7 @@ def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = 
     refuse_occupied(folder)
     if is_marked(model.config):
         _refuse_unloadable(model)
-    with _whole(Path(folder)) as temporary:
+    with new_folder(Path(folder)) as temporary:
         for path in beside:
             shutil.copyfile(path, temporary / path.name)
         model.save_pretrained(temporary)
@@ -50,26 +45,6 @@ def refuse_occupied(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InvalidInputError(f"{folder} exists already, and nothing is overwritten. Give a new folder.")
-
-
-@contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into, that takes its name once all is written."""
-    final = folder.resolve()
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in (*temporary.iterdir(), temporary):
-            flush(path)
-        os.replace(temporary, final)
-        flush(final.parent)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise FileError(
-            f"{folder} could not be written: {error}. Give a new folder on a disk with space, and again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _refuse_unloadable(model: "PreTrainedModel") -> None:
