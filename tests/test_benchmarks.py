@@ -73,6 +73,18 @@ def test_the_readme_quotes_what_was_measured() -> None:
         assert f"| {name} | {stated(f'{variant} 10%')} | {stated(f'{variant} 3%')} |" in readme
 
 
+def test_the_readme_quotes_how_much_faster() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "shrink.json").read_text(encoding="utf-8"))["rows"]
+    latency = {(row["case"], row["form"]): row["latency"] for row in measured}
+    half, quarter = (
+        latency[case, "dense"] / latency[case, "shrunken"] for case in list(dict.fromkeys(c for c, _ in latency))[:2]
+    )
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        f"half of its heads and neurons is {half:.1f} times faster on two cores, with a quarter {quarter:.1f} times" in readme
+    )
+
+
 def test_settings_of_one_seed_say_nothing_of_the_spread() -> None:
     results, alone = benchmark("results"), [{"variant": "dense", "accuracy": "0.8"}, {"variant": "b", "accuracy": "0.7"}]
     assert results.pooled(alone) == "One seed of each setting says nothing of the spread."
