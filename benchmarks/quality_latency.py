@@ -27,18 +27,17 @@ def rows(folder: Path, beside: Path | None = None) -> list[Row]:
     dense = next(
         shrunken[trial["folder"]] for trial in trials if trial["variant"].startswith("dense") and trial["folder"] in shrunken
     )
-    found = [_row(name, trials, shrunken, dense) for name in dict.fromkeys(trial["variant"] for trial in trials)]
+    models = {trial["variant"]: shrunken[trial["folder"]] for trial in trials if trial["folder"] in shrunken}
+    found = [_row(name, trials, models[name]) for name in dict.fromkeys(trial["variant"] for trial in trials)]
     if beside is not None:
         others = results.read(beside)
         names = [name for name in dict.fromkeys(trial["variant"] for trial in others) if not name.startswith("dense")]
-        found += [{**_row(name, others, {}, dense), "variant": f"weights: {name}"} for name in names]
+        found += [{**_row(name, others, dense), "variant": f"weights: {name}"} for name in names]
     return found
 
 
-def _row(variant: str, trials: list[results.Row], shrunken: dict[str, Row], dense: Row) -> Row:
-    own = [trial for trial in trials if trial["variant"] == variant]
-    model = next((shrunken[trial["folder"]] for trial in own if trial["folder"] in shrunken), dense)
-    accuracies = [float(trial["accuracy"]) for trial in own]
+def _row(variant: str, trials: list[results.Row], model: Row) -> Row:
+    accuracies = [float(trial["accuracy"]) for trial in trials if trial["variant"] == variant]
     return {
         "variant": variant,
         "accuracy": statistics.mean(accuracies),
