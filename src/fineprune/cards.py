@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import class_name, in_short
+from .config import class_name, in_short, kinds
 from .extras import require
+from .linked import Linked
 from .version import VERSION
 
 require("hub", "huggingface_hub")
@@ -54,6 +55,8 @@ def text(facts: Mapping[str, Any], name: str) -> str:
         rows.append(("remaining weights of the blocks, as the paper counts", facts["remaining_weights"]))
     by = f"{'Pruned while it was fine-tuned' if pruned else 'Fine-tuned'} with fineprune {facts['versions']['fineprune']}."
     story = [f"{_origin(facts)} {done}", _table([*rows, *facts["metrics"].items()])]
+    if pruned and _has_whole_groups(facts["pruning"]):
+        story.append("Whole groups are zero in it: `fineprune shrink FOLDER NEW_FOLDER` takes them out, with the same output.")
     return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if _moves(facts) else by)
 
 
@@ -153,6 +156,11 @@ def _pruning(facts: Mapping[str, Any]) -> str:
         f"Meanwhile it was pruned by `{_method(facts)}` ({structure}{ruled}): "
         f"{facts['density']:.2%} of the prunable weights are left, {facts['whole_model_density']:.2%} of the whole model."
     )
+
+
+def _has_whole_groups(pruning: Mapping[str, Any]) -> bool:
+    structures = [pruning["structure"], *(rule["structure"] for rule in pruning.get("rules") or () if rule.get("structure"))]
+    return not {class_name(structure) for structure in structures}.isdisjoint(kind.__name__ for kind in kinds(Linked))
 
 
 def _table(rows: Sequence[tuple[str, float]]) -> str:
