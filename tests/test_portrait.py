@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from conftest import adamw, bert_batches, config, tiny_bert, train
-from fineprune import FromMagnitude, Heads, InvalidInputError, Movement, Pruner, Rows, Rule, portrait
-from fineprune.building import assign
+from fineprune import FromMagnitude, InvalidInputError, Movement, Pruner, Rows, portrait
 from fineprune.portrait import Portrait
 
 
@@ -76,18 +75,3 @@ def test_what_is_no_portrait_is_refused_in_words(tmp_path: Path, content: bytes 
         (tmp_path / portrait.FILE).write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"portrait\.safetensors could not be read"):
         Portrait.load(tmp_path)
-
-
-def test_a_weight_under_two_rules_is_sampled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portrait, "MOST", 500)
-    model = tiny_bert()
-    settings = config(rules=[Rule(structure=Heads(), density=0.5)])
-    names = [name for _, parameters in assign(model, settings) for name in parameters]
-    assert len(set(names)) < len(names)
-    optimizer = adamw(model)
-    sample = Portrait.of(model, names)
-    with Pruner(model, optimizer, settings, total_steps=10) as pruner:
-        train(model, optimizer, bert_batches(10))
-    done = sample.finished(model, pruner)
-    assert {name: len(tensor) for name, tensor in done.weights.items()} == {n: len(t) for n, t in done.pretrained.items()}
-    assert all(len(tensor) == len(done.weights[name]) for name, tensor in done.scores.items())

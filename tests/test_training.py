@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from fineprune import FileError, InvalidInputError, loading, recipe, training
+import fineprune
+from fineprune import FileError, InvalidInputError, loading, portrait, recipe, report, training
 from fineprune.portrait import Portrait
 from fineprune.recipe import Recipe
 
@@ -324,3 +325,21 @@ def test_a_head_of_another_size_is_made_anew_and_other_sizes_within_are_refused(
     assert "The head of" in caplog.text
     with pytest.raises(InvalidInputError, match=r"holds weights of other sizes than its config says: bert\.encoder"):
         training.train(read(run[0], reviews, tmp_path / "wide", config="{intermediate_size: 16}"))
+
+
+def test_a_hybrid_is_trained_drawn_and_shrunk(
+    model_folder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portrait, "MOST", 500)
+    output = tmp_path / "hybrid"
+    rules = "[{structure: Heads, density: 0.5}, {structure: Neurons, density: 0.5}]"
+    result = training.train(read(model_folder, reviews, output, pruning__rules=rules))
+    assert result.inspection.density == pytest.approx(0.5 * 0.25, abs=0.01)
+    sample = Portrait.load(output)
+    for name, pretrained in sample.pretrained.items():
+        assert len(pretrained) == len(sample.weights[name]) == len(sample.scores.get(name, pretrained))
+    report.write([str(output)], str(tmp_path / "report.html"))
+    smaller = fineprune.shrink(fineprune.from_pretrained(output))
+    assert smaller.bert.encoder.layer[0].intermediate.dense.weight.shape == (32, 32)
+    facts = json.loads((output / "result.json").read_text())
+    assert len({layer["name"] for layer in facts["layers"]}) == len(facts["layers"])

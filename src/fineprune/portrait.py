@@ -36,7 +36,7 @@ class Portrait:
     @classmethod
     def of(cls, model: nn.Module, names: Iterable[str]) -> "Portrait":
         """Samples the named parameters of a model that is not yet trained."""
-        names = list(dict.fromkeys(names))  # a weight under several rules is one weight
+        names = list(names)
         return cls({name: _sample(tensor, len(names)) for name, tensor in _parameters(model, names).items()}, {}, {})
 
     def finished(self, model: nn.Module, pruner: Pruner | None) -> "Portrait":

@@ -150,10 +150,10 @@ def _pretrained(recipe: Recipe, classes: tuple[str, ...]) -> tuple[PreTrainedTok
 
 
 def _pruned_names(model: PreTrainedModel, recipe: Recipe) -> list[str]:
-    """Names the weights that are pruned, or of a dense run those that would be by default."""
+    """Names the weights that are pruned, each once, or of a dense run those that would be by default."""
     if recipe.pruning is None:
         return list(targets.find(model))
-    return [name for _, parameters in assign(model, recipe.pruning) for name in parameters]
+    return list(dict.fromkeys(name for _, parameters in assign(model, recipe.pruning) for name in parameters))
 
 
 def _trainer(
