@@ -4,7 +4,7 @@ Blocks are known by their class in Transformers, see `plans`.
 """
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,17 @@ class Block:
     feed_forward: FeedForward
     norms: tuple[str, ...]
 
+    @property
+    def inputs(self) -> list[str]:
+        """The linear layers that its attentions apply to features, each once."""
+        return list(dict.fromkeys(part.module for one in self.attentions for part in (one.query, one.key, one.value)))
+
+    @property
+    def linear(self) -> list[str]:
+        """All its linear layers, each once."""
+        outputs = [one.output for one in self.attentions]
+        return [*self.inputs, *outputs, *self.feed_forward.first, self.feed_forward.second]
+
 
 def find_blocks(model: nn.Module) -> list[Block]:
     """Returns the blocks of a model, in order.
@@ -102,6 +113,14 @@ def find_blocks(model: nn.Module) -> list[Block]:
             f"whose heads and neurons are known: {enumeration(sorted(BLOCKS), most=20)}. Take a structure within one matrix, "
             "as Rows() or Blocks(32, 32)."
         )
+    return found
+
+
+def stacks(blocks: Sequence[Block]) -> dict[str, list[Block]]:
+    """Returns the blocks by the list that they are in."""
+    found: dict[str, list[Block]] = {}
+    for block in blocks:
+        found.setdefault(block.name.rpartition(".")[0], []).append(block)
     return found
 
 
@@ -252,17 +271,12 @@ def find_stream(model: nn.Module) -> Stream:
         )
     writers = [name for block in found for name in (*(one.output for one in block.attentions), block.feed_forward.second)]
     writers += [f"{name}.{module.output}" for name, module in modules.items() if isinstance(module, Emptied) and module.output]
-    readers = [name for block in found for name in (*_inputs(block), *block.feed_forward.first)]
+    readers = [name for block in found for name in (*block.inputs, *block.feed_forward.first)]
     norms = [norm for block in found for norm in block.norms]
     norms += [f"{name}.{body.norm}".lstrip(".") for name, body in _bodies(model) if body.norm is not None]
     tables = tuple(find_tables(model))
     width = modules[norms[-1]].get_parameter("weight").numel()
     return Stream(tables, tuple(writers), (*readers, *heads), tuple(norms), width)
-
-
-def _inputs(block: Block) -> list[str]:
-    """The linear layers that an attention applies to features, each once."""
-    return list(dict.fromkeys(part.module for one in block.attentions for part in (one.query, one.key, one.value)))
 
 
 def _aside(model: nn.Module, heads: list[str]) -> set[str]:

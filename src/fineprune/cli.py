@@ -167,8 +167,7 @@ def _load_and_show_layers(name: str) -> None:
     from .loading import load_any
 
     model = load_any(name)
-    held = [weight for weight, parameter in targets.find(model).items() if parameter.numel()]  # a shrunken layer may be empty
-    show_layers(inspect(model, held))
+    show_layers(inspect(model, targets.find(model)))
 
 
 def _quickstart(arguments: list[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .errors import InvalidInputError, enumeration
-from .targets import blocks, unwrap
+from .targets import inside_blocks, unwrap
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ def inspect(model: nn.Module, names: Iterable[str]) -> Inspection:
 
     layers = tuple(count(name) for name in names)
     listed = {layer.name for layer in layers}
-    prefixes = tuple(f"{name}." for name, _ in blocks(model))
-    in_blocks = [name for name in parameters if name.startswith(prefixes)] if prefixes else []
+    in_blocks = inside_blocks(model, parameters)
     total = sum(parameters[name].numel() for name in in_blocks)
     remaining = sum(counts[name] if name in listed else parameters[name].numel() for name in in_blocks)
     whole_model = Count("the whole model", (), sum(p.numel() for p in parameters.values()), sum(counts.values()))

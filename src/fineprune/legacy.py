@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import cards
 from .errors import InvalidInputError, enumeration, is_number, nearest
 from .selection import keep_highest, keep_local
-from .state import check_safetensors, new_folder
+from .state import check_safetensors, new_folder, refuse_occupied
 
 SAFE, PICKLED, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
@@ -121,7 +121,7 @@ def convert(source: str | Path, target: str | Path, method: str | None = None, t
         FileError: if the new folder cannot be written; nothing of it is left then.
     """
     source, target = Path(source), Path(target)
-    _refuse_occupied(target)
+    refuse_occupied(target)
     config = _read_config(source)
     method = _method_of(config, method, source)
     weights = _plain_names(apply_masks(_read_weights(source), method, threshold))
@@ -224,11 +224,6 @@ def _refuse_unfit(name: str, tensor: Tensor) -> None:
         raise InvalidInputError(f"{name} holds {kind}; a weight and its scores are floating-point numbers, at least one.")
     if bool(tensor.isnan().any()):
         raise InvalidInputError(f"{name} holds NaN: its run went wrong, or the file is damaged. Choose a whole checkpoint.")
-
-
-def _refuse_occupied(target: Path) -> None:
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InvalidInputError(f"{target} exists already, and nothing is overwritten. Give a new folder.")
 
 
 def _read_config(source: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import targets
-from .anatomy import Attention, find_blocks, find_stream, find_tables
+from .anatomy import Attention, Block, find_blocks, find_stream, find_tables, stacks
 from .errors import InvalidInputError, enumeration
 from .layers import is_transposed
 from .plans import Projection
@@ -249,9 +249,9 @@ class HiddenFeatures(Linked):
     def sites(self, model: nn.Module) -> list[Cuts]:
         stream = find_stream(model)
         cuts: Cuts = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
+        tied = _names_of_shared(model, set(cuts), nn.Linear)
         for writer in stream.writers:
             cuts |= _rows(model, Projection(writer))
-        tied = set(_names_of_shared(model, set(_table_weights(model)), nn.Linear))
         for reader in stream.readers:
             if reader not in tied:
                 cuts |= _columns(model, reader)
@@ -263,20 +263,15 @@ class Layers(Linked):
     """Whole transformer blocks: all the linear layers of one, with their biases. A stack, as the encoder, is one site."""
 
     def sites(self, model: nn.Module) -> list[Cuts]:
-        stacks: dict[str, list[list[str]]] = {}
-        for block in find_blocks(model):
-            inside = [part.module for one in block.attentions for part in (one.query, one.key, one.value)]
-            modules = [*inside, *(one.output for one in block.attentions), *block.feed_forward.first, block.feed_forward.second]
-            stacks.setdefault(block.name.rpartition(".")[0], []).append(list(dict.fromkeys(modules)))
-        return [_blocks(model, stack) for stack in stacks.values()]
+        return [_blocks(model, stack) for stack in stacks(find_blocks(model)).values()]
 
 
 def _weights(model: nn.Module, modules: Sequence[str]) -> int:
     return sum(parameter.numel() for module in modules for parameter in model.get_submodule(module).parameters(recurse=False))
 
 
-def _blocks(model: nn.Module, stack: Sequence[Sequence[str]]) -> Cuts:
-    sizes = {_weights(model, modules) for modules in stack}
+def _blocks(model: nn.Module, stack: Sequence[Block]) -> Cuts:
+    sizes = {_weights(model, block.linear) for block in stack}
     if len(sizes) > 1:
         raise InvalidInputError(
             f"The blocks of this model hold {enumeration(str(size) for size in sorted(sizes))} weights, as after shrinking. "
@@ -284,10 +279,9 @@ def _blocks(model: nn.Module, stack: Sequence[Sequence[str]]) -> Cuts:
         )
     return {
         f"{module}.{name}": Whole(place, len(stack))
-        for place, modules in enumerate(stack)
-        for module in modules
-        for name in model.get_submodule(module)._parameters
-        if model.get_submodule(module)._parameters[name] is not None
+        for place, block in enumerate(stack)
+        for module in block.linear
+        for name, _ in model.get_submodule(module).named_parameters(recurse=False)
     }
 
 

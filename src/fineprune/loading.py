@@ -96,8 +96,7 @@ def _load(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
         name, output_loading_info=True, ignore_mismatched_sizes=True, **settings
     )
     model, report = loaded
-    inside = tuple(f"{block}." for block, _ in targets.blocks(model))
-    missing = [key for key in sorted(report["missing_keys"]) if key.startswith(inside)] if inside else []
+    missing = targets.inside_blocks(model, sorted(report["missing_keys"]))
     if missing:
         raise InvalidInputError(f"{name} lacks weights that its config names: {enumeration(missing)}.")
     _refuse_other_sizes(model, name, [key for key, *_ in report["mismatched_keys"]])

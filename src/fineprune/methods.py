@@ -91,6 +91,14 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
+def refuse_wrong_penalty(owner: object, penalty: float | None) -> None:
+    """Raises InvalidInputError unless a penalty is lambda or None."""
+    if penalty is not None and (not is_number(penalty) or not 0 <= penalty < math.inf):
+        raise InvalidInputError(
+            f"{type(owner).__name__} was given penalty={penalty!r}; it takes lambda, a number from 0, or None."
+        )
+
+
 class Method(ABC):
     """What ranks the groups. A new method is a frozen dataclass that overrides what differs.
 
@@ -277,10 +285,7 @@ class Penalised(_Learned):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.penalty is not None and (not is_number(self.penalty) or not 0 <= self.penalty < math.inf):
-            raise InvalidInputError(
-                f"{type(self).__name__} was given penalty={self.penalty!r}; it takes lambda, a number from 0, or None."
-            )
+        refuse_wrong_penalty(self, self.penalty)
 
     @property
     @abstractmethod

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -72,7 +71,7 @@ class Part:
     def scores(self) -> list[Tensor]:
         """What ranks the groups of each site now, of those that are left."""
         scores = [self.method.current(site.scores, site.magnitude) for site in self.sites]
-        return [of_site if left is None else of_site[left] for of_site, left in zip(scores, self.left, strict=True)]
+        return list(map(_of_left, scores, self.left))
 
     def masks(self, step: int) -> list[Tensor]:
         """M of each site for a step, without noise."""
@@ -180,7 +179,7 @@ class Part:
         return tensor.flatten()[:: stride + 1 - stride % 2].float()  # odd: not always the same columns
 
     def _sampled_left(self, left: Tensor | None, tensor: Tensor) -> Tensor:
-        return self._sampled(tensor if left is None else tensor[left])
+        return self._sampled(_of_left(tensor, left))
 
     def figures(self, step: int) -> dict[str, float]:
         """What there is to log: the density asked for where one is, lambda_t, and the cut on sigmoid(S) where there is one."""
@@ -190,7 +189,7 @@ class Part:
         figures["penalty"] = self.penalty(step)
         if not isinstance(self.method, Penalised):
             return figures
-        masks = [site.mask if left is None else site.mask[left] for site, left in zip(self.sites, self.left, strict=True)]
+        masks = [_of_left(site.mask, left) for site, left in zip(self.sites, self.left, strict=True)]
         threshold = self.method.threshold_in_force(self.scores(), masks, self.value(step))
         return figures if threshold is None else {**figures, "threshold": threshold}
 
@@ -235,20 +234,28 @@ class Part:
                 )
 
 
+def _of_left(tensor: Tensor, left: Tensor | None) -> Tensor:
+    """The values of the groups that are left."""
+    return tensor if left is None else tensor[left]
+
+
+def share_weights(parts: Sequence[Part]) -> bool:
+    """Whether a weight stands under several sites, so that their masks hold for it together."""
+    held = [weight for part in parts for site in part.sites for weight in site.cuts]
+    return len(set(held)) < len(held)
+
+
 def masks(parts: Sequence[Part], step: int) -> list[list[Tensor]]:
     """Returns M of each site of each part for a step, without noise. Where parts share weights, each shares out what those
     before it leave."""
-    holders = Counter(weight for part in parts for site in part.sites for weight in site.cuts)
-    shared = {weight for weight, count in holders.items() if count > 1}
+    shared = share_weights(parts)
     kept: dict[Weight, Tensor] = {}
     found = []
     for part in parts:
         part.left = [site.left(kept) for site in part.sites]
         found.append(part.masks(step))
         if shared:
-            for weight, mask in spread([part], found[-1:]).items():
-                if weight in shared:
-                    kept[weight] = both(kept[weight], mask) if weight in kept else mask
+            _join(kept, part, found[-1])
     return found
 
 
@@ -256,10 +263,15 @@ def spread(parts: Sequence[Part], masks: Sequence[Sequence[Tensor]]) -> dict[Wei
     """Returns M of each weight: what the masks of all its sites keep together."""
     found: dict[Weight, Tensor] = {}
     for part, of_part in zip(parts, masks, strict=True):
-        for site, mask in zip(part.sites, of_part, strict=True):
-            for weight, each in site.spread(mask).items():
-                found[weight] = both(found[weight], each) if weight in found else each
+        _join(found, part, of_part)
     return found
+
+
+def _join(found: dict[Weight, Tensor], part: Part, masks: Sequence[Tensor]) -> None:
+    """Adds what the masks of a part's sites keep to what others do."""
+    for site, mask in zip(part.sites, masks, strict=True):
+        for weight, each in site.spread(mask).items():
+            found[weight] = both(found[weight], each) if weight in found else each
 
 
 def density(parts: Sequence[Part], masks: Sequence[Sequence[Tensor]]) -> float:
@@ -267,7 +279,7 @@ def density(parts: Sequence[Part], masks: Sequence[Sequence[Tensor]]) -> float:
     sites = [site for part in parts for site in part.sites]
     weights = {weight for site in sites for weight in site.cuts}
     total = sum(weight.parameter.numel() for weight in weights)
-    if sum(len(site.cuts) for site in sites) > len(weights):  # some are under two masks
+    if share_weights(parts):
         counts = [mask.count_nonzero() for mask in spread(parts, masks).values()]
         return int(torch.stack(counts).sum()) / total
     counts = [mask.count_nonzero() * site.size for site, mask in zip(sites, itertools.chain(*masks), strict=True)]

@@ -1,6 +1,5 @@
 """Group lasso: a penalty on the weights themselves, by whole groups, applied as a proximal step."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .errors import InvalidInputError, is_number
-from .methods import Method
+from .errors import InvalidInputError
+from .methods import Method, refuse_wrong_penalty
 from .selection import Select
 
 
@@ -39,10 +38,7 @@ class GroupLasso(Method):
     """How hard the penalty may pull where a density is asked for: shrinkage a step, in learning rates of the weights."""
 
     def __post_init__(self) -> None:
-        if self.penalty is not None and (not is_number(self.penalty) or not 0 <= self.penalty < math.inf):
-            raise InvalidInputError(
-                f"GroupLasso was given penalty={self.penalty!r}; it takes lambda, a number from 0, or None."
-            )
+        refuse_wrong_penalty(self, self.penalty)
 
     @property
     def decides_density(self) -> bool:

@@ -331,7 +331,7 @@ class Pruner:
         """Yields each site with dL/dS, None where its scores do not learn or no gradient came; leaves G * M behind."""
         sites = self._sites
         last = {weight: site for site in sites for weight in site.cuts}  # which needs G of a shared weight
-        shared = len(last) < sum(len(site.cuts) for site in sites)
+        shared = parts.share_weights(self._parts)
         for part in self._parts:
             for site in part.sites:
                 others = [other for other in sites if other is not site] if shared else []
@@ -359,9 +359,10 @@ class Pruner:
 
     def _contract(self) -> None:
         """Takes the proximal step of those penalties that act on the weights, which a parameter that holds W then follows."""
-        groups = self._groups()
-        for part in self._parts:
-            for site in part.sites if part.method.contracts else ():
+        contracting = [part for part in self._parts if part.method.contracts]
+        groups = self._groups() if contracting else {}
+        for part in contracting:
+            for site in part.sites:
                 part.contract(site, self.step, self._penalised_rate(part, site, groups))
                 site.restore()
 

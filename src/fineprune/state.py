@@ -55,6 +55,13 @@ def replace_whole(path: Path, writer: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def refuse_occupied(folder: str | Path) -> None:
+    """Raises InvalidInputError if there is something of this name already, but for an empty folder."""
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InvalidInputError(f"{folder} exists already, and nothing is overwritten. Give a new folder.")
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Gives a folder to write into, beside the new one, whose name it takes once all is written.

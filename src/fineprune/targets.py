@@ -40,6 +40,12 @@ def blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from members
 
 
+def inside_blocks(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Returns those names, of modules or parameters, that lie inside the transformer blocks."""
+    prefixes = tuple(f"{block}." for block, _ in blocks(model))
+    return [name for name in names if name.startswith(prefixes)]
+
+
 def _holds_linear(module: nn.Module) -> bool:
     return not is_linear(module) and any(is_linear(inner) for inner in module.modules())
 

@@ -55,8 +55,9 @@ def _stock(name: str | Path, kind: Any, config: "PreTrainedConfig", head: str | 
         name, config=config, use_safetensors=True, output_loading_info=True
     )
     model, report = loaded
-    inside = tuple(f"{block}." for block, _ in targets.blocks(model))
-    missing = [key for key in sorted(report["missing_keys"]) if head is None or key.startswith(inside)]
+    missing = sorted(report["missing_keys"])
+    if head is not None:  # a head that the checkpoint lacks is made anew
+        missing = targets.inside_blocks(model, missing)
     if missing:
         raise InvalidInputError(f"{name} lacks tensors that its config names: {enumeration(missing)}. {WHOLE}")
     if head is None and report["unexpected_keys"]:

@@ -8,10 +8,11 @@ from torch import nn
 
 from ..anatomy import find_blocks
 from ..errors import InvalidInputError
+from ..state import refuse_occupied
 from .building import from_pretrained
 from .reading import folder_of
 from .removal import shrink
-from .saving import refuse_occupied, save
+from .saving import save
 from .weights import Weights
 
 BESIDE = (

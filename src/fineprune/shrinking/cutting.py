@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import Attention, Block, FeedForward, Stream, find_blocks, find_stream, find_tables
+from ..anatomy import Attention, Block, FeedForward, Stream, find_blocks, find_stream, find_tables, stacks
 from ..errors import InvalidInputError, enumeration
 from ..narrow import COLUMNS
 from ..plans import Projection
@@ -62,24 +62,13 @@ def tied_tables(model: nn.Module) -> list[list[str]]:
 
 
 def _refuse_shared(weights: Weights, blocks: list[Block]) -> None:
-    parts = [part.module for block in blocks for one in block.attentions for part in (one.query, one.key, one.value)]
-    parts += [name for block in blocks for name in (*block.feed_forward.first, block.feed_forward.second)]
-    parts += [one.output for block in blocks for one in block.attentions]
-    names = [f"{part}.{kind}" for part in dict.fromkeys(parts) for kind in ("weight", "bias")]
+    names = [f"{linear}.{kind}" for block in blocks for linear in block.linear for kind in ("weight", "bias")]
     shared = [name for name in names if name in weights and len(weights.sharing(name)) > 1]
     if shared:
         raise InvalidInputError(
             f"{enumeration(shared)} is shared with another layer, so that what falls in one would fall in both. "
             "Only layers with weights and biases of their own can be shrunk."
         )
-
-
-def stacks(blocks: list[Block]) -> dict[str, list[Block]]:
-    """Returns the blocks by the list that they are in."""
-    stacks: dict[str, list[Block]] = {}
-    for block in blocks:
-        stacks.setdefault(block.name.rpartition(".")[0], []).append(block)
-    return stacks
 
 
 def _heads(weights: Weights, attention: Attention, finding: dead.Finding) -> None:

@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..anatomy import Block, find_blocks
+from ..anatomy import Block, find_blocks, stacks
 from ..narrow import Emptied
-from .cutting import stacks
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def take_out_blocks(model: "PreTrainedModel") -> None:
 
 def _adds_nothing(model: nn.Module, block: Block) -> bool:
     module = model.get_submodule(block.name)
-    if type(module).__name__ not in ADDING or block.attentions or "crossattention" in module._modules:
+    if type(module).__name__ not in ADDING or block.attentions:
         return False
     weights, second = Weights(module), block.feed_forward.second.removeprefix(f"{block.name}.")
     outputs = [f"{name}.{one.output}" for name, one in module.named_modules() if isinstance(one, Emptied)]

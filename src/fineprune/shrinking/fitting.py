@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import Attention, Block, find_blocks
+from ..anatomy import Attention, Block, find_blocks, stacks
 from ..errors import InvalidInputError
 from ..layers import is_transposed
 from ..narrow import COLUMNS, Emptied, Hollow, give_columns, ignore_shared_bias, take_columns
-from .cutting import stacks, stream_of
+from .cutting import stream_of
 from .slots import WHOLE, Slots, name_sizes
 from .stated import STATED
 

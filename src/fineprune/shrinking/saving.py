@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidInputError
-from ..state import new_folder
+from ..state import new_folder, refuse_occupied
 from .building import built
 from .fitting import fit
 from .stock import is_marked, plain
@@ -38,13 +38,6 @@ def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = 
         for path in beside:
             shutil.copyfile(path, temporary / path.name)
         model.save_pretrained(temporary)
-
-
-def refuse_occupied(folder: str | Path) -> None:
-    """Raises InvalidInputError if there is something of this name already, but for an empty folder."""
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InvalidInputError(f"{folder} exists already, and nothing is overwritten. Give a new folder.")
 
 
 def _refuse_unloadable(model: "PreTrainedModel") -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..anatomy import find_blocks
+from ..anatomy import find_blocks, stacks
 from ..errors import InvalidInputError
 from ..version import VERSION
-from .cutting import stacks, stream_of
+from .cutting import stream_of
 from .stated import STATED, Stated
 from .weights import Weights
 
