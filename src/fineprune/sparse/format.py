@@ -1,0 +1,142 @@
+"""A sparse matrix in memory: which entries it keeps, and their values."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError
+
+MOST_COLS = 1 << 16
+"""A column's number is held in two bytes."""
+
+LARGEST_INT8 = 127
+
+
+@dataclass(frozen=True)
+class Float32:
+    """Values as they are, in 4 bytes."""
+
+    dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class BFloat16:
+    """Values rounded to the nearest bfloat16, in 2 bytes."""
+
+    dtype = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Values as whole numbers from -127 to 127, in 1 byte, times one float32 scale for each row: its largest value / 127."""
+
+    dtype = torch.int8
+
+
+Values = Float32 | BFloat16 | Int8
+"""How the values of a sparse matrix are stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class SparseMatrix:
+    """A matrix of which only some entries are stored, row by row, or by groups of rows that keep the same columns.
+
+    Args:
+        rows, cols: its shape.
+        starts: where each group of rows starts among the entries, and where the last one ends; int64, groups + 1.
+        columns: of each entry, rising within a group; uint16.
+        values: entries x rows of a group; float32, bfloat16 or int8. Rows beyond the last one of the matrix are 0.
+        scales: of each row, float32; for int8 values only.
+    """
+
+    rows: int
+    cols: int
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+    scales: Tensor | None = None
+
+    @property
+    def together(self) -> int:
+        """Rows of a group."""
+        return self.values.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        tensors = [self.starts, self.columns, self.values, *([] if self.scales is None else [self.scales])]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @classmethod
+    def from_dense(cls, dense: Tensor, values: Values | None = None, together: int = 1) -> "SparseMatrix":
+        """Stores what is not +0.0 of a matrix.
+
+        Args:
+            dense: rows x cols, floating point, on the CPU.
+            values: how they are stored; None: `Float32()`.
+            together: rows of a group; a column is stored for all of them when one of them keeps it.
+
+        Raises:
+            InvalidInputError: if it is no matrix, has more than 65,536 columns, or NaN or infinite values.
+        """
+        values = Float32() if values is None else values
+        if dense.ndim != 2 or not dense.is_floating_point() or dense.shape[1] > MOST_COLS:
+            raise InvalidInputError(
+                f"A tensor of shape {tuple(dense.shape)} and {dense.dtype} cannot be stored sparse: it takes a floating-point "
+                f"matrix with at most {MOST_COLS:,} columns."
+            )
+        dense = dense.detach().to(torch.float32)
+        if not bool(dense.isfinite().all()):
+            raise InvalidInputError("The matrix has NaN or infinite values; it cannot be stored sparse. Look for them first.")
+        rows, cols = dense.shape
+        groups = -(-rows // together)
+        padded = torch.zeros(groups * together, cols)
+        padded[:rows] = dense
+        grouped = padded.view(groups, together, cols)
+        kept = (grouped.contiguous().view(torch.int32) != 0).any(dim=1)  # -0.0 is kept: back to the bit
+        counts = kept.sum(dim=1)
+        starts = torch.zeros(groups + 1, dtype=torch.int64)
+        torch.cumsum(counts, 0, out=starts[1:])
+        group, column = kept.nonzero(as_tuple=True)
+        columns = torch.from_numpy(column.numpy().astype(np.uint16))
+        stored, scales = quantized(grouped[group, :, column], group, dense, values)
+        return cls(rows, cols, starts, columns, stored, scales)
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Returns the group and the column of each entry, int64."""
+        groups = torch.repeat_interleave(torch.arange(len(self.starts) - 1), self.starts.diff())
+        return groups, torch.from_numpy(self.columns.numpy().astype(np.int64))
+
+    def to_dense(self) -> Tensor:
+        """Returns the matrix with its zeros, float32: to the bit what it was made from, if the values are float32."""
+        group, column = self.kept()
+        grouped = torch.zeros(len(self.starts) - 1, self.together, self.cols)
+        grouped[group, :, column] = self.values.to(torch.float32)
+        dense = grouped.view(-1, self.cols)[: self.rows]
+        return dense if self.scales is None else dense * self.scales[:, None]
+
+
+def quantized(kept: Tensor, group: Tensor, dense: Tensor, values: Values) -> tuple[Tensor, Tensor | None]:
+    """Returns the values as they are stored, and the scale of each row for int8 ones.
+
+    Args:
+        kept: entries x rows of a group, float32.
+        group: of each entry.
+        dense: the whole matrix.
+        values: how they are stored.
+    """
+    if not isinstance(values, Int8):
+        return kept.to(values.dtype), None
+    scales = row_scales(dense)
+    together = kept.shape[1]
+    padded = torch.ones(-(-len(scales) // together) * together)
+    padded[: len(scales)] = scales
+    return (kept / padded.view(-1, together)[group]).round().to(torch.int8), scales
+
+
+def row_scales(dense: Tensor) -> Tensor:
+    """Returns for each row its largest magnitude / 127, or 1 for a row of zeros; float32."""
+    largest = dense.abs().amax(dim=1) if dense.shape[1] else torch.zeros(dense.shape[0])
+    return torch.where(largest > 0, largest / LARGEST_INT8, 1.0)
