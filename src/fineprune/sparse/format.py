@@ -114,7 +114,7 @@ class SparseMatrix:
         group, column = self.kept()
         grouped = torch.zeros(len(self.starts) - 1, self.together, self.cols)
         grouped[group, :, column] = self.values.to(torch.float32)
-        dense = grouped.view(-1, self.cols)[: self.rows]
+        dense = grouped.flatten(0, 1)[: self.rows]
         return dense if self.scales is None else dense * self.scales[:, None]
 
 
@@ -139,4 +139,5 @@ def quantized(kept: Tensor, group: Tensor, dense: Tensor, values: Values) -> tup
 def row_scales(dense: Tensor) -> Tensor:
     """Returns for each row its largest magnitude / 127, or 1 for a row of zeros; float32."""
     largest = dense.abs().amax(dim=1) if dense.shape[1] else torch.zeros(dense.shape[0])
-    return torch.where(largest > 0, largest / LARGEST_INT8, 1.0)
+    scales = largest / LARGEST_INT8
+    return torch.where(scales > 0, scales, 1.0)  # the smallest magnitudes come to 0
