@@ -7,6 +7,7 @@ from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraEr
 from .inspection import Inspection, inspect
 from .linked import EmbeddingColumns, Heads, HiddenFeatures, Layers, Neurons, Together
 from .methods import L0, Constant, FromMagnitude, KaimingUniform, Magnitude, Movement, Random, SoftMovement, Uniform
+from .packing import load
 from .proximal import GroupLasso
 from .pruner import Pruner
 from .schedules import CubicSchedule
@@ -55,6 +56,7 @@ __all__ = [
     "__version__",
     "from_pretrained",
     "inspect",
+    "load",
     "select_vocabulary",
     "shrink",
 ]

@@ -20,6 +20,8 @@ COMMANDS = {
     "score": "score predictions by SQuAD's rules: fineprune score DATA.json PREDICTIONS.json",
     "inspect": "show the density of any checkpoint, layer by layer: fineprune inspect FOLDER",
     "shrink": "remove what pruning has made superfluous: fineprune shrink FOLDER NEW_FOLDER [--multiple 8]",
+    "pack": "write a saved model as a compact one: fineprune pack FOLDER NEW_FOLDER [--values int8|fp16|fp32]",
+    "bench": "measure a saved model on this machine, in each of its forms: fineprune bench FOLDER [--shapes 1x128,8x128 ...]",
     "import": "make an old PruneBERT checkpoint a plain one: fineprune import FOLDER NEW_FOLDER [--threshold X ...]",
     "quickstart": "prune a real pretrained model on real text, in minutes, without a download",
 }
@@ -57,6 +59,8 @@ def _run(arguments: list[str]) -> None:
         "score": _score,
         "inspect": _inspect,
         "shrink": _shrink,
+        "pack": _pack,
+        "bench": _bench,
         "import": _import,
         "quickstart": _quickstart,
     }
@@ -147,6 +151,33 @@ def _shrink(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     show_table(["", "before", "after", "left"], command.shrink_folder(**chosen.as_dict()).rows())
     print(f"The smaller model is in {chosen.new_folder}.")
+
+
+def _pack(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from .packing import command
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune pack", description=COMMANDS["pack"])
+    parser.add_function_arguments(command.pack_folder, as_positional=True)
+    chosen = parser.parse_args(arguments)
+    show_table(command.HEADINGS, [size.row() for size in command.pack_folder(**chosen.as_dict())])
+    print(f"The packed model is in {chosen.new_folder}. Measure it: fineprune evaluate {chosen.new_folder}")
+
+
+def _bench(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from .bench import command
+
+    parser = jsonargparse.ArgumentParser(prog="fineprune bench", description=COMMANDS["bench"])
+    parser.add_function_arguments(command.bench_folder, as_positional=True)
+    chosen = parser.parse_args(arguments)
+    measurement = command.bench_folder(**chosen.as_dict())
+    show_table(*measurement.shown())
+    print("\n".join(measurement.sentences()))
+    if chosen.output is not None:
+        print(f"The same as bench.md, bench.json and bench.png is in {chosen.output}.")
 
 
 def _import(arguments: list[str]) -> None:

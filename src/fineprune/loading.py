@@ -8,6 +8,8 @@ from torch import nn
 from . import targets
 from .errors import InvalidInputError, enumeration, nearest
 from .extras import require
+from .packing.loading import load_packed
+from .packing.settings import is_packed, read_settings
 from .shrinking.building import load_marked
 from .shrinking.reading import loading_errors, read_config
 from .shrinking.stock import is_marked
@@ -39,7 +41,7 @@ HEADS = {
 def load_pretrained(
     name: str, head: str = "AutoModelForSequenceClassification", **config: Any
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Loads a tokenizer and a model with a head; a shrunken model too.
+    """Loads a tokenizer and a model with a head; a shrunken or packed model too.
 
     Args:
         name: name on the Hub, or folder.
@@ -50,10 +52,12 @@ def load_pretrained(
         InvalidInputError: if it is no checkpoint of such a model, lacks weights, or the config has no such setting.
     """
     try:
-        settings = read_config(name)
+        settings = read_settings(name) if is_packed(name) else read_config(name)
         for key, value in config.items():
             _refuse_unknown(key, settings, name)
             setattr(settings, key, value)
+        if is_packed(name):
+            return AutoTokenizer.from_pretrained(name, config=settings), load_packed(name, settings, head)
         if is_marked(settings):
             return AutoTokenizer.from_pretrained(name, config=settings), load_marked(name, settings, head)
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -73,12 +77,14 @@ def _refuse_unknown(key: str, settings: PreTrainedConfig, name: str) -> None:
 
 
 def load_any(name: str) -> PreTrainedModel:
-    """Loads any checkpoint, of a shrunken model too, as the class that its config names.
+    """Loads any checkpoint, of a shrunken or packed model too, as the class that its config names.
 
     Raises:
         InvalidInputError: if it is no checkpoint, or lacks weights of that class.
     """
     try:
+        if is_packed(name):
+            return load_packed(name, read_settings(name))
         settings = read_config(name)
         if is_marked(settings):
             return load_marked(name, settings, None)
@@ -132,7 +138,7 @@ def give_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> 
 
 def refuse_longer(model: PreTrainedModel, tokens: int) -> None:
     """Raises InvalidInputError if the longest text has more tokens than the model has learned positions for."""
-    most = _learned_positions(model)
+    most = learned_positions(model)
     if most is not None and tokens > most:
         raise InvalidInputError(
             f"A text has {tokens} tokens, and this {model.config.model_type} model has positions for {most} at most. "
@@ -140,7 +146,7 @@ def refuse_longer(model: PreTrainedModel, tokens: int) -> None:
         )
 
 
-def _learned_positions(model: PreTrainedModel) -> int | None:
+def learned_positions(model: PreTrainedModel) -> int | None:
     """Returns for how many positions the model has a vector each; None where positions are relative, or computed.
 
     RoBERTa's family counts from behind the number of the padding; BART's has two rows more than positions.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import targets
 from ..errors import InvalidInputError, enumeration
 from ..extras import require
+from ..memory import refuse_beyond
 from .fitting import fit
 from .reading import folder_of, loading_errors, read_config, read_tensors
 from .slots import WHOLE
@@ -43,7 +44,7 @@ def from_pretrained(name: str | Path, head: str | None = None, attn_implementati
             config._attn_implementation = attn_implementation
         if is_marked(config):
             return load_marked(name, config, head)
-        return _stock(name, _class_of(config, head), config, head)
+        return _stock(name, class_of(config, head), config, head)
     except InvalidInputError:
         raise
     except loading_errors() as error:
@@ -80,7 +81,7 @@ def load_marked(name: str | Path, config: "PreTrainedConfig", head: str | None) 
     from transformers import GenerationConfig
 
     folder = folder_of(name)
-    model = built(_class_of(config, head), config)
+    model = built(class_of(config, head), config)
     tensors = _current_names(model, read_tensors(folder))
     new: list[str] = []
     if head is not None:
@@ -98,7 +99,7 @@ def load_marked(name: str | Path, config: "PreTrainedConfig", head: str | None) 
     return model
 
 
-def _class_of(config: "PreTrainedConfig", head: str | None) -> Any:
+def class_of(config: "PreTrainedConfig", head: str | None) -> Any:
     """Returns the class, or the Auto class, that makes a model of a config; AutoModel where none is named."""
     import transformers
 
@@ -114,9 +115,16 @@ def _class_of(config: "PreTrainedConfig", head: str | None) -> Any:
 
 
 def built(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """Makes a model on the meta device, but for the buffers that are not saved: these are computed."""
+    """Makes a model on the meta device, but for the buffers that are not saved: these are computed.
+
+    Raises:
+        InvalidInputError: if the buffers do not fit in memory; and what Transformers raises for a config of which it cannot
+            make a model.
+    """
     with torch.device("meta"):
         model: PreTrainedModel = kind.from_config(config) if hasattr(kind, "from_config") else kind._from_config(config)
+    unsaved = [module._buffers[key] for module in model.modules() for key in module._non_persistent_buffers_set]
+    refuse_beyond(sum(buffer.nbytes for buffer in unsaved if buffer is not None), "A model of this config")
     for module in model.modules():
         for key in module._non_persistent_buffers_set:
             buffer = module._buffers[key]

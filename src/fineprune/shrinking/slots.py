@@ -74,7 +74,7 @@ class Slots:
                     f"{name} holds {tensors[name].dtype} of shape {tuple(tensors[name].shape)}; beside the other tensors "
                     f"it would have to be {expected.dtype} of shape {tuple(expected.shape)}. {WHOLE}"
                 )
-            if not torch.equal(tensors[name], value):
+            if tensors[name] is not value and not torch.equal(tensors[name], value):
                 raise InvalidInputError(f"{name} and {given[0]} are tied, and differ. {WHOLE}")
         self._give(tensor, nn.Parameter(value, expected.requires_grad) if last in owner._parameters else value)
 

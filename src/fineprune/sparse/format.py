@@ -71,7 +71,7 @@ class SparseMatrix:
 
     @classmethod
     def from_dense(cls, dense: Tensor, values: Values | None = None, together: int = 1) -> "SparseMatrix":
-        """Stores what is not +0.0 of a matrix.
+        """Stores what is not 0 of a matrix. A mask that was multiplied leaves -0.0 behind; these come back as +0.0.
 
         Args:
             dense: rows x cols, floating point, on the CPU.
@@ -95,7 +95,7 @@ class SparseMatrix:
         padded = torch.zeros(groups * together, cols)
         padded[:rows] = dense
         grouped = padded.view(groups, together, cols)
-        kept = (grouped.contiguous().view(torch.int32) != 0).any(dim=1)  # -0.0 is kept: back to the bit
+        kept = (grouped != 0).any(dim=1)
         counts = kept.sum(dim=1)
         starts = torch.zeros(groups + 1, dtype=torch.int64)
         torch.cumsum(counts, 0, out=starts[1:])
@@ -110,7 +110,7 @@ class SparseMatrix:
         return groups, torch.from_numpy(self.columns.numpy().astype(np.int64))
 
     def to_dense(self) -> Tensor:
-        """Returns the matrix with its zeros, float32: to the bit what it was made from, if the values are float32."""
+        """Returns the matrix with its zeros, float32: what it was made from, if the values are float32."""
         group, column = self.kept()
         grouped = torch.zeros(len(self.starts) - 1, self.together, self.cols)
         grouped[group, :, column] = self.values.to(torch.float32)

@@ -33,7 +33,9 @@ class Activation(Enum):
                 return functional.silu(inputs)
 
 
-def linear(weight: SparseMatrix, inputs: Tensor, bias: Tensor | None = None, activation: Activation = Activation.NONE) -> Tensor:
+def linear(
+    weight: SparseMatrix, inputs: Tensor, bias: Tensor | None = None, activation: Activation = Activation.NONE
+) -> Tensor:
     """Returns activation(W X + b).
 
     Args:

@@ -1,0 +1,73 @@
+"""The peak memory of a process of its own, which loads one form of a model and runs it (Linux)."""
+
+import argparse
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+
+from .forms import Form
+from .registry import FORMS
+
+STATUS = Path("/proc/self/status")
+RUNS = 3
+
+
+def peak(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequence[str]) -> int | None:
+    """Returns the peak memory of loading a form and running it, over what importing takes, in bytes.
+
+    Args:
+        form: what is loaded.
+        prepared: what it is loaded from.
+        batch: a file with the input.
+        threads: that it runs with.
+        modules: to import before counting, as the one of the model's class.
+
+    Returns:
+        None where the system does not tell, as outside Linux.
+
+    Raises:
+        subprocess.CalledProcessError: if the process fails.
+    """
+    if not STATUS.is_file():
+        return None
+    command = [sys.executable, "-m", __name__, form.name, str(prepared), str(batch), str(threads), *modules, *form.packages]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(ran.stdout.split()[-1])
+
+
+def high_water_mark() -> int:
+    """Returns the most memory that this process has held, in bytes; `getrusage` would tell of its parent's, too."""
+    status = STATUS.read_text(encoding="utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def run_alone(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequence[str]) -> int:
+    """Does in this process what `peak` says, and returns the bytes."""
+    given = safetensors.torch.load_file(batch)
+    for module in modules:
+        importlib.import_module(module)
+    imported = high_water_mark()
+    run = form.load(prepared, threads)
+    for _ in range(RUNS):
+        run(given)
+    return high_water_mark() - imported
+
+
+def main() -> None:
+    """Measures what the command line says, and writes the bytes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("form", choices=FORMS)
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("batch", type=Path)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("modules", nargs="*")
+    chosen = parser.parse_args()
+    sys.stdout.write(f"{run_alone(FORMS[chosen.form], chosen.prepared, chosen.batch, chosen.threads, chosen.modules)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Fits a new model on the meta device to a packed file, and fills it from there."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..memory import refuse_beyond
+from ..shrinking.building import built, class_of
+from ..shrinking.fitting import fit
+from ..shrinking.slots import Slots
+from ..shrinking.stock import is_marked
+from ..shrinking.weights import held
+from ..sparse.format import MOST_COLS
+from .description import Entry, Raw, Sparse
+from .reading import PackedFile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def fitted(packed: PackedFile, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
+    """Returns a model on the meta device whose tensors have the names and shapes of those in the file.
+
+    Args:
+        packed: the open file.
+        config: of the model, shrunken or stock.
+        head: the class of Transformers; None: as the config says.
+
+    Raises:
+        InvalidInputError: if the class makes other tensors of the config; and what Transformers raises for a config of which
+            it cannot make a model.
+    """
+    model = built(class_of(config, head), config)
+    shapes = {name: _placeholder(packed, name) for name in packed.entries}
+    if is_marked(config):
+        fit(model, shapes)
+    else:
+        Slots(model).place(shapes, ())
+    return model
+
+
+def _placeholder(packed: PackedFile, name: str) -> Tensor:
+    """Returns a tensor of the shape, without memory; truth values as they are, since sizes are read from them."""
+    entry = packed.entries[name]
+    if isinstance(entry, Raw) and entry.dtype == torch.bool:
+        refuse_beyond(entry.nbytes, f"{packed.path}: {name[:80]}")
+        return packed.tensor(name)
+    return torch.empty(entry.shape, dtype=entry.dtype if isinstance(entry, Raw) else torch.float32, device="meta")
+
+
+def fill(model: nn.Module, packed: PackedFile, names: Iterable[str]) -> None:
+    """Gives a fitted model the tensors of these names, wherever each is shared."""
+    state, sharing = dict(held(model)), _sharing(model)
+    for name in names:
+        value = packed.tensor(name)
+        old = state[name]
+        new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+        for full in sharing[name]:
+            module, _, last = full.rpartition(".")
+            setattr(model.get_submodule(module), last, new)
+
+
+def sparse_layers(model: nn.Module, entries: Mapping[str, Entry]) -> dict[str, list[str]]:
+    """Returns the name of each tensor that can stay sparse -> the linear layers whose weight it is; it is nothing else."""
+    sharing, layers = _sharing(model), {}
+    for name, entry in entries.items():
+        if isinstance(entry, Sparse) and entry.cols <= MOST_COLS:
+            owners = [full.rpartition(".") for full in sharing[name]]
+            if all(last == "weight" and type(model.get_submodule(module)) is nn.Linear for module, _, last in owners):
+                layers[name] = [module for module, _, _ in owners]
+    return layers
+
+
+def _sharing(model: nn.Module) -> dict[str, list[str]]:
+    """Returns each name in the model's state -> all names of the same tensor."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in held(model):
+        names.setdefault(id(tensor), []).append(name)
+    return {name: same for same in names.values() for name in same}

@@ -1,0 +1,229 @@
+"""The products of the layers: a piece of the rows, on one tile of tokens."""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic, overload
+
+from .elementwise import activate
+from .tasks import compiled, done, take
+from .vectors import (
+    HOST,
+    ROWS_TOGETHER,
+    bits_of,
+    floats_at,
+    load_word,
+    pointer_to,
+    sparse_row,
+    sparse_rows,
+    transpose,
+    words_at,
+)
+
+LANES, WIDEST, NARROW = HOST.lanes, HOST.accumulators, HOST.together
+BYTES = 4 * LANES
+"""Of a float32 vector."""
+
+PIECES = 16
+"""Into how many pieces the rows of a matrix are cut, each with about the same number of entries."""
+
+LINE_ROWS = max(LANES, ROWS_TOGETHER)
+"""Rows that are stored at once where tokens lie row by row."""
+
+MATRIX = np.dtype([(name, np.int64) for name in ("rows", "together", "starts", "columns", "values", "scales", "biases", "cuts")])
+"""A matrix: its rows, rows of a group, and the addresses of its arrays; `cuts` are the groups where its pieces begin."""
+
+LINEAR = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("source", "target", "tokens", "vectors", "tiles", "vector_bytes", "step", "inputs", "activation", "matrix"),
+            "counters",
+        )
+    ]
+)
+"""A linear layer applied to tokens x features that lie row by row in memory.
+
+    source, target: addresses of the float32 tokens x features, before and after.
+    tokens, vectors: how many tokens, and vectors with those that fill up.
+    tiles: address for the tokens as features x tokens.
+    vector_bytes: of a vector in these tiles.
+    step: vectors that are loaded by one task.
+    inputs: number of features before.
+    activation: its number.
+    matrix, counters: addresses.
+"""
+
+
+@intrinsic
+def matrices_at(typing_context: Any, address: Any) -> Any:
+    """Returns the pointer to matrices of an address, for `numba.carray`."""
+    return pointer_to(numba.from_dtype(MATRIX))
+
+
+def put(row: Any, address: Any, like: Any) -> None:
+    """Writes the float32 numbers of a row in the type of `like`; compiled code only."""
+    raise NotImplementedError
+
+
+@overload(put)
+def _put(row: Any, address: Any, like: Any) -> Any:
+    return _put_floats if like.dtype == types.float32 else _put_words
+
+
+def _put_floats(row: Any, address: Any, like: Any) -> None:
+    target = numba.carray(floats_at(address), len(row))
+    for i in range(len(row)):
+        target[i] = row[i]
+
+
+def _put_words(row: Any, address: Any, like: Any) -> None:
+    for pair in range(len(row) // (2 * LANES)):
+        lower, upper = row[2 * pair * LANES :], row[(2 * pair + 1) * LANES :]
+        target = numba.carray(words_at(address + pair * BYTES), LANES)
+        for i in range(LANES):
+            target[i] = (nearest_bfloat16(lower[i]) >> np.uint32(16)) | (nearest_bfloat16(upper[i]) & np.uint32(0xFFFF0000))
+
+
+@compiled
+def nearest_bfloat16(number: Any) -> Any:
+    """Returns the bits of a float32 number, the upper 16 of which are the nearest bfloat16, of two the even one."""
+    bits = bits_of(number)
+    return np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+
+
+@compiled
+def multiply(
+    matrix: Any, group: Any, inputs: Any, vectors: Any, vector_bytes: Any, results: Any, weights_like: Any, inputs_like: Any
+) -> None:
+    """Computes one group of rows on one tile: W X, times the scales, plus the biases.
+
+    Args:
+        matrix: a MATRIX.
+        group: which.
+        inputs: address of the tile.
+        vectors: its width.
+        vector_bytes: of one vector of the inputs.
+        results: address of rows x vectors * LANES float32 numbers.
+        weights_like, inputs_like: arrays of the types of W and X.
+    """
+    start = load_word(matrix.starts + 8 * group)
+    entries = load_word(matrix.starts + 8 * (group + 1)) - start
+    together = matrix.together
+    columns = matrix.columns + 2 * start
+    weights = matrix.values + weights_like.itemsize * start * together
+    scales, biases = matrix.scales + 4 * group * together, matrix.biases + 4 * group * together
+    stride, width = vectors * vector_bytes, vectors * BYTES
+    if together == 1:
+        operands = (entries, columns, weights, 1, 0, inputs, stride, results, width, scales, biases, vectors, 0)
+        sparse_row(operands, weights_like, inputs_like)
+        return
+    for first in range(0, vectors, NARROW):
+        some = min(NARROW, vectors - first)
+        tile, target = inputs + first * vector_bytes, results + first * BYTES
+        operands = (entries, columns, weights, ROWS_TOGETHER, 1, tile, stride, target, width, scales, biases, some, 0)
+        sparse_rows(operands, weights_like, inputs_like)
+
+
+@compiled
+def load_tokens(source: Any, tokens: Any, features: Any, target: Any, stride: Any) -> None:
+    """Turns up to LANES tokens x features into features x LANES.
+
+    Args:
+        source: address of the first token.
+        tokens: how many there are; the others are 0.
+        features: of each.
+        target: address of the first feature.
+        stride: bytes from one feature to the next.
+    """
+    first = 0
+    if tokens == LANES:
+        while first + LANES <= features:
+            transpose(source + 4 * first, 4 * features, target + first * stride, stride)
+            first += LANES
+    given = numba.carray(floats_at(source), (tokens, features))
+    for feature in range(first, features):
+        row = numba.carray(floats_at(target + feature * stride), LANES)
+        for token in range(LANES):
+            row[token] = given[token, feature] if token < tokens else np.float32(0)
+
+
+@compiled
+def store_tokens(block: Any, held: Any, stride: Any, tokens: Any, target: Any, features: Any) -> None:
+    """Turns some features x tokens into a part of tokens x features.
+
+    Args:
+        block: address of the features that are held.
+        held: how many.
+        stride: bytes from one to the next.
+        tokens: to be stored.
+        target: address of the first one's first feature.
+        features: of a token, all of them.
+    """
+    first = 0
+    if held == LANES:
+        while first + LANES <= tokens:
+            transpose(block + 4 * first, stride, target + 4 * first * features, 4 * features)
+            first += LANES
+    for number in range(held):
+        given = numba.carray(floats_at(block + number * stride), tokens)
+        for token in range(first, tokens):
+            numba.carray(floats_at(target + 4 * (token * features + number)), 1)[0] = given[token]
+
+
+@compiled
+def run_linear(job: Any, weights_like: Any, inputs_like: Any) -> None:
+    """Does what it finds to do of a LINEAR; any number of threads may run it at once."""
+    pair = np.empty(job.inputs * job.step * LANES, dtype=np.float32)
+    tasks = job.vectors // job.step
+    task = take(job.counters, 0, tasks)
+    while task >= 0:
+        _load(job, task * job.step, pair, inputs_like)
+        done(job.counters, 0)
+        task = take(job.counters, 0, tasks)
+    block = np.empty(LINE_ROWS * WIDEST * LANES, dtype=np.float32)
+    tasks = PIECES * (-(-job.vectors // WIDEST))
+    task = take(job.counters, 1, tasks)
+    while task >= 0:
+        _multiply(job, task // PIECES, task % PIECES, block, weights_like, inputs_like)
+        done(job.counters, 1)
+        task = take(job.counters, 1, tasks)
+
+
+@compiled
+def _load(job: Any, vector: Any, pair: Any, inputs_like: Any) -> None:
+    tile = vector // WIDEST
+    width = min(WIDEST, job.vectors - tile * WIDEST)
+    for number in range(job.step):
+        token = (vector + number) * LANES
+        some = max(min(LANES, job.tokens - token), 0)
+        source = job.source + 4 * token * job.inputs
+        load_tokens(source, some, job.inputs, pair.ctypes.data + number * BYTES, job.step * BYTES)
+    base = job.tiles + (tile * WIDEST * job.inputs + vector - tile * WIDEST) * job.vector_bytes
+    size = job.step * LANES
+    for feature in range(job.inputs):
+        put(pair[feature * size : (feature + 1) * size], base + feature * width * job.vector_bytes, inputs_like)
+
+
+@compiled
+def _multiply(job: Any, tile: Any, piece: Any, block: Any, weights_like: Any, inputs_like: Any) -> None:
+    matrix = numba.carray(matrices_at(job.matrix), 1)[0]
+    width = min(WIDEST, job.vectors - tile * WIDEST)
+    token = tile * WIDEST * LANES
+    tokens = min(width * LANES, job.tokens - token)
+    rows, together = matrix.rows, matrix.together
+    inputs = job.tiles + tile * WIDEST * job.inputs * job.vector_bytes
+    first, last = load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))
+    start = held = 0
+    for group in range(first, last):
+        if not held:
+            start = group * together
+        results = block.ctypes.data + held * width * BYTES
+        multiply(matrix, group, inputs, width, job.vector_bytes, results, weights_like, inputs_like)
+        held += min(together, rows - group * together)
+        if held == LINE_ROWS or group == last - 1:
+            activate(job.activation, block[: held * width * LANES])
+            store_tokens(block.ctypes.data, held, width * BYTES, tokens, job.target + 4 * (token * rows + start), rows)
+            held = 0

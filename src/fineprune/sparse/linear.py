@@ -1,0 +1,118 @@
+"""A linear layer that multiplies only by what is not zero."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidInputError
+from . import threads
+from .format import Float32, SparseMatrix
+from .kernels import LINEAR, run_linear
+from .memory import Activations, Described, address, inputs_like, step, vector_bytes
+from .reference import Activation
+from .tasks import counters
+from .threads import entry
+from .tiles import tiles_of
+
+
+class SparseLinear(nn.Module):
+    """A linear layer y = activation(W x + b) on the CPU in float32, for inference.
+
+    Its state dict holds the dense weight, so that what is saved is a plain checkpoint.
+
+    Args:
+        weight: W, out_features x in_features.
+        bias: b, or None.
+        activations: how inputs are stored while they are multiplied; sums are float32.
+        activation: what follows.
+    """
+
+    def __init__(
+        self,
+        weight: SparseMatrix,
+        bias: Tensor | None = None,
+        activations: Activations | None = None,
+        activation: Activation = Activation.NONE,
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.rows, weight.cols
+        self.described = Described(weight, bias if bias is None else bias.detach().to(torch.float32).contiguous())
+        self.activations = Float32() if activations is None else activations
+        self.activation = activation
+
+    @property
+    def matrix(self) -> SparseMatrix:
+        """W, as it is stored."""
+        return self.described.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b, float32."""
+        return self.described.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns ... x out_features of ... x in_features, in the same floating-point type.
+
+        Raises:
+            InvalidInputError: for another number of features, a device other than the CPU, or inputs that need a gradient.
+        """
+        refuse_unfit(inputs, self.in_features)
+        tokens = math.prod(inputs.shape[:-1])
+        given = inputs.detach().to(torch.float32).reshape(tokens, self.in_features).contiguous()
+        outputs = torch.empty(tokens, self.out_features)
+        if tokens and self.out_features:
+            self._multiply(given, outputs)
+        return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+
+    def _multiply(self, given: Tensor, outputs: Tensor) -> None:
+        place, like = tiles_of(1, len(given), step(self.activations)), inputs_like(self.activations)
+        tiles = np.empty(max(place.tokens // step(self.activations) * self.in_features, 1), like.dtype)
+        counted = counters(2)
+        job = np.zeros(1, LINEAR)
+        job["source"], job["target"], job["tiles"] = address(given), address(outputs), address(tiles)
+        job["tokens"], job["vectors"] = len(given), place.vectors
+        job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
+        job["inputs"], job["activation"] = self.in_features, self.activation.value
+        job["matrix"], job["counters"] = address(self.described.record), address(counted)
+        threads.run(entry(run_linear, LINEAR, self.matrix.values.dtype, like.dtype), job, (given, outputs, tiles, counted))
+
+    def _apply(self, function: Any, recurse: bool = True) -> "SparseLinear":
+        probe = function(torch.zeros(1))
+        if probe.device.type != "cpu" or probe.dtype != torch.float32:
+            raise InvalidInputError(
+                f"A sparse layer cannot be moved to {probe.device} and {probe.dtype}: it runs on the CPU, in float32. Call "
+                "`fineprune.to_dense(model)` first."
+            )
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.matrix.to_dense()
+        if self.bias is not None:
+            destination[prefix + "bias"] = self.bias
+
+    def extra_repr(self) -> str:
+        """Says what is stored."""
+        entries = self.matrix.values.numel()
+        density = entries / max(self.in_features * self.out_features, 1)
+        kind = str(self.matrix.values.dtype).removeprefix("torch.")
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"stored={density:.4f}, values={kind}, rows_together={self.matrix.together}"
+        )
+
+
+def refuse_unfit(inputs: Tensor, features: int) -> None:
+    """Raises InvalidInputError for inputs that the kernels do not take."""
+    if inputs.ndim == 0 or inputs.shape[-1] != features or not inputs.is_floating_point() or inputs.device.type != "cpu":
+        raise InvalidInputError(
+            f"A sparse layer was given {tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}; it takes floating-point "
+            f"inputs on the CPU with {features} features last."
+        )
+    if torch.is_grad_enabled() and inputs.requires_grad:
+        raise InvalidInputError(
+            "A sparse layer gives no gradient, and these inputs need one. Run it within torch.inference_mode(), or train the "
+            "dense model: `fineprune.to_dense(model)`."
+        )

@@ -1,0 +1,88 @@
+"""What compiled code is told of a matrix: numbers and addresses, and the arrays behind them kept alive."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .format import BFloat16, Float32, SparseMatrix
+from .kernels import BYTES, MATRIX, PIECES
+
+Array = NDArray[np.generic]
+
+WEIGHTS_LIKE: dict[torch.dtype, Array] = {
+    torch.float32: np.empty(0, np.float32),
+    torch.bfloat16: np.empty(0, np.uint16),
+    torch.int8: np.empty(0, np.int8),
+}
+"""Arrays of the types of stored values."""
+
+Activations = Float32 | BFloat16
+"""How the inputs of the products are stored."""
+
+ROW_COST = 4
+"""What a row costs beside its entries, counted in entries."""
+
+
+def inputs_like(activations: Activations) -> Array:
+    """Returns an array of the type that inputs are stored in; bfloat16 ones are pairs in 32 bits."""
+    return np.empty(0, np.uint32 if isinstance(activations, BFloat16) else np.float32)
+
+
+def step(activations: Activations) -> int:
+    """Returns how many vectors are counted together."""
+    return 2 if isinstance(activations, BFloat16) else 1
+
+
+def vector_bytes(activations: Activations) -> int:
+    """Returns the bytes of a vector of inputs."""
+    return BYTES // step(activations)
+
+
+class Described:
+    """A matrix and its bias, and the record by which the kernels know them.
+
+    Copies, and what is unpickled, get addresses of their own.
+
+    Args:
+        weight: the matrix.
+        bias: of each row, or None.
+    """
+
+    def __init__(self, weight: SparseMatrix, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        groups, together = len(weight.starts) - 1, weight.together
+        self.scales = _padded(weight.scales, groups * together, 1.0)
+        self.biases = _padded(bias, groups * together, 0.0)
+        self.cuts = cut(weight)
+        arrays = (weight.starts, weight.columns, weight.values, self.scales, self.biases, self.cuts)
+        self.record = np.array([(weight.rows, together, *(address(array) for array in arrays))], dtype=MATRIX)
+
+    def __reduce__(self) -> tuple[type["Described"], tuple[SparseMatrix, Tensor | None]]:
+        return Described, (self.weight, self.bias)
+
+
+def _padded(given: Tensor | None, size: int, neutral: float) -> Tensor:
+    padded = torch.full((size,), neutral)
+    if given is not None:
+        padded[: len(given)] = given.detach()
+    return padded
+
+
+def address(array: Tensor | Array) -> int:
+    """Returns where the numbers of a contiguous array begin."""
+    if isinstance(array, Tensor):
+        assert array.is_contiguous()
+        return array.data_ptr()
+    return array.ctypes.data
+
+
+def cut(weight: SparseMatrix) -> Tensor:
+    """Returns the groups where pieces of about the same cost begin, and the end; int64, PIECES + 1."""
+    groups = len(weight.starts) - 1
+    costs = weight.starts[1:] + ROW_COST * torch.arange(1, groups + 1)
+    cuts = torch.zeros(PIECES + 1, dtype=torch.int64)
+    if groups:
+        cuts[1:] = torch.searchsorted(costs, costs[-1] * torch.arange(1, PIECES + 1) // PIECES)
+    cuts[-1] = groups
+    return cuts

@@ -1,0 +1,326 @@
+"""The one piece of code for the processor's vectors: rows of a product, accumulated in registers.
+
+Everything else that the kernels do is plain loops, which LLVM makes vectors of by itself.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+@dataclass(frozen=True)
+class Host:
+    """How a processor's vectors are used.
+
+    Args:
+        lanes: float32 numbers in one vector.
+        accumulators: vectors that one row of a product is accumulated in, side by side: a tile of lanes * accumulators
+            tokens. More would not fit into the registers, with fewer each would wait for its last sum.
+    """
+
+    lanes: int
+    accumulators: int
+
+    @property
+    def together(self) -> int:
+        """Vectors that each of `ROWS_TOGETHER` rows is accumulated in."""
+        return self.accumulators // 2
+
+
+def this_host() -> Host:
+    """Returns what suits this machine: AVX-512, AVX2, or vectors of four (NEON, SSE)."""
+    features = llvmlite.binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        return Host(lanes=16, accumulators=8)
+    if features.get("avx2"):
+        return Host(lanes=8, accumulators=8)
+    return Host(lanes=4, accumulators=8)
+
+
+HOST = this_host()
+
+ROWS_TOGETHER = 4
+"""Rows that share columns are computed together, so that each input is loaded once for all of them."""
+
+WORD = ir.IntType(64)
+_INT8, _INT16, _INT32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_FLOAT = ir.FloatType()
+_VECTOR, _WORDS = ir.VectorType(_FLOAT, HOST.lanes), ir.VectorType(_INT32, HOST.lanes)
+_BYTES = 4 * HOST.lanes
+
+Builder = ir.IRBuilder
+Value = ir.Value
+
+
+def _at(builder: Builder, kind: ir.Type, address: Value, offset: Value | int = 0) -> Value:
+    """Returns a pointer, from an address and an offset in bytes."""
+    offset = WORD(offset) if isinstance(offset, int) else offset
+    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+
+
+def _load(builder: Builder, kind: ir.Type, address: Value, offset: Value | int = 0) -> Value:
+    return builder.load(_at(builder, kind, address, offset), align=1 if kind is _INT8 else 2 if kind is _INT16 else 4)
+
+
+def _splat(builder: Builder, number: Value) -> Value:
+    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, _INT32(0))
+    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_WORDS, [0] * HOST.lanes))
+
+
+def _fused_multiply_add(builder: Builder, a: Value, b: Value, c: Value) -> Value:
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{HOST.lanes}f32")
+    return builder.call(function, [a, b, c])
+
+
+def _weight(builder: Builder, kind: types.Type, address: Value, number: Value) -> Value:
+    """Loads one stored value as float32."""
+    if kind == types.float32:
+        return _load(builder, _FLOAT, address, builder.mul(number, WORD(4)))
+    if kind == types.uint16:  # bfloat16: the upper half of a float32
+        half = builder.zext(_load(builder, _INT16, address, builder.mul(number, WORD(2))), _INT32)
+        return builder.bitcast(builder.shl(half, _INT32(16)), _FLOAT)
+    return builder.sitofp(_load(builder, _INT8, address, number), _FLOAT)
+
+
+def _inputs(builder: Builder, kind: types.Type, address: Value, vectors: int) -> list[Value]:
+    """Loads the inputs of one column: float32 vectors, or pairs of bfloat16 ones, the second in the upper halves."""
+    if kind == types.float32:
+        return [_load(builder, _VECTOR, address, number * _BYTES) for number in range(vectors)]
+    loaded = []
+    halves, upper = ir.Constant(_WORDS, [16] * HOST.lanes), ir.Constant(_WORDS, [0xFFFF0000] * HOST.lanes)
+    for pair in range(-(-vectors // 2)):
+        words = _load(builder, _WORDS, address, pair * _BYTES)
+        loaded += [
+            builder.bitcast(builder.shl(words, halves), _VECTOR),
+            builder.bitcast(builder.and_(words, upper), _VECTOR),
+        ]
+    return loaded[:vectors]
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """The arguments of a product, see `_product`."""
+
+    entries: Value
+    columns: Value
+    weights: Value
+    entry_step: Value
+    row_step: Value
+    inputs: Value
+    input_stride: Value
+    outputs: Value
+    output_stride: Value
+    scales: Value
+    biases: Value
+    vectors: Value
+    adds: Value
+
+
+def _accumulate(builder: Builder, given: _Operands, rows: int, vectors: int, gathers: bool, weight: Any, inputs: Any) -> None:
+    """Writes the code of a product with so many vectors in each row."""
+    sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(rows)]
+    outputs = [builder.add(given.outputs, builder.mul(given.output_stride, WORD(row))) for row in range(rows)]
+    for row in range(rows):
+        for number in range(vectors):
+            builder.store(ir.Constant(_VECTOR, [0.0] * HOST.lanes), sums[row][number])
+    with cgutils.for_range(builder, given.entries, intp=WORD) as loop:
+        column = loop.index
+        if gathers:
+            column = builder.zext(_load(builder, _INT16, given.columns, builder.mul(loop.index, WORD(2))), WORD)
+        address = builder.add(given.inputs, builder.mul(column, given.input_stride))
+        first = builder.mul(loop.index, given.entry_step)
+        x = _inputs(builder, inputs, address, vectors)
+        for row in range(rows):
+            w = _weight(builder, weight, given.weights, builder.add(first, builder.mul(given.row_step, WORD(row))))
+            w = _splat(builder, w)
+            for number in range(vectors):
+                total = _fused_multiply_add(builder, w, x[number], builder.load(sums[row][number]))
+                builder.store(total, sums[row][number])
+    for row in range(rows):
+        scale = _splat(builder, _load(builder, _FLOAT, given.scales, 4 * row))
+        bias = _splat(builder, _load(builder, _FLOAT, given.biases, 4 * row))
+        for number in range(vectors):
+            y = _fused_multiply_add(builder, scale, builder.load(sums[row][number]), bias)
+            target = _at(builder, _VECTOR, outputs[row], number * _BYTES)
+            with builder.if_else(builder.icmp_signed("!=", given.adds, WORD(0))) as (then, otherwise):
+                with then:
+                    builder.store(builder.fadd(y, builder.load(target, align=4)), target, align=4)
+                with otherwise:
+                    builder.store(y, target, align=4)
+
+
+def _product(rows: int, gathers: bool, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
+    """Returns the type and the code of a product: rows of W times X, each scale * sum + bias.
+
+    Its arguments are a tuple of int64:
+        entries: of each row.
+        columns: address of the column of each entry, uint16; if not `gathers` they are 0, 1, 2 ...
+        weights: address of the stored values; value number entry * entry_step + row * row_step is one of W.
+        inputs, input_stride: address of X, and bytes between its rows.
+        outputs, output_stride: address of the first row of the result, and bytes between its rows.
+        scales, biases: addresses, float32, of each row.
+        vectors: in each row, 1 to HOST.accumulators.
+        adds: 0 to overwrite the outputs, else the result is added to them.
+    And two arrays of the types that W and X are stored in.
+    """
+    most = HOST.accumulators if rows == 1 else HOST.together
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        given = _Operands(*cgutils.unpack_tuple(builder, arguments[0]))
+        end = builder.append_basic_block("product.end")
+        cases = [builder.append_basic_block(f"product.{vectors}") for vectors in range(1, most + 1)]
+        choice = builder.switch(given.vectors, cases[-1])
+        for vectors, case in enumerate(cases, start=1):
+            if vectors < most:
+                choice.add_case(WORD(vectors), case)
+            builder.position_at_end(case)
+            _accumulate(builder, given, rows, vectors, gathers, weights_like.dtype, inputs_like.dtype)
+            builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(types.UniTuple(types.int64, len(fields(_Operands))), weights_like, inputs_like), code
+
+
+@intrinsic
+def sparse_row(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
+    """One row whose entries say which columns they stand in; see `_product`."""
+    return _product(1, True, operands, weights_like, inputs_like)
+
+
+@intrinsic
+def sparse_rows(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
+    """Several rows that share their columns; see `_product`."""
+    return _product(ROWS_TOGETHER, True, operands, weights_like, inputs_like)
+
+
+@intrinsic
+def dense_row(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
+    """One row with all columns; see `_product`."""
+    return _product(1, False, operands, weights_like, inputs_like)
+
+
+@intrinsic
+def dense_rows(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
+    """Several rows with all columns; see `_product`."""
+    return _product(ROWS_TOGETHER, False, operands, weights_like, inputs_like)
+
+
+@intrinsic
+def transpose(typing_context: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
+    """Turns lanes x lanes float32 numbers at an address around its diagonal; strides are bytes between rows.
+
+    In each of log2(lanes) steps, row i of the first half and row i of the second are shuffled into one another, as cards.
+    """
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        source, source_stride, target, target_stride = arguments
+        lanes, half = HOST.lanes, HOST.lanes // 2
+        orders = [[n // 2 + start + n % 2 * lanes for n in range(lanes)] for start in (0, half)]
+        lower, upper = (ir.Constant(_WORDS, order) for order in orders)
+        rows = [_load(builder, _VECTOR, source, builder.mul(source_stride, WORD(row))) for row in range(lanes)]
+        for _ in range(lanes.bit_length() - 1):
+            pairs = zip(rows[:half], rows[half:], strict=True)
+            rows = [builder.shuffle_vector(a, b, order) for a, b in pairs for order in (lower, upper)]
+        for row, vector in enumerate(rows):
+            builder.store(vector, _at(builder, _VECTOR, target, builder.mul(target_stride, WORD(row))), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), code
+
+
+@intrinsic
+def load_word(typing_context: Any, address: Any) -> Any:
+    """Returns the int64 at an address."""
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        return builder.load(_at(builder, WORD, arguments[0]), align=8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def next_task(typing_context: Any, address: Any) -> Any:
+    """Adds 1 to the int64 at an address, for all threads, and returns what it was."""
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        return builder.atomic_rmw("add", _at(builder, WORD, arguments[0]), WORD(1), "seq_cst")
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def load_shared(typing_context: Any, address: Any) -> Any:
+    """Returns the int64 at an address that other threads add to, and lets what they wrote before be seen."""
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        return builder.load_atomic(_at(builder, WORD, arguments[0]), "acquire", 8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def let_others_run(typing_context: Any) -> Any:
+    """Gives the processor to another thread that wants it."""
+    name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT32, []), name), [])
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
+def bits_of(typing_context: Any, number: Any) -> Any:
+    """Returns the bits of a float32 as uint32."""
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        return builder.bitcast(arguments[0], _INT32)
+
+    return types.uint32(types.float32), code
+
+
+@intrinsic
+def float_of(typing_context: Any, bits: Any) -> Any:
+    """Returns the float32 of the bits in an int32."""
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        return builder.bitcast(arguments[0], _FLOAT)
+
+    return types.float32(types.int32), code
+
+
+@intrinsic
+def floats_at(typing_context: Any, address: Any) -> Any:
+    """Returns the pointer to float32 numbers of an address, for `numba.carray`."""
+    return pointer_to(types.float32)
+
+
+@intrinsic
+def words_at(typing_context: Any, address: Any) -> Any:
+    """Returns the pointer to uint32 numbers of an address, for `numba.carray`."""
+    return pointer_to(types.uint32)
+
+
+@intrinsic
+def integers_at(typing_context: Any, address: Any) -> Any:
+    """Returns the pointer to int64 numbers of an address, for `numba.carray`."""
+    return pointer_to(types.int64)
+
+
+def pointer_to(kind: types.Type) -> Any:
+    """Returns the type and the code of an intrinsic that makes a pointer of an address."""
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind)(types.int64), code
