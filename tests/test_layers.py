@@ -23,6 +23,7 @@ FLOORS: dict[str, float] = {
     "selection": 0.5,
     "budgets": 0.5,
     "narrow": 0.5,
+    "memory": 0.5,
     "targets": 0.55,
     "structures": 0.6,
     "plans": 0.5,
@@ -58,13 +59,14 @@ FLOORS: dict[str, float] = {
     "trainer": 4,
     "shrinking": 3.5,
     "vocabulary": 3.5,
-    "packing": 4,
+    "packing": 3.8,
     "legacy": 4,
     "recipe": 5,
     "training": 6,
     "sweep": 7,
     "quickstart": 7,
     "report": 7,
+    "bench": 7,
     "cli": 8,
 }
 """Every room, and the floor it stands on; rooms that are not built yet may be listed. Halves order one floor's rooms."""
@@ -73,7 +75,7 @@ CORE = 3
 """Up to this floor nothing but these packages and the standard library is needed."""
 CORE_PACKAGES = {"torch", "numpy", "safetensors"}
 
-LAZY = {"shrinking", "vocabulary"}
+LAZY = {"shrinking", "vocabulary", "packing"}
 """Rooms that `fineprune` shows at its root, and that import the extras only in the functions that use them."""
 
 TRAINER_NAMES = {"Trainer", "Seq2SeqTrainer", "TrainerCallback"}

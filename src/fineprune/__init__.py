@@ -12,6 +12,7 @@ from .proximal import GroupLasso
 from .pruner import Pruner
 from .schedules import CubicSchedule
 from .shrinking import from_pretrained, shrink
+from .sparse import BFloat16, Float32, Int8, to_dense, to_sparse
 from .structures import Blocks, Columns, NofM, Rows, Unstructured
 from .version import VERSION
 from .vocabulary import select_vocabulary
@@ -20,6 +21,7 @@ __version__ = VERSION
 
 __all__ = [
     "L0",
+    "BFloat16",
     "Blocks",
     "Columns",
     "Constant",
@@ -28,6 +30,7 @@ __all__ = [
     "EmbeddingColumns",
     "FileError",
     "FinepruneError",
+    "Float32",
     "FromMagnitude",
     "GroupLasso",
     "Heads",
@@ -35,6 +38,7 @@ __all__ = [
     "InFlops",
     "InWeights",
     "Inspection",
+    "Int8",
     "InvalidInputError",
     "KaimingUniform",
     "Layers",
@@ -59,4 +63,6 @@ __all__ = [
     "load",
     "select_vocabulary",
     "shrink",
+    "to_dense",
+    "to_sparse",
 ]

@@ -92,7 +92,7 @@ class Ready:
     difference: float | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """The forms of a model at one shape.
 
@@ -166,8 +166,8 @@ class Bench:
         try:
             return peak(ready.form, ready.prepared, self.given, self.threads, [type(self.saved.model).__module__])
         except subprocess.CalledProcessError as error:
-            why = shorten(" ".join(error.stderr.strip().splitlines()[-1:]), LONGEST)
-            self.remarks.append(f"The peak memory of {ready.form.name} was not measured: its process failed. {why}")
+            why = shorten("".join(error.stderr.splitlines()[-1:]), LONGEST)
+            self.remarks.append(f"{ready.form.name} failed with code {error.returncode} in a process of its own: {why}")
             return None
 
 

@@ -50,7 +50,7 @@ class Row:
     def verdict(self) -> str:
         """Says what was measured against the dense form, and no more."""
         if self.faster is None:
-            return "the dense form was not measured"
+            return "not compared, since the dense form could not be measured"
         if self.faster.low > 1:
             return f"{self.faster.median:.2f} times faster than dense"
         if self.faster.high < 1:
@@ -102,5 +102,5 @@ class Measurement:
 
     def sentences(self) -> list[str]:
         """Returns what may be said of each form but the dense one, and the remarks."""
-        verdicts = [f"{row.name}, at {row.shape}: {row.verdict()}." for row in self.rows if row.weights != "dense"]
+        verdicts = [f"{row.name} at {row.shape}: {row.verdict()}." for row in self.rows if row.weights != "dense"]
         return [*verdicts, *self.remarks]

@@ -42,13 +42,13 @@ def read_shapes(text: str) -> list[Shape]:
         InvalidInputError: for any other text.
     """
     try:
-        shapes = [Shape(*map(int, part.split("x", maxsplit=1))) for part in text.lower().split(",")]
+        numbers = [[int(number) for number in part.split("x", maxsplit=1)] for part in text.lower().split(",")]
     except ValueError as error:
         raise InvalidInputError(
             f"shapes was given as {text!r}; it is batch x tokens, separated by commas, as 1x128,8x128, or for images the "
             "batch alone, as 1,8."
         ) from error
-    return list(dict.fromkeys(shapes))
+    return list(dict.fromkeys(Shape(*one) for one in numbers))
 
 
 def random_batch(model: PreTrainedModel, shape: Shape) -> Batch:

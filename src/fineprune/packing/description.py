@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard, TypeVar
@@ -149,7 +150,13 @@ def container_name(tensor: str, part: str) -> str:
 def metadata_of(entries: Mapping[str, Entry]) -> dict[str, str]:
     """Returns the metadata of a packed file."""
     tensors = json.dumps({name: _to_json(entry) for name, entry in entries.items()}, separators=(",", ":"))
-    return {"format": FORMAT, "version": f"{MAJOR}.{MINOR}", "writer": f"fineprune {VERSION}", "tensors": tensors}
+    metadata = {"format": FORMAT, "version": f"{MAJOR}.{MINOR}", "writer": f"fineprune {VERSION}"}
+    return {**metadata, "tensors": tensors, "checksum": checksum(tensors)}
+
+
+def checksum(text: str) -> str:
+    """Returns the CRC-32 of a text's UTF-8 bytes, as eight hexadecimal digits: to notice damage, not forgery."""
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def entries_of(metadata: Mapping[str, str]) -> dict[str, Entry]:
@@ -161,9 +168,12 @@ def entries_of(metadata: Mapping[str, str]) -> dict[str, Entry]:
     if metadata.get("format") != FORMAT:
         raise InvalidInputError("it is no packed model: its header names another format, or none")
     _refuse_other_version(metadata.get("version", ""))
+    tensors = metadata.get("tensors", "")
+    if metadata.get("checksum") != checksum(tensors):
+        raise InvalidInputError("the description of its tensors and the checksum of that do not belong together")
     try:
-        said = json.loads(metadata["tensors"])
-    except (KeyError, ValueError, RecursionError) as error:
+        said = json.loads(tensors)
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the description of its tensors cannot be read ({error})") from error
     if not isinstance(said, dict):
         raise InvalidInputError("the description of its tensors is no object")

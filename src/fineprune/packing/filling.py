@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..memory import refuse_beyond
-from ..shrinking.building import built, class_of
+from ..shrinking.building import class_of, compute_unsaved, on_meta
 from ..shrinking.fitting import fit
 from ..shrinking.slots import Slots
 from ..shrinking.stock import is_marked
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def fitted(packed: PackedFile, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
     """Returns a model on the meta device whose tensors have the names and shapes of those in the file.
 
+    Buffers that are in no file are computed.
+
     Args:
         packed: the open file.
         config: of the model, shrunken or stock.
@@ -32,12 +34,13 @@ def fitted(packed: PackedFile, config: "PreTrainedConfig", head: str | None) -> 
         InvalidInputError: if the class makes other tensors of the config; and what Transformers raises for a config of which
             it cannot make a model.
     """
-    model = built(class_of(config, head), config)
+    model = on_meta(class_of(config, head), config)
     shapes = {name: _placeholder(packed, name) for name in packed.entries}
     if is_marked(config):
         fit(model, shapes)
     else:
         Slots(model).place(shapes, ())
+    compute_unsaved(model)  # only now: their sizes are those of tensors that are there
     return model
 
 

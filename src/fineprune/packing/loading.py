@@ -9,6 +9,7 @@ from ..memory import refuse_beyond
 from ..shrinking.building import GENERATION
 from ..shrinking.stock import is_marked, mark
 from ..sparse.format import SparseMatrix
+from .description import Sparse
 from .filling import fill, fitted, sparse_layers
 from .reading import opened
 from .settings import read_settings, telling
@@ -31,9 +32,10 @@ def load(folder: str | Path, *, sparse: bool = False) -> nn.Module:
     """
     if not sparse:
         return load_packed(folder, read_settings(folder))
+    model, matrices = load_parts(folder)
     from ..sparse.converting import assemble
 
-    return assemble(*load_parts(folder))
+    return assemble(model, matrices)
 
 
 def load_packed(folder: str | Path, config: "PreTrainedConfig", head: str | None = None) -> "PreTrainedModel":
@@ -64,11 +66,13 @@ def load_parts(folder: str | Path) -> tuple["PreTrainedModel", dict[str, SparseM
     Raises:
         InvalidInputError: as `load`.
     """
+    config = read_settings(folder)
     with telling(folder), opened(Path(folder) / PACKED) as packed:
-        model = fitted(packed, read_settings(folder), None)
+        model = fitted(packed, config, None)
         layers = sparse_layers(model, packed.entries)
         dense = [name for name in packed.entries if name not in layers]
-        nbytes = sum(packed.entries[name].nbytes for name in dense) + sum(entry.sparse_nbytes for entry in layers.values())
+        kept = [entry for name, entry in packed.entries.items() if isinstance(entry, Sparse) and name in layers]
+        nbytes = sum(packed.entries[name].nbytes for name in dense) + sum(entry.sparse_nbytes for entry in kept)
         refuse_beyond(nbytes, f"The model in {folder}")
         fill(model, packed, dense)
         matrices = {name: packed.matrix(name) for name in layers}

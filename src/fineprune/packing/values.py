@@ -74,13 +74,15 @@ VALUES: dict[str, Values] = {values.name: values for values in (Int8(), Float16(
 def row_scales(matrix: Array) -> Array:
     """Returns for each row its largest magnitude / 127, rounded up to a bfloat16, as uint16 bits; 0 for a row of zeros.
 
-    A product of a bfloat16 and a whole number up to 127 is exact in float32, so what was unpacked packs to the same bits.
+    A scale of 4 bytes would add a tenth to a row of 768 weights of which 3 % are kept. The product of a bfloat16 and a whole
+    number up to 127 is exact in float32.
     """
     largest = np.abs(matrix).max(axis=1, initial=0.0)
     exact = (largest / np.float32(LARGEST_INT8)).astype(np.float32)
     lower = (exact.view(np.uint32) >> 16).astype("<u2")
     too_low = widened(lower) * np.float32(LARGEST_INT8) < largest
-    return lower + too_low.astype("<u2")
+    scales: Array = lower + too_low.astype("<u2")
+    return scales
 
 
 def widened(scales: Array) -> Array:

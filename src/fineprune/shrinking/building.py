@@ -115,14 +115,21 @@ def class_of(config: "PreTrainedConfig", head: str | None) -> Any:
 
 
 def built(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """Makes a model on the meta device, but for the buffers that are not saved: these are computed.
+    """Makes a model on the meta device, but for the buffers that are not saved: these are computed."""
+    model = on_meta(kind, config)
+    compute_unsaved(model)
+    return model
 
-    Raises:
-        InvalidInputError: if the buffers do not fit in memory; and what Transformers raises for a config of which it cannot
-            make a model.
-    """
+
+def on_meta(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
+    """Makes a model on the meta device. Raises what Transformers raises for a config of which it cannot make one."""
     with torch.device("meta"):
         model: PreTrainedModel = kind.from_config(config) if hasattr(kind, "from_config") else kind._from_config(config)
+    return model
+
+
+def compute_unsaved(model: "PreTrainedModel") -> None:
+    """Computes the buffers of a model that are not saved; raises InvalidInputError if they do not fit in memory."""
     unsaved = [module._buffers[key] for module in model.modules() for key in module._non_persistent_buffers_set]
     refuse_beyond(sum(buffer.nbytes for buffer in unsaved if buffer is not None), "A model of this config")
     for module in model.modules():
@@ -132,7 +139,6 @@ def built(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
                 module._buffers[key] = torch.empty_like(buffer, device="cpu")
         if module._non_persistent_buffers_set:
             model._init_weights(module)
-    return model
 
 
 def _initialise(model: "PreTrainedModel") -> None:

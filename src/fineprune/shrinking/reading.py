@@ -25,8 +25,8 @@ def loading_errors() -> tuple[type[Exception], ...]:
 
     from huggingface_hub.errors import StrictDataclassError
 
-    known = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError, ImportError)
-    return (*known, safetensors.SafetensorError, pickle.UnpicklingError, StrictDataclassError)
+    known = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, ImportError)
+    return (*known, AssertionError, safetensors.SafetensorError, pickle.UnpicklingError, StrictDataclassError)
 
 
 def read_config(name: str | Path) -> "PreTrainedConfig":

@@ -1,11 +1,10 @@
 """Functions of single numbers in float32, as short formulas without branches, so that LLVM computes whole vectors of them."""
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
+from .tasks import compiled
 from .vectors import float_of
 
 single = np.float32
@@ -20,11 +19,6 @@ ERF_P = single(0.3275911)
 ERF_A = tuple(single(a) for a in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592))
 SQRT_HALF = single(0.5**0.5)
 TANH_A, TANH_B = single(2 * (2 / np.pi) ** 0.5), single(0.044715)
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compiles a small function; a product and a sum may become one instruction."""
-    return numba.njit(fastmath={"contract"}, error_model="numpy")(function)
 
 
 @compiled

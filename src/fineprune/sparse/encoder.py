@@ -1,19 +1,17 @@
 """A fused encoder: the forward pass of a stock encoder of the BERT family, in one piece of compiled code."""
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import threads
-from .encoding import ENCODE, LAYER, MATRICES, phases, run_encoder
+from .encoding import ENCODE, LAYER, MATRICES, encoder_part, phases
 from .format import Float32
 from .kernels import MATRIX
 from .linear import refuse_unfit
-from .memory import Activations, Described, address, inputs_like, step, vector_bytes
+from .memory import Activations, Array, Described, address, inputs_like, step, vector_bytes
 from .reference import Activation
 from .tasks import counters
 from .threads import entry
@@ -81,7 +79,6 @@ class Encoder:
             positions: heads x queries x keys, added to the scores of every sequence.
         """
         refuse_unfit(inputs, self.hidden)
-        sequences, length, _ = inputs.shape
         source = inputs.detach().to(torch.float32).contiguous()
         target = torch.empty_like(source)
         if source.numel():
@@ -96,10 +93,10 @@ class Encoder:
         widest, neurons = max(*self.features, 1), max(*self.neurons, 1)
         numbers = {"stream": self.hidden, "summed": self.hidden, "projected": 3 * widest}
         stored = {"inner": neurons, "lowered": self.hidden, "context": widest}
-        buffers = {name: np.empty(place.tokens * features, np.float32) for name, features in numbers.items()}
+        buffers: dict[str, Array] = {name: np.empty(place.tokens * features, np.float32) for name, features in numbers.items()}
         buffers |= {name: np.empty(place.tokens // many * features, like.dtype) for name, features in stored.items()}
         added = None if positions is None else _padded(positions, place.each * place.lanes)
-        arrays = {
+        arrays: dict[str, Tensor | Array] = {
             **buffers,
             "source": source,
             "target": target,
@@ -120,7 +117,7 @@ class Encoder:
         job["depth"], job["hidden"], job["widest"] = len(self.layers), self.hidden, widest
         job["activation"] = self.layers[0].activation.value
         values = self.layers[0].matrices[0].weight.values.dtype
-        threads.run(entry(run_encoder, ENCODE, values, like.dtype), job, (arrays, added))
+        threads.run(entry(encoder_part, ENCODE, values, like.dtype), job, (arrays, added))
 
 
 def _padded(positions: Tensor, each: int) -> Tensor:

@@ -3,6 +3,7 @@
 A layer is x = norm(x + W_o attention(x)), x = norm(x + W_2 activation(W_1 x)). Its steps are phases, see `tasks`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -10,7 +11,7 @@ import numpy as np
 from numba.extending import intrinsic
 
 from .elementwise import ONE, ZERO, activate, exp
-from .kernels import BYTES, LANES, MATRIX, NARROW, PIECES, WIDEST, load_tokens, matrices_at, multiply, put, store_tokens
+from .kernels import BYTES, LANES, NARROW, PIECES, WIDEST, load_tokens, matrices_at, multiply, put, store_tokens
 from .tasks import compiled, done, take
 from .vectors import ROWS_TOGETHER, dense_row, dense_rows, floats_at, integers_at, load_word, pointer_to
 
@@ -94,7 +95,7 @@ def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
             tasks = job.groups * layer.heads
         elif kind == PROJECT:
             tasks = 3 * PIECES * tiles
-        elif kind == ADD or kind == EXPAND or kind == CONTRACT:
+        elif kind in (ADD, EXPAND, CONTRACT):
             tasks = PIECES * tiles
         task = take(job.counters, phase, tasks)
         while task >= 0:
@@ -119,6 +120,16 @@ def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
                 _store(job, task * job.step)
             done(job.counters, phase)
             task = take(job.counters, phase, tasks)
+
+
+def encoder_part(weights: np.dtype[Any], inputs: np.dtype[Any], sources: str) -> Callable[[Any], None]:
+    """Returns the function of a pointer to an ENCODE that does its part, to be compiled; see `threads.entry`."""
+
+    def part(pointer: Any) -> None:
+        assert sources  # it belongs to what compiled code is kept under
+        run_encoder(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
+
+    return part
 
 
 @compiled

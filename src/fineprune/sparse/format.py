@@ -64,6 +64,11 @@ class SparseMatrix:
         return self.values.shape[1]
 
     @property
+    def density(self) -> float:
+        """Stored values / all entries."""
+        return self.values.numel() / max(self.rows * self.cols, 1)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
         tensors = [self.starts, self.columns, self.values, *([] if self.scales is None else [self.scales])]

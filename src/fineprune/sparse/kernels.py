@@ -1,5 +1,6 @@
 """The products of the layers: a piece of the rows, on one tile of tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -32,7 +33,9 @@ PIECES = 16
 LINE_ROWS = max(LANES, ROWS_TOGETHER)
 """Rows that are stored at once where tokens lie row by row."""
 
-MATRIX = np.dtype([(name, np.int64) for name in ("rows", "together", "starts", "columns", "values", "scales", "biases", "cuts")])
+MATRIX = np.dtype(
+    [(name, np.int64) for name in ("rows", "together", "starts", "columns", "values", "scales", "biases", "cuts")]
+)
 """A matrix: its rows, rows of a group, and the addresses of its arrays; `cuts` are the groups where its pieces begin."""
 
 LINEAR = np.dtype(
@@ -190,6 +193,16 @@ def run_linear(job: Any, weights_like: Any, inputs_like: Any) -> None:
         _multiply(job, task // PIECES, task % PIECES, block, weights_like, inputs_like)
         done(job.counters, 1)
         task = take(job.counters, 1, tasks)
+
+
+def linear_part(weights: np.dtype[Any], inputs: np.dtype[Any], sources: str) -> Callable[[Any], None]:
+    """Returns the function of a pointer to a LINEAR that does its part, to be compiled; see `threads.entry`."""
+
+    def part(pointer: Any) -> None:
+        assert sources  # it belongs to what compiled code is kept under
+        run_linear(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
+
+    return part
 
 
 @compiled

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
+from ..layers import is_transposed
 from . import threads
 from .format import Float32, SparseMatrix
-from .kernels import LINEAR, run_linear
+from .kernels import LINEAR, linear_part
 from .memory import Activations, Described, address, inputs_like, step, vector_bytes
 from .reference import Activation
 from .tasks import counters
@@ -28,6 +29,7 @@ class SparseLinear(nn.Module):
         bias: b, or None.
         activations: how inputs are stored while they are multiplied; sums are float32.
         activation: what follows.
+        original: the module that it stands for, without its tensors (on the meta device), for the way back.
     """
 
     def __init__(
@@ -36,15 +38,18 @@ class SparseLinear(nn.Module):
         bias: Tensor | None = None,
         activations: Activations | None = None,
         activation: Activation = Activation.NONE,
+        original: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.rows, weight.cols
         self.described = Described(weight, bias if bias is None else bias.detach().to(torch.float32).contiguous())
         self.activations = Float32() if activations is None else activations
         self.activation = activation
+        stock = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
+        self.original = (stock if original is None else original,)  # in a tuple, since it is no part of this module
 
     @property
-    def matrix(self) -> SparseMatrix:
+    def weight(self) -> SparseMatrix:
         """W, as it is stored."""
         return self.described.weight
 
@@ -77,7 +82,7 @@ class SparseLinear(nn.Module):
         job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
         job["inputs"], job["activation"] = self.in_features, self.activation.value
         job["matrix"], job["counters"] = address(self.described.record), address(counted)
-        threads.run(entry(run_linear, LINEAR, self.matrix.values.dtype, like.dtype), job, (given, outputs, tiles, counted))
+        threads.run(entry(linear_part, LINEAR, self.weight.values.dtype, like.dtype), job, (given, outputs, tiles, counted))
 
     def _apply(self, function: Any, recurse: bool = True) -> "SparseLinear":
         probe = function(torch.zeros(1))
@@ -89,18 +94,17 @@ class SparseLinear(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "weight"] = self.matrix.to_dense()
+        dense = self.weight.to_dense()
+        destination[prefix + "weight"] = dense.t().contiguous() if is_transposed(self.original[0]) else dense
         if self.bias is not None:
             destination[prefix + "bias"] = self.bias
 
     def extra_repr(self) -> str:
         """Says what is stored."""
-        entries = self.matrix.values.numel()
-        density = entries / max(self.in_features * self.out_features, 1)
-        kind = str(self.matrix.values.dtype).removeprefix("torch.")
+        kind = str(self.weight.values.dtype).removeprefix("torch.")
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"stored={density:.4f}, values={kind}, rows_together={self.matrix.together}"
+            f"density={self.weight.density:.4f}, values={kind}, rows_together={self.weight.together}"
         )
 
 

@@ -20,12 +20,8 @@ PATIENCE = 200
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compiles a function that runs beside other threads, and keeps it for the next process."""
-    options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in can be written
-        return numba.njit(**options)(function)
+    """Compiles a function that runs beside other threads. What is kept for the next process is the code that calls it."""
+    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")(function)
 
 
 def counters(phases: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 import queue
@@ -19,29 +20,40 @@ from numpy.typing import NDArray
 
 LOG = logging.getLogger(__name__)
 
-WEIGHTS = {torch.float32: np.dtype(np.float32), torch.bfloat16: np.dtype(np.uint16), torch.int8: np.dtype(np.int8)}
+WEIGHTS: dict[torch.dtype, str] = {torch.float32: "float32", torch.bfloat16: "uint16", torch.int8: "int8"}
 """How compiled code knows the stored values; bfloat16 by its bits."""
 
 
 @functools.cache
-def entry(run: Callable[..., None], job: np.dtype[Any], values: torch.dtype, inputs: np.dtype[Any]) -> int:
+def entry(
+    part: Callable[[np.dtype[Any], np.dtype[Any], str], Callable[[Any], None]],
+    job: np.dtype[Any],
+    values: torch.dtype,
+    inputs: np.dtype[Any],
+) -> int:
     """Returns the address of compiled code that does its part of a job; compiles it at the first call, or finds it kept.
 
     Args:
-        run: compiled, of a job and arrays of the types of W and X.
+        part: gives for the types of W and X, and a digest of all the sources, the function to compile, of a pointer to the job.
         job: the record that it takes.
         values: of W.
         inputs: of X.
     """
-    weights, record = WEIGHTS[values], numba.from_dtype(job)
+    signature = types.void(types.CPointer(numba.from_dtype(job)))
+    function = part(np.dtype(WEIGHTS[values]), inputs, sources())
+    try:
+        code = numba.cfunc(signature, cache=True)(function)
+    except RuntimeError:  # no folder to keep it in can be written
+        code = numba.cfunc(signature)(function)
+    _kept.append(code)
+    return int(code.address)
 
-    def enter(pointer: Any) -> None:
-        run(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
 
-    signature = types.void(types.CPointer(record))
-    function = numba.cfunc(signature)(enter)
-    _kept.append(function)
-    return int(function.address)
+@functools.cache
+def sources() -> str:
+    """Returns a digest of all the sources of the kernels; numba by itself looks at one file, and would keep stale code."""
+    paths = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 _kept: list[Any] = []

@@ -55,8 +55,9 @@ _FLOAT = ir.FloatType()
 _VECTOR, _WORDS = ir.VectorType(_FLOAT, HOST.lanes), ir.VectorType(_INT32, HOST.lanes)
 _BYTES = 4 * HOST.lanes
 
-Builder = ir.IRBuilder
-Value = ir.Value
+Builder = Any
+Value = Any
+"""Of llvmlite, which has no types."""
 
 
 def _at(builder: Builder, kind: ir.Type, address: Value, offset: Value | int = 0) -> Value:

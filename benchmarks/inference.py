@@ -1,0 +1,182 @@
+"""How fast a pruned encoder runs here, against PyTorch, ONNX Runtime, OpenVINO and DeepSparse, all in turns in one run.
+
+    python benchmarks/inference.py [--deepsparse-python ENVIRONMENT/bin/python] [--models runs/a runs/b] [--rounds 21]
+                                   [--shapes 1x128,1x384,8x128] [--threads 2 1] [--output FILE]
+
+BERT-base with random weights of which a random 10 % or 3 % of the matrices in its blocks are kept, and saved BERT
+models that were pruned. Every engine runs the same: token ids and an attention mask in, the embeddings and all blocks,
+the last hidden state out; outputs are compared with those of PyTorch in float32. ONNX Runtime, OpenVINO and DeepSparse read
+one and the same ONNX file with fixed shapes, and all get the same number of threads. DeepSparse (see `deepsparse_server.py`)
+needs numpy < 2, so it runs in a process of its own, which takes the time itself and is asked for one inference at a time.
+
+In each round every engine gets one turn, in an order drawn anew: a pause of 20 ms, in which the threads of the last engine
+stop waiting busily for more work; one inference that is not counted, so that none pays for having been away; and one that is.
+No engine's own waiting is changed. Latencies are medians, their range that from the tenth to the ninetieth of a hundred. A
+ratio is one of medians, its range that of the ratios within each round.
+"""
+
+import argparse
+import contextlib
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from engines import OURS, OURS_BF16, REFERENCE, Work, engines_of, export
+from torch import nn
+from transformers import BertConfig, BertModel
+from transformers.utils import logging
+
+from fineprune.bench.measuring import relative_difference
+from fineprune.bench.shapes import random_batch, read_shapes
+from fineprune.bench.timing import Spread, in_turns
+from fineprune.shrinking import from_pretrained
+
+DENSITIES = (0.1, 0.03)
+DEEPSPARSE_VERSION = "1.8.0"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine with one model, shape and number of threads; milliseconds, and its latency over this library's."""
+
+    case: str
+    shape: str
+    threads: int
+    engine: str
+    latency: Spread
+    over: Spread
+    over_bf16: Spread
+    difference: float
+
+
+@torch.no_grad()
+def random_model(density: float, layers: int) -> BertModel:
+    """Returns BERT-base's shape with random weights, of which a random share in the blocks' matrices is kept."""
+    model: BertModel = BertModel(BertConfig(num_hidden_layers=layers), add_pooling_layer=False).eval()
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    for module in model.encoder.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.mul_(torch.rand_like(module.weight) < density)
+    return model
+
+
+def saved_model(folder: Path) -> BertModel:
+    """Loads a saved BERT model without its head and pooler."""
+    model = from_pretrained(folder).base_model
+    assert isinstance(model, BertModel), f"{folder} holds a {type(model).__name__}, and this measures BERT models"
+    model.pooler = None
+    return model
+
+
+def cases(folders: Sequence[Path], layers: int) -> dict[str, Callable[[], BertModel]]:
+    """Returns how to make each model, by name."""
+    made = {f"BERT-base, {density:.0%}": partial(random_model, density, layers) for density in DENSITIES}
+    return {**made, **{folder.name: partial(saved_model, folder) for folder in folders}}
+
+
+def measure(case: str, shape: str, work: Work, rounds: int) -> list[Row]:
+    """Measures all engines, taking turns."""
+    engines = engines_of(work)
+    expected = engines[REFERENCE].outputs
+    timings = in_turns({name: engine.run for name, engine in engines.items()}, rounds)
+    return [
+        Row(
+            *(case, shape, work.threads, name),
+            latency=timing.spread,
+            over=timings[OURS].times_faster_than(timing),
+            over_bf16=timings[OURS_BF16].times_faster_than(timing),
+            difference=relative_difference(engines[name].outputs, expected),
+        )
+        for name, timing in timings.items()
+    ]
+
+
+@torch.inference_mode()
+def measure_all(chosen: argparse.Namespace) -> Iterator[list[Row]]:
+    """Measures every model at every shape with every number of threads."""
+    for case, make in cases(chosen.models, chosen.layers).items():
+        torch.manual_seed(chosen.seed)
+        model = make()
+        for shape in chosen.shapes:
+            batch = random_batch(model, shape)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "model.onnx"
+                export(model, batch, file)
+                for threads in chosen.threads:
+                    torch.set_num_threads(threads)
+                    with contextlib.ExitStack() as opened:
+                        work = Work(model, batch, file, threads, chosen.deepsparse_python, opened)
+                        yield measure(case, str(shape), work, chosen.rounds)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the rows as a Markdown table, with the ratios of each latency to this library's."""
+    lines = [
+        "| model | shape | threads | engine | latency | range | / fineprune fp32 | / fineprune bf16 | output differs by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        latency = row["latency"]
+        cells = [
+            *(row["case"], row["shape"], str(row["threads"]), row["engine"]),
+            *(f"{latency['median']:.2f} ms", f"{latency['low']:.2f} to {latency['high']:.2f}"),
+            *(ratio(row[key]) for key in ("over", "over_bf16")),
+            f"{row['difference']:.0e}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ratio(spread: dict[str, float]) -> str:
+    """Returns a ratio and its range, in words."""
+    return f"{spread['median']:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
+
+
+def arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--deepsparse-python", type=Path, help=f"of an environment with deepsparse {DEEPSPARSE_VERSION}")
+    parser.add_argument("--models", type=Path, nargs="+", default=[], help="folders of saved BERT models to measure, too")
+    parser.add_argument("--shapes", type=read_shapes, default=read_shapes("1x128,1x384,8x128"), help="batch x tokens")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--layers", type=int, default=12, help="of the random models; fewer, to try it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "inference.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures and writes."""
+    chosen = arguments()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows: list[dict[str, Any]] = []
+    for found in measure_all(chosen):
+        rows += [asdict(row) for row in found]
+        print(table([asdict(row) for row in found]), end="\n\n", flush=True)
+    versions = {name: version(name) for name in ("fineprune", "torch", "transformers", "numba", "onnxruntime", "openvino")}
+    facts = {
+        "rows": rows,
+        "layers": chosen.layers,
+        "rounds": chosen.rounds,
+        "seed": chosen.seed,
+        "processor": platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": versions | {"deepsparse": DEEPSPARSE_VERSION},
+        "date": date.today().isoformat(),
+    }
+    chosen.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

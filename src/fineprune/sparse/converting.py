@@ -1,0 +1,229 @@
+"""Turns a model into one that runs sparse on the CPU, and back."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidInputError, is_number
+from ..extras import require
+from ..layers import is_linear, is_transposed
+from .format import MOST_COLS, BFloat16, Float32, Int8, SparseMatrix, Values
+
+if TYPE_CHECKING:
+    from .linear import SparseLinear
+    from .memory import Activations
+
+
+def to_sparse(
+    model: nn.Module,
+    threshold_density: float | None = None,
+    *,
+    values: Values | None = None,
+    activations: "Activations | None" = None,
+) -> nn.Module:
+    """Returns a model that computes the same on the CPU without multiplying by zeros. The one given stays as it is.
+
+    Each linear layer becomes sparse where that is faster on this machine, by a measurement with 128 tokens; the encoders of
+    BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet and what is built like them run fused. What stays dense is shared with the
+    model given. It is for inference: in evaluation mode, with no gradients for its sparse layers.
+
+    Args:
+        model: any module on the CPU in float32, as loaded by Transformers.
+        threshold_density: make sparse the layers whose density is at most this, instead of measuring; 0 to 1.
+        values: how weights are stored: `Float32()`, which is the default, `BFloat16()` or `Int8()`.
+        activations: how the inputs of products are stored: `Float32()`, which is the default, or `BFloat16()`.
+
+    Raises:
+        InvalidInputError: for another device or type, a threshold that cannot be, or a model that is sparse already.
+        MissingExtraError: if numba is not installed.
+    """
+    require("sparse", "numba")
+    _refuse_wrong(model, threshold_density)
+    from .choosing import MOST_DENSITY, stored
+
+    kept, most = _defaults(values, activations)[0], MOST_DENSITY if threshold_density is None else threshold_density
+    dense = {name: matrix for name, module in _linear_layers(model).items() if _density(matrix := _matrix(module)) <= most}
+    matrices = {name: stored(matrix, kept) for name, matrix in dense.items()}
+    return assemble(_copy(model), matrices, threshold_density, values=values, activations=activations)
+
+
+def assemble(
+    model: nn.Module,
+    matrices: Mapping[str, SparseMatrix],
+    threshold_density: float | None = None,
+    *,
+    values: Values | None = None,
+    activations: "Activations | None" = None,
+) -> nn.Module:
+    """Puts sparse layers into a model, in place, where they are faster, and fuses its encoders.
+
+    Args:
+        model: its linear layers of these names have no weight yet (on the meta device), or the same as the matrix.
+        matrices: by name of the layer, in the form that suits them.
+        threshold_density, values, activations: see `to_sparse`.
+
+    Returns:
+        The model, in evaluation mode.
+    """
+    require("sparse", "numba")
+    from .choosing import is_faster, stored
+    from .families import encoders, fuse, linear_layers
+
+    kept, way = _defaults(values, activations)
+    modules = dict(model.named_modules())
+    chosen = {
+        name: matrix
+        for name, matrix in matrices.items()
+        if (is_faster(matrix, way) if threshold_density is None else matrix.density <= threshold_density)
+    }
+    for name in matrices.keys() - chosen.keys():
+        _fill(modules[name], matrices[name])
+    fused = []
+    free = _linear_layers(model)
+    for name, (encoder, config) in encoders(model).items():
+        inside = [f"{name}.{layer}" for layer in linear_layers(encoder)]
+        if all(layer in free for layer in inside) and 2 * _size(free, chosen.keys() & set(inside)) >= _size(free, inside):
+            chosen |= {layer: stored(_matrix(free[layer]), kept) for layer in inside if layer not in chosen}
+            fused.append((encoder, config))
+    for name, matrix in chosen.items():
+        model = _put(model, name, _sparse(modules[name], matrix, way))
+    for encoder, config in fused:
+        fuse(encoder, config, way)
+    return model.eval()
+
+
+def to_dense(model: nn.Module) -> nn.Module:
+    """Returns the model that `to_sparse` was given; what stayed dense is shared.
+
+    With `BFloat16()` or `Int8()` values its weights are those that the sparse model computes with, else they are the same.
+    """
+    require("sparse", "numba")
+    from .families import FusedEncoder, unfuse
+    from .linear import SparseLinear
+
+    dense = _copy(model)
+    for module in list(dense.modules()):
+        if isinstance(module, FusedEncoder):
+            unfuse(module)
+    for name, module in list(dense.named_modules()):
+        if isinstance(module, SparseLinear):
+            dense = _put(dense, name, _dense(module))
+    return dense
+
+
+def _refuse_wrong(model: nn.Module, threshold_density: float | None) -> None:
+    from .linear import SparseLinear
+
+    if threshold_density is not None and not (is_number(threshold_density) and 0 <= threshold_density <= 1):
+        raise InvalidInputError(
+            f"threshold_density was given as {threshold_density!r}; layers of at most this density become sparse: a number "
+            "from 0 to 1, or None to measure which are faster."
+        )
+    if any(isinstance(module, SparseLinear) for module in model.modules()):
+        raise InvalidInputError("This model is sparse already. Call `fineprune.to_dense(model)` first to convert it anew.")
+    for name, module in _linear_layers(model).items():
+        weight = module.get_parameter("weight")
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            raise InvalidInputError(
+                f"{name}.weight is {weight.dtype} on {weight.device}; sparse layers run on the CPU in float32. Convert the "
+                "model first: model.float().cpu()."
+            )
+
+
+def _defaults(values: Values | None, activations: "Activations | None") -> tuple[Values, "Activations"]:
+    kept, way = Float32() if values is None else values, Float32() if activations is None else activations
+    if not isinstance(kept, Float32 | BFloat16 | Int8):
+        raise InvalidInputError(f"values was given as {values!r}; allowed are Float32(), BFloat16() and Int8().")
+    if not isinstance(way, Float32 | BFloat16):
+        raise InvalidInputError(f"activations was given as {activations!r}; allowed are Float32() and BFloat16().")
+    return kept, way
+
+
+def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns the linear layers that can become sparse: called as modules, and with a weight of their own."""
+    owners = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
+    found = {}
+    for parent_name, parent in model.named_modules():
+        if _reads_weights(parent):
+            continue
+        for name, child in parent.named_children():
+            if _is_plain(child) and owners[id(child.weight)] == 1:
+                found[f"{parent_name}.{name}".lstrip(".")] = child
+    if _is_plain(model):
+        found[""] = model
+    return found
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is a stock linear layer; one of a class that inherits from it may do more, or be read otherwise."""
+    stock = type(module) is nn.Linear or is_transposed(module)
+    return stock and is_linear(module) and module.get_parameter("weight").shape[not is_transposed(module)] <= MOST_COLS
+
+
+def _reads_weights(parent: nn.Module) -> bool:
+    """Whether a module of PyTorch may take the weights of its parts instead of calling them."""
+    return type(parent).__module__.startswith("torch.nn") and not isinstance(
+        parent, nn.Sequential | nn.ModuleList | nn.ModuleDict
+    )
+
+
+def _matrix(module: nn.Module) -> Tensor:
+    """Returns the weight as outputs x inputs."""
+    weight = module.get_parameter("weight").detach()
+    return weight.t() if is_transposed(module) else weight
+
+
+def _density(matrix: Tensor) -> float:
+    return int(matrix.count_nonzero()) / max(matrix.numel(), 1)
+
+
+def _size(modules: Mapping[str, nn.Module], names: Iterable[str]) -> int:
+    return sum(modules[name].get_parameter("weight").numel() for name in names)
+
+
+def _sparse(module: nn.Module, matrix: SparseMatrix, activations: "Activations") -> nn.Module:
+    from .linear import SparseLinear
+
+    shells = {id(one): nn.Parameter(one.detach().to("meta"), requires_grad=one.requires_grad) for one in module.parameters()}
+    emptied = copy.deepcopy(module, shells)
+    return SparseLinear(matrix, module._parameters["bias"], activations, original=emptied)
+
+
+def _dense(layer: "SparseLinear") -> nn.Module:
+    """Returns the linear layer that a sparse one was made from."""
+    (original,) = layer.original
+    module = copy.deepcopy(original)
+    _fill(module, layer.weight)
+    if layer.bias is not None:
+        _set(module, "bias", layer.bias)
+    return module
+
+
+def _fill(module: nn.Module, matrix: SparseMatrix) -> None:
+    """Gives a linear layer that has no weight yet the one of the matrix."""
+    if module.get_parameter("weight").is_meta:
+        dense = matrix.to_dense()
+        _set(module, "weight", dense.t().contiguous() if is_transposed(module) else dense)
+
+
+def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
+    module.register_parameter(name, nn.Parameter(tensor, requires_grad=module.get_parameter(name).requires_grad))
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Puts a module in the place of another, and returns the model."""
+    if not name:
+        return module
+    parent, _, child = name.rpartition(".")
+    model.get_submodule(parent)._modules[child] = module
+    return model
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Returns a copy that shares every tensor with the model."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
