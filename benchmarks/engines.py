@@ -75,7 +75,7 @@ def export(model: BertModel, batch: Batch, file: Path) -> None:
     model.set_attn_implementation("eager")  # plain products and a softmax
     with quiet():
         torch.onnx.export(
-            Encoder(model),
+            Encoder(model).eval(),  # the export puts back the mode that it finds, with all that is inside
             (batch["input_ids"], batch["attention_mask"]),
             file,
             input_names=["input_ids", "attention_mask"],

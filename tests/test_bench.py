@@ -343,3 +343,9 @@ def test_images_are_measured_and_nothing_is_written_unasked(
 def test_wrong_input_is_one_sentence(folder: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", str(folder), *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_packed_model_is_refused(saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = Packed().prepare(saved, {}, tmp_path)
+    assert cli.main(["bench", str(packed)]) == 2
+    assert "Give the folder of the model that it was packed from" in capsys.readouterr().err

@@ -22,7 +22,11 @@ def benchmark(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("training_overhead", "rows"), ("density_control", "runs"), ("defaults", "runs"), ("shrink", "rows")]
+    ("name", "rows"),
+    [
+        *(("training_overhead", "rows"), ("density_control", "runs"), ("defaults", "runs"), ("shrink", "rows")),
+        ("storage", "rows"),
+    ],
 )
 def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
@@ -30,6 +34,17 @@ def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> Non
     table = benchmark(name).table(measured[rows])
     assert len(table.splitlines()) > 10
     assert table in page
+
+
+def test_the_table_of_packed_models_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "packed_quality.json").read_text(encoding="utf-8"))
+    assert benchmark("packed_quality").table(measured["rows"]) in (ROOT / "docs" / "storage.md").read_text(encoding="utf-8")
+
+
+def test_packed_files_come_close_to_the_bound() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "storage.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["values"] for row in rows} == {"int8", "fp16", "fp32"}
+    assert all(row["matrices"] <= 1.05 * row["bound"] and row["file"] <= 1.05 * row["file_bound"] for row in rows)
 
 
 @pytest.mark.parametrize("name", ["sst2", "qa", "groups"])

@@ -74,6 +74,9 @@ FLOORS: dict[str, float] = {
 CORE = 3
 """Up to this floor nothing but these packages and the standard library is needed."""
 CORE_PACKAGES = {"torch", "numpy", "safetensors"}
+SPARSE_PACKAGES = {"numba", "llvmlite"}
+"""What the rooms of the CPU runtime need beside, but for those that `fineprune` shows at its root."""
+SHOWN = {"sparse.converting", "sparse.format"}
 
 LAZY = {"shrinking", "vocabulary", "packing"}
 """Rooms that `fineprune` shows at its root, and that import the extras only in the functions that use them."""
@@ -180,10 +183,11 @@ def test_a_room_imports_only_from_lower_floors(room: str) -> None:
 @pytest.mark.parametrize("room", [room for room in ROOMS if floor_of(room) <= CORE])
 def test_the_core_needs_few_packages(room: str) -> None:
     packages = {name.partition(".")[0] for name in IMPORTS[room]}
-    assert packages <= CORE_PACKAGES | {"fineprune"} | sys.stdlib_module_names
+    more = SPARSE_PACKAGES | {"transformers"} if room.startswith("sparse.") else set()
+    assert packages <= CORE_PACKAGES | {"fineprune"} | more | sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if room.partition(".")[0] in LAZY])
+@pytest.mark.parametrize("room", [room for room in ROOMS if room.partition(".")[0] in LAZY or room in SHOWN])
 def test_rooms_shown_at_the_root_import_without_the_extras(room: str) -> None:
     source = ROOMS[room].read_text(encoding="utf-8")
     packages = {name.partition(".")[0] for name in imported(at_once(source), room)}
@@ -206,8 +210,8 @@ def test_the_root_shows_the_core_only() -> None:
 
 def test_the_root_imports_without_the_extras() -> None:
     code = (
-        "import sys; extras = ('transformers', 'tokenizers', 'huggingface_hub', 'datasets', 'jsonargparse', 'rich')\n"
-        "sys.modules.update(dict.fromkeys(extras)); import fineprune; fineprune.shrink, fineprune.select_vocabulary"
+        "import sys; extras = ('transformers', 'tokenizers', 'huggingface_hub', 'datasets', 'jsonargparse', 'rich', 'numba', 'zstandard')\n"
+        "sys.modules.update(dict.fromkeys(extras)); import fineprune; fineprune.shrink, fineprune.select_vocabulary, fineprune.to_sparse, fineprune.load"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

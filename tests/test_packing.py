@@ -4,7 +4,9 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -368,3 +370,16 @@ def test_models_of_one_layer_type_in_two_files_do_not_mix(tmp_path: Path) -> Non
         with pytest.raises(InvalidInputError, match=r"is missing|no place for"):
             fineprune.load(tmp_path / here)
         (tmp_path / here / "config.json").write_text(original)
+
+
+def test_the_reader_in_the_page_reads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
+    room: dict[str, Callable[[Path, str], np.ndarray[Any, Any]]] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], room)
+    model = pruned(build("vit"))
+    for values in VALUES.values():
+        save(model, tmp_path / values.name, values)
+        with opened(tmp_path / values.name / PACKED) as packed:
+            for name in packed.entries:
+                read = torch.from_numpy(room["read_tensor"](packed.path, name).copy())
+                assert torch.equal(bits(read), bits(packed.tensor(name)))

@@ -7,7 +7,9 @@ import torch
 
 from ..errors import InvalidInputError
 from ..extras import require
+from ..packing.settings import is_packed
 from ..shrinking import from_pretrained
+from ..shrinking.reading import folder_of
 from ..state import new_folder, refuse_occupied
 from .forms import Saved
 from .measuring import measure
@@ -43,10 +45,12 @@ def bench_folder(
     if output is not None:
         require("report", "matplotlib")
         refuse_occupied(output)
+    if is_packed(folder):
+        raise InvalidInputError(f"{folder} is packed. Give the folder of the model that it was packed from: it is packed here.")
     model, before = from_pretrained(folder), torch.get_num_threads()
     model.config.use_cache = False  # one pass, and nothing to go on from
     try:
-        measurement = measure(Saved(Path(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
+        measurement = measure(Saved(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
     finally:
         torch.set_num_threads(before)
     if output is not None:

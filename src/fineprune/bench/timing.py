@@ -12,8 +12,8 @@ Timed = Callable[[], float]
 WARM_UP = 2
 """Rounds that are not counted."""
 
-PAUSE = 0.02
-"""Seconds before each turn: threads of the last one, which wait busily for more work, have gone to sleep by then."""
+PAUSE = 0.05
+"""Seconds before each turn: threads wait busily for more work, PyTorch's for 10 ms, ONNX Runtime's for 30, and then sleep."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def stored(dense: Tensor, values: Values) -> SparseMatrix:
 
 
 def is_faster(weight: SparseMatrix, activations: Activations) -> bool:
-    """Whether a layer of this shape and number of entries is faster sparse here, by a measurement that is made once."""
-    share = round(weight.density, 2)
+    """Whether a layer of this shape and number of stored values is faster sparse here, by a measurement that is made once."""
+    share = round(weight.values.numel() / max(weight.rows * weight.cols, 1), 2)
     return _is_faster(weight.rows, weight.cols, weight.together, share, activations, torch.get_num_threads())
 
 

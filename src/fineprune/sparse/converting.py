@@ -70,15 +70,15 @@ def assemble(
         The model, in evaluation mode.
     """
     require("sparse", "numba")
-    from .choosing import is_faster, stored
+    from .choosing import MOST_DENSITY, is_faster, stored
     from .families import encoders, fuse, linear_layers
 
-    kept, way = _defaults(values, activations)
+    (kept, way), most = _defaults(values, activations), MOST_DENSITY if threshold_density is None else threshold_density
     modules = dict(model.named_modules())
     chosen = {
         name: matrix
         for name, matrix in matrices.items()
-        if (is_faster(matrix, way) if threshold_density is None else matrix.density <= threshold_density)
+        if matrix.density <= most and (threshold_density is not None or is_faster(matrix, way))
     }
     for name in matrices.keys() - chosen.keys():
         _fill(modules[name], matrices[name])

@@ -11,7 +11,7 @@ import numpy as np
 from numba.extending import intrinsic
 
 from .elementwise import ONE, ZERO, activate, exp
-from .kernels import BYTES, LANES, NARROW, PIECES, WIDEST, load_tokens, matrices_at, multiply, put, store_tokens
+from .kernels import BYTES, LANES, NARROW, PIECES, WIDEST, load_tokens, matrices_at, multiply, multiply_piece, put, store_tokens
 from .tasks import compiled, done, take
 from .vectors import ROWS_TOGETHER, dense_row, dense_rows, floats_at, integers_at, load_word, pointer_to
 
@@ -194,16 +194,7 @@ def _project(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inp
     matrix, width = _matrix(layer, number), _width(job, tile)
     inputs = job.lowered + tile * WIDEST * job.hidden * job.vector_bytes
     target = job.projected + (tile * WIDEST * 3 * layer.features + number * layer.features * width) * BYTES
-    for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
-        row = group * matrix.together
-        if row + matrix.together <= matrix.rows:
-            results = target + row * width * BYTES
-            multiply(matrix, group, inputs, width, job.vector_bytes, results, weights_like, inputs_like)
-        else:
-            multiply(matrix, group, inputs, width, job.vector_bytes, block.ctypes.data, weights_like, inputs_like)
-            rest = numba.carray(floats_at(target + row * width * BYTES), (matrix.rows - row) * width * LANES)
-            for i in range(len(rest)):
-                rest[i] = block[i]
+    multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
 
 
 @compiled

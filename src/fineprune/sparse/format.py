@@ -65,8 +65,8 @@ class SparseMatrix:
 
     @property
     def density(self) -> float:
-        """Stored values / all entries."""
-        return self.values.numel() / max(self.rows * self.cols, 1)
+        """Stored values other than 0 / all entries."""
+        return int(self.values.count_nonzero()) / max(self.rows * self.cols, 1)
 
     @property
     def nbytes(self) -> int:

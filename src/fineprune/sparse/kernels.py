@@ -131,6 +131,42 @@ def multiply(
 
 
 @compiled
+def multiply_piece(
+    matrix: Any,
+    piece: Any,
+    inputs: Any,
+    vectors: Any,
+    vector_bytes: Any,
+    target: Any,
+    activation: Any,
+    block: Any,
+    weights_like: Any,
+    inputs_like: Any,
+) -> None:
+    """Computes a piece of the rows on one tile; the result is float32 and lies as its inputs do.
+
+    Args:
+        matrix, inputs, vectors, vector_bytes, weights_like, inputs_like: see `multiply`.
+        piece: which.
+        target: address of the first row of the result, of all pieces.
+        activation: its number.
+        block: float32 numbers for one group of rows.
+    """
+    width = vectors * LANES
+    for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
+        row = group * matrix.together
+        rows = min(matrix.together, matrix.rows - row)
+        results = numba.carray(floats_at(target + 4 * row * width), rows * width)
+        if rows == matrix.together:
+            multiply(matrix, group, inputs, vectors, vector_bytes, results.ctypes.data, weights_like, inputs_like)
+        else:  # the last group has rows that the matrix has not
+            multiply(matrix, group, inputs, vectors, vector_bytes, block.ctypes.data, weights_like, inputs_like)
+            for i in range(rows * width):
+                results[i] = block[i]
+        activate(activation, results)
+
+
+@compiled
 def load_tokens(source: Any, tokens: Any, features: Any, target: Any, stride: Any) -> None:
     """Turns up to LANES tokens x features into features x LANES.
 
@@ -174,6 +210,32 @@ def store_tokens(block: Any, held: Any, stride: Any, tokens: Any, target: Any, f
         given = numba.carray(floats_at(block + number * stride), tokens)
         for token in range(first, tokens):
             numba.carray(floats_at(target + 4 * (token * features + number)), 1)[0] = given[token]
+
+
+@compiled
+def run_product(job: Any, weights_like: Any, inputs_like: Any) -> None:
+    """Does what it finds to do of a LINEAR whose inputs lie in tiles, as its outputs will; its source is not used."""
+    matrix = numba.carray(matrices_at(job.matrix), 1)[0]
+    block = np.empty(ROWS_TOGETHER * WIDEST * LANES, dtype=np.float32)
+    tasks = PIECES * (-(-job.vectors // WIDEST))
+    task = take(job.counters, 0, tasks)
+    while task >= 0:
+        first = task // PIECES * WIDEST
+        inputs, target = job.tiles + first * job.inputs * job.vector_bytes, job.target + first * matrix.rows * BYTES
+        width, piece = min(WIDEST, job.vectors - first), task % PIECES
+        multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, job.activation, block, weights_like, inputs_like)
+        done(job.counters, 0)
+        task = take(job.counters, 0, tasks)
+
+
+def product_part(weights: np.dtype[Any], inputs: np.dtype[Any], sources: str) -> Callable[[Any], None]:
+    """Returns the function of a pointer to a LINEAR that does its part of a product, to be compiled; see `threads.entry`."""
+
+    def part(pointer: Any) -> None:
+        assert sources  # it belongs to what compiled code is kept under
+        run_product(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
+
+    return part
 
 
 @compiled

@@ -11,12 +11,13 @@ from ..errors import InvalidInputError
 from ..layers import is_transposed
 from . import threads
 from .format import Float32, SparseMatrix
-from .kernels import LINEAR, linear_part
-from .memory import Activations, Described, address, inputs_like, step, vector_bytes
+from .kernels import LINEAR, linear_part, product_part
+from .memory import Activations, Array, Described, address, inputs_like, step, vector_bytes
 from .reference import Activation
 from .tasks import counters
 from .threads import entry
 from .tiles import tiles_of
+from .vectors import HOST
 
 
 class SparseLinear(nn.Module):
@@ -72,17 +73,36 @@ class SparseLinear(nn.Module):
             self._multiply(given, outputs)
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
+    def product(self, inputs: Tensor) -> Tensor:
+        """Returns out_features x tokens of in_features x tokens: the same with features first, as the kernels have them.
+
+        One tile of tokens, as 16, 32 ... 128 are with AVX-512, is not copied where it is float32 and contiguous.
+        """
+        refuse_unfit(inputs.t(), self.in_features)
+        tokens = inputs.shape[1]
+        whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
+        if not whole or not tokens or tokens % HOST.lanes or tokens > HOST.lanes * HOST.accumulators:
+            transposed: Tensor = self(inputs.t())
+            return transposed.t()
+        outputs = torch.empty(self.out_features, tokens)
+        if self.out_features:
+            self._run(product_part, 1, {"tiles": inputs.detach(), "target": outputs}, tokens)
+        return outputs
+
     def _multiply(self, given: Tensor, outputs: Tensor) -> None:
         place, like = tiles_of(1, len(given), step(self.activations)), inputs_like(self.activations)
         tiles = np.empty(max(place.tokens // step(self.activations) * self.in_features, 1), like.dtype)
-        counted = counters(2)
+        self._run(linear_part, 2, {"source": given, "target": outputs, "tiles": tiles}, len(given))
+
+    def _run(self, part: Any, phases: int, arrays: dict[str, Tensor | Array], tokens: int) -> None:
+        like, counted = inputs_like(self.activations), counters(phases)
         job = np.zeros(1, LINEAR)
-        job["source"], job["target"], job["tiles"] = address(given), address(outputs), address(tiles)
-        job["tokens"], job["vectors"] = len(given), place.vectors
+        for name, array in {**arrays, "matrix": self.described.record, "counters": counted}.items():
+            job[name] = address(array)
+        job["tokens"], job["vectors"] = tokens, tiles_of(1, tokens, step(self.activations)).vectors
         job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
         job["inputs"], job["activation"] = self.in_features, self.activation.value
-        job["matrix"], job["counters"] = address(self.described.record), address(counted)
-        threads.run(entry(linear_part, LINEAR, self.weight.values.dtype, like.dtype), job, (given, outputs, tiles, counted))
+        threads.run(entry(part, LINEAR, self.weight.values.dtype, like.dtype), job, (arrays, counted))
 
     def _apply(self, function: Any, recurse: bool = True) -> "SparseLinear":
         probe = function(torch.zeros(1))
