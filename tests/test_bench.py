@@ -13,7 +13,7 @@ from architectures import build
 from conftest import tiny_bert
 from fineprune import InvalidInputError, cli
 from fineprune.bench import command, measuring, memory
-from fineprune.bench.forms import Dense, Form, Masked, Packed, Runner, Saved, fill_zeros
+from fineprune.bench.forms import Dense, Form, Masked, Packed, Runner, Saved, Sparse, fill_zeros
 from fineprune.bench.registry import FORMS
 from fineprune.bench.results import HEADINGS, Measurement, Row
 from fineprune.bench.runtimes import OnnxRuntime, OpenVino
@@ -190,6 +190,18 @@ def test_files_are_as_large_as_they_are(saved: Saved, tmp_path: Path) -> None:
     dense, packed, *_ = sizes.values()
     assert dense == Masked().bytes_on_disk(saved.folder) == pytest.approx(numbers, rel=0.1)
     assert packed < dense / 2
+
+
+def test_a_model_saved_in_bfloat16_is_run_in_float32_and_its_file_stays_small(saved: Saved, tmp_path: Path) -> None:
+    narrow = tmp_path / "narrow"
+    from_pretrained(saved.folder).bfloat16().save_pretrained(narrow)
+    batch, given = random_batch(saved.model, SHAPE), Saved(narrow, from_pretrained(narrow).float())
+    for form in (Dense(), Masked(), Sparse()):
+        place = tmp_path / form.name
+        place.mkdir()
+        prepared = form.prepare(given, batch, place)
+        assert form.load(prepared, 1)(batch).dtype == torch.float32
+        assert form.bytes_on_disk(prepared) < 0.7 * Masked().bytes_on_disk(saved.folder)
 
 
 def test_the_peak_memory_grows_with_the_model(saved: Saved, tmp_path: Path) -> None:

@@ -18,6 +18,12 @@ def random_matrix(rows: int, cols: int, density: float, seed: int = 0) -> Tensor
     return torch.where(kept, torch.randn(rows, cols, generator=generator), 0.0)
 
 
+def stored(dense: Tensor, values: Values | None = None, together: int = 1) -> SparseMatrix:
+    """Returns a matrix by groups of so many rows."""
+    matrix = SparseMatrix.from_dense(dense, values)
+    return matrix if together == 1 else matrix.grouped(together)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(0, 40),
@@ -28,7 +34,7 @@ def random_matrix(rows: int, cols: int, density: float, seed: int = 0) -> Tensor
 )
 def test_float32_comes_back_to_the_bit(rows: int, cols: int, density: float, together: int, seed: int) -> None:
     dense = random_matrix(rows, cols, density, seed)
-    matrix = SparseMatrix.from_dense(dense, together=together)
+    matrix = stored(dense, together=together)
     assert torch.equal(matrix.to_dense().view(torch.int32), dense.view(torch.int32))
     assert len(matrix.starts) == -(-rows // together) + 1
     assert int(matrix.starts[-1]) == len(matrix.columns) == len(matrix.values)
@@ -39,12 +45,10 @@ def test_float32_comes_back_to_the_bit(rows: int, cols: int, density: float, tog
 @pytest.mark.parametrize("together", [1, 4])
 def test_smaller_values_are_the_nearest(values: Values, error: float, together: int) -> None:
     dense = random_matrix(30, 17, 0.4)
-    back = SparseMatrix.from_dense(dense, values, together).to_dense()
+    back = stored(dense, values, together).to_dense()
     bound = dense.abs().amax(dim=1, keepdim=True) if isinstance(values, Int8) else dense.abs()
     assert bool(((back - dense).abs() <= error * bound * 1.0001).all())
-    assert torch.equal(SparseMatrix.from_dense(back, values, together).to_dense(), back), (
-        "what was rounded is not rounded again"
-    )
+    assert torch.equal(stored(back, values, together).to_dense(), back), "what was rounded is not rounded again"
 
 
 def test_int8_keeps_the_largest_of_each_row_and_rows_of_nothing() -> None:
@@ -63,7 +67,7 @@ def test_a_negative_zero_is_no_entry() -> None:
 def test_a_group_stores_the_columns_of_all_its_rows() -> None:
     dense = torch.zeros(5, 3)
     dense[0, 1] = dense[3, 2] = dense[4, 0] = 1.0
-    matrix = SparseMatrix.from_dense(dense, together=4)
+    matrix = stored(dense, together=4)
     assert matrix.columns.tolist() == [1, 2, 0]
     assert matrix.values.shape == (3, 4)
     assert matrix.density == 3 / 15
@@ -76,7 +80,7 @@ def test_it_says_how_many_bytes_it_takes() -> None:
 
 
 def test_a_copy_is_the_same() -> None:
-    matrix = SparseMatrix.from_dense(random_matrix(9, 7, 0.3), Int8(), 4)
+    matrix = stored(random_matrix(9, 7, 0.3), Int8(), 4)
     assert torch.equal(copy.deepcopy(matrix).to_dense(), matrix.to_dense())
 
 

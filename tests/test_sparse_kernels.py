@@ -23,7 +23,7 @@ from fineprune.sparse.linear import SparseLinear
 from fineprune.sparse.memory import Activations, cut
 from fineprune.sparse.reference import Activation, linear
 from fineprune.sparse.vectors import HOST
-from test_sparse_format import random_matrix
+from test_sparse_format import random_matrix, stored
 
 EXACT, ROUNDED = 1e-5, 2e-2
 """Largest errors in units of the largest result: of float32 sums in another order, and of inputs in bfloat16."""
@@ -75,7 +75,7 @@ def test_a_layer_gives_what_the_reference_gives(
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    matrix = SparseMatrix.from_dense(random_matrix(rows, cols, density, seed), values, together)
+    matrix = stored(random_matrix(rows, cols, density, seed), values, together)
     layer = SparseLinear(matrix, torch.randn(rows) if biased else None, activations, activation)
     assert error(layer, torch.randn(tokens, cols)) < (EXACT if isinstance(activations, Float32) else ROUNDED)
 
@@ -95,7 +95,7 @@ ADVERSARIAL = {
 @pytest.mark.parametrize("together", [1, 4])
 @pytest.mark.parametrize("dense", ADVERSARIAL.values(), ids=ADVERSARIAL.keys())
 def test_adversarial_matrices(dense: Tensor, together: int, number_of_threads: None) -> None:
-    layer = SparseLinear(SparseMatrix.from_dense(dense, together=together), torch.ones(len(dense)))
+    layer = SparseLinear(stored(dense, together=together), torch.ones(len(dense)))
     assert error(layer, torch.randn(19, dense.shape[1])) < EXACT
 
 
@@ -121,7 +121,7 @@ def test_results_have_the_type_of_the_inputs(kind: torch.dtype) -> None:
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 @pytest.mark.parametrize("together", [1, 4])
 def test_the_product_with_features_first(tokens: int, activations: Activations, together: int, number_of_threads: None) -> None:
-    matrix = SparseMatrix.from_dense(random_matrix(37, 21, 0.3), together=together)
+    matrix = stored(random_matrix(37, 21, 0.3), together=together)
     layer = SparseLinear(matrix, torch.randn(37), activations, Activation.GELU)
     inputs = torch.randn(21, tokens)
     wanted = linear(matrix, inputs, layer.bias, Activation.GELU)
@@ -240,7 +240,7 @@ torch.manual_seed(0)
 for together in (1, 4):
     for activations, limit in ((Float32(), 1e-5), (BFloat16(), 2e-2)):
         for tokens in (1, 50, 131):
-            weight = SparseMatrix.from_dense(torch.randn(37, 29) * (torch.rand(37, 29) < 0.3), together=together)
+            weight = SparseMatrix.from_dense(torch.randn(37, 29) * (torch.rand(37, 29) < 0.3)).grouped(together)
             layer = SparseLinear(weight, torch.randn(37), activations, Activation.GELU)
             inputs = torch.randn(tokens, 29)
             wanted = linear(weight, inputs.t(), layer.bias, Activation.GELU).t()

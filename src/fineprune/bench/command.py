@@ -1,6 +1,7 @@
 """Measures a saved model on this machine: `fineprune bench FOLDER`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -39,15 +40,8 @@ def bench_folder(
         FileError: if the output cannot be written.
     """
     wanted = read_shapes(shapes)
-    for name, number in {"rounds": rounds, "threads": threads}.items():
-        if number is not None and number < 1:
-            raise InvalidInputError(f"{name} was given as {number}; it is 1 or more.")
-    if output is not None:
-        require("report", "matplotlib")
-        refuse_occupied(output)
-    if is_packed(folder):
-        raise InvalidInputError(f"{folder} is packed. Give the folder of the model that it was packed from: it is packed here.")
-    model, before = from_pretrained(folder), torch.get_num_threads()
+    _refuse_wrong(folder, output, {"rounds": rounds, "threads": threads})
+    model, before = from_pretrained(folder).float(), torch.get_num_threads()
     model.config.use_cache = False  # one pass, and nothing to go on from
     try:
         measurement = measure(Saved(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
@@ -56,6 +50,17 @@ def bench_folder(
     if output is not None:
         write(measurement, Path(output), title=Path(folder).name)
     return measurement
+
+
+def _refuse_wrong(folder: str, output: str | None, numbers: Mapping[str, int | None]) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise InvalidInputError(f"{name} was given as {number}; it is 1 or more.")
+    if output is not None:
+        require("report", "matplotlib")
+        refuse_occupied(output)
+    if is_packed(folder):
+        raise InvalidInputError(f"{folder} is packed. Give the folder of the model that it was packed from: it is packed here.")
 
 
 def write(measurement: Measurement, folder: Path, title: str) -> None:

@@ -1,6 +1,5 @@
 """The forms in which a saved model can be run, by this library and by PyTorch alone."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ UNPRUNED_SPREAD = 0.02
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model, and what was loaded from there."""
+    """A saved model, and what was loaded from there, in float32."""
 
     folder: Path
     model: PreTrainedModel
@@ -83,7 +82,7 @@ class Form(ABC):
 
 @dataclass(frozen=True)
 class Masked(Form):
-    """The saved model as it is, zeros and all."""
+    """The saved model, zeros and all."""
 
     weights = "masked"
     runtime = "PyTorch"
@@ -95,7 +94,7 @@ class Masked(Form):
     def load(self, prepared: Path, threads: int) -> Runner:
         """Loads the model into PyTorch."""
         torch.set_num_threads(threads)
-        return runner_of(from_pretrained(prepared))
+        return runner_of(from_pretrained(prepared).float())
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Dense(Masked):
 
     def prepare(self, saved: Saved, batch: Batch, workplace: Path) -> Path:
         """Saves the filled model."""
-        model = copy.deepcopy(saved.model)
+        model = from_pretrained(saved.folder)  # its numbers are of the type that was saved
         fill_zeros(model)
         save(model, workplace / self.weights)
         return workplace / self.weights
@@ -126,7 +125,7 @@ class Sparse(Masked):
         from ..sparse.converting import to_sparse
 
         torch.set_num_threads(threads)
-        return runner_of(to_sparse(from_pretrained(prepared)))
+        return runner_of(to_sparse(from_pretrained(prepared).float()))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .format import SparseMatrix, Values
+from .format import SparseMatrix
 from .linear import SparseLinear
 from .memory import Activations
 from .vectors import ROWS_TOGETHER
@@ -26,14 +26,10 @@ BLOCK_GAIN = 1.6
 """Rows that are computed together load each input once for all of them: about twice as fast for each stored value."""
 
 
-def stored(dense: Tensor, values: Values) -> SparseMatrix:
-    """Returns a matrix in the form that suits its pattern: by groups of rows where these keep mostly the same columns."""
-    kept = dense != 0
-    rows = dense.shape[0]
-    missing = -rows % ROWS_TOGETHER
-    padded = functional.pad(kept, (0, 0, 0, missing)) if missing else kept
-    together = ROWS_TOGETHER * int(padded.view(-1, ROWS_TOGETHER, dense.shape[1]).any(dim=1).sum())
-    return SparseMatrix.from_dense(dense, values, ROWS_TOGETHER if together <= BLOCK_GAIN * int(kept.sum()) else 1)
+def suited(matrix: SparseMatrix) -> SparseMatrix:
+    """Returns a matrix that is stored row by row by groups of rows instead, if these keep mostly the same columns."""
+    grouped = matrix.grouped(ROWS_TOGETHER)
+    return grouped if grouped.values.numel() <= BLOCK_GAIN * matrix.values.numel() else matrix
 
 
 def is_faster(weight: SparseMatrix, activations: Activations) -> bool:
@@ -47,8 +43,8 @@ def _is_faster(rows: int, cols: int, together: int, share: float, activations: A
     generator = torch.Generator().manual_seed(0)
     kept = torch.rand(-(-rows // together), cols, generator=generator) < share
     weight = torch.randn(rows, cols, generator=generator)
-    pruned = weight * kept.repeat_interleave(together, dim=0)[:rows]
-    layer = SparseLinear(SparseMatrix.from_dense(pruned, together=together), activations=activations)
+    pruned = SparseMatrix.from_dense(weight * kept.repeat_interleave(together, dim=0)[:rows])
+    layer = SparseLinear(pruned if together == 1 else pruned.grouped(together), activations=activations)
     inputs = torch.randn(TOKENS, cols, generator=generator)
     sparse, dense = _times(lambda: layer(inputs), lambda: functional.linear(inputs, weight))
     return sparse < dense

@@ -43,11 +43,11 @@ def to_sparse(
     """
     require("sparse", "numba")
     _refuse_wrong(model, threshold_density)
-    from .choosing import MOST_DENSITY, stored
+    from .choosing import MOST_DENSITY
 
     kept, most = _defaults(values, activations)[0], MOST_DENSITY if threshold_density is None else threshold_density
     dense = {name: matrix for name, module in _linear_layers(model).items() if _density(matrix := _matrix(module)) <= most}
-    matrices = {name: stored(matrix, kept) for name, matrix in dense.items()}
+    matrices = {name: SparseMatrix.from_dense(matrix, kept) for name, matrix in dense.items()}
     return assemble(_copy(model), matrices, threshold_density, values=values, activations=activations)
 
 
@@ -63,23 +63,20 @@ def assemble(
 
     Args:
         model: its linear layers of these names have no weight yet (on the meta device), or the same as the matrix.
-        matrices: by name of the layer, in the form that suits them.
+        matrices: by name of the layer, stored row by row.
         threshold_density, values, activations: see `to_sparse`.
 
     Returns:
         The model, in evaluation mode.
     """
     require("sparse", "numba")
-    from .choosing import MOST_DENSITY, is_faster, stored
+    from .choosing import MOST_DENSITY, is_faster, suited
     from .families import encoders, fuse, linear_layers
 
     (kept, way), most = _defaults(values, activations), MOST_DENSITY if threshold_density is None else threshold_density
     modules = dict(model.named_modules())
-    chosen = {
-        name: matrix
-        for name, matrix in matrices.items()
-        if matrix.density <= most and (threshold_density is not None or is_faster(matrix, way))
-    }
+    sparse = {name: suited(matrix) for name, matrix in matrices.items() if matrix.density <= most}
+    chosen = {name: matrix for name, matrix in sparse.items() if threshold_density is not None or is_faster(matrix, way)}
     for name in matrices.keys() - chosen.keys():
         _fill(modules[name], matrices[name])
     fused = []
@@ -87,7 +84,8 @@ def assemble(
     for name, (encoder, config) in encoders(model).items():
         inside = [f"{name}.{layer}" for layer in linear_layers(encoder)]
         if all(layer in free for layer in inside) and 2 * _size(free, chosen.keys() & set(inside)) >= _size(free, inside):
-            chosen |= {layer: stored(_matrix(free[layer]), kept) for layer in inside if layer not in chosen}
+            rest = [layer for layer in inside if layer not in chosen]
+            chosen |= {layer: suited(SparseMatrix.from_dense(_matrix(free[layer]), kept)) for layer in rest}
             fused.append((encoder, config))
     for name, matrix in chosen.items():
         model = _put(model, name, _sparse(modules[name], matrix, way))

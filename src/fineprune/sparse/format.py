@@ -75,18 +75,16 @@ class SparseMatrix:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @classmethod
-    def from_dense(cls, dense: Tensor, values: Values | None = None, together: int = 1) -> "SparseMatrix":
+    def from_dense(cls, dense: Tensor, values: Values | None = None) -> "SparseMatrix":
         """Stores what is not 0 of a matrix. A mask that was multiplied leaves -0.0 behind; these come back as +0.0.
 
         Args:
             dense: rows x cols, floating point, on the CPU.
             values: how they are stored; None: `Float32()`.
-            together: rows of a group; a column is stored for all of them when one of them keeps it.
 
         Raises:
             InvalidInputError: if it is no matrix, has more than 65,536 columns, or NaN or infinite values.
         """
-        values = Float32() if values is None else values
         if dense.ndim != 2 or not dense.is_floating_point() or dense.shape[1] > MOST_COLS:
             raise InvalidInputError(
                 f"A tensor of shape {tuple(dense.shape)} and {dense.dtype} cannot be stored sparse: it takes a floating-point "
@@ -95,24 +93,33 @@ class SparseMatrix:
         dense = dense.detach().to(torch.float32)
         if not bool(dense.isfinite().all()):
             raise InvalidInputError("The matrix has NaN or infinite values; it cannot be stored sparse. Look for them first.")
-        rows, cols = dense.shape
-        groups = -(-rows // together)
-        padded = torch.zeros(groups * together, cols)
-        padded[:rows] = dense
-        grouped = padded.view(groups, together, cols)
-        kept = (grouped != 0).any(dim=1)
-        counts = kept.sum(dim=1)
-        starts = torch.zeros(groups + 1, dtype=torch.int64)
-        torch.cumsum(counts, 0, out=starts[1:])
-        group, column = kept.nonzero(as_tuple=True)
+        row, column = (dense != 0).nonzero(as_tuple=True)
+        scales = row_scales(dense) if isinstance(values, Int8) else None
+        kept = dense[row, column] if scales is None else (dense[row, column] / scales[row]).round()
+        stored = kept.to(torch.float32 if values is None else values.dtype)
         columns = torch.from_numpy(column.numpy().astype(np.uint16))
-        stored, scales = quantized(grouped[group, :, column], group, dense, values)
-        return cls(rows, cols, starts, columns, stored, scales)
+        rows, cols = dense.shape
+        return cls(rows, cols, _starts(row, rows), columns, stored[:, None], scales)
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """Returns the group and the column of each entry, int64."""
         groups = torch.repeat_interleave(torch.arange(len(self.starts) - 1), self.starts.diff())
         return groups, torch.from_numpy(self.columns.numpy().astype(np.int64))
+
+    def grouped(self, together: int) -> "SparseMatrix":
+        """Returns the same matrix, stored by groups of so many rows: a column that one of them keeps is stored for all.
+
+        It must be stored row by row.
+        """
+        assert self.together == 1
+        row, column = self.kept()
+        groups = -(-self.rows // together)
+        places, entry = torch.unique(row // together * self.cols + column, return_inverse=True)
+        values = torch.zeros(len(places), together, dtype=self.values.dtype)
+        values[entry, row % together] = self.values[:, 0]
+        columns = torch.from_numpy((places % max(self.cols, 1)).numpy().astype(np.uint16))
+        starts = _starts(places // max(self.cols, 1), groups)
+        return SparseMatrix(self.rows, self.cols, starts, columns, values, self.scales)
 
     def to_dense(self) -> Tensor:
         """Returns the matrix with its zeros, float32: what it was made from, if the values are float32."""
@@ -123,22 +130,11 @@ class SparseMatrix:
         return dense if self.scales is None else dense * self.scales[:, None]
 
 
-def quantized(kept: Tensor, group: Tensor, dense: Tensor, values: Values) -> tuple[Tensor, Tensor | None]:
-    """Returns the values as they are stored, and the scale of each row for int8 ones.
-
-    Args:
-        kept: entries x rows of a group, float32.
-        group: of each entry.
-        dense: the whole matrix.
-        values: how they are stored.
-    """
-    if not isinstance(values, Int8):
-        return kept.to(values.dtype), None
-    scales = row_scales(dense)
-    together = kept.shape[1]
-    padded = torch.ones(-(-len(scales) // together) * together)
-    padded[: len(scales)] = scales
-    return (kept / padded.view(-1, together)[group]).round().to(torch.int8), scales
+def _starts(group: Tensor, groups: int) -> Tensor:
+    """Returns where each group starts among entries that are sorted by it, and where the last one ends."""
+    starts = torch.zeros(groups + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(group, minlength=groups), 0, out=starts[1:])
+    return starts
 
 
 def row_scales(dense: Tensor) -> Tensor:
