@@ -32,5 +32,5 @@ $(VENV)/.quickstart: $(VENV)/.pip pyproject.toml requirements/model.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.quickstart requirements/development.txt
-	$(INSTALL) -e '.[quickstart,sparse]' -r requirements/development.txt
+	$(INSTALL) -e '.[quickstart]' -r requirements/development.txt
 	touch $@

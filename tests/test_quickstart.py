@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fineprune import InvalidInputError, quickstart
+from fineprune.bench.shapes import Shape
 from fineprune.tasks.docstrings import Docstrings
 from fineprune.training import Result
 
@@ -18,23 +19,30 @@ def small(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(quickstart.minilm, "folder", lambda: model_folder)
     monkeypatch.setattr(quickstart.docstrings, "load", lambda: data)
     monkeypatch.setattr(quickstart, "STEPS", 20)
+    monkeypatch.setattr(quickstart, "ROUNDS", 2)
+    monkeypatch.setattr(quickstart, "SHAPE", Shape(1, 8))
     monkeypatch.chdir(tmp_path)
     return data
 
 
 def test_runs_side_by_side_and_writes_what_was_measured(small: Docstrings, tmp_path: Path) -> None:
-    folder, results = quickstart.run(density=0.25, seed=3)
+    folder, results, compact = quickstart.run(density=0.25, seed=3)
     assert folder == Path("quickstart")
     assert list(results) == ["dense", "magnitude", "movement"]
     assert [result.inspection.density for result in results.values()] == [1.0, 0.25, 0.25]
     facts = json.loads((tmp_path / "quickstart" / "quickstart.json").read_text())
     assert {name: run["metrics"] for name, run in facts["runs"].items()} == {n: r.metrics for n, r in results.items()}
     assert (facts["seed"], facts["density"], facts["majority"], facts["steps"]) == (3, 0.25, 0.5, 20)
+    assert facts["compact"]["accuracy"] == compact.accuracy
+    assert (
+        compact.packed_bytes == (tmp_path / "quickstart" / "packed" / "packed.safetensors").stat().st_size < compact.dense_bytes
+    )
+    assert f"{compact.faster.median:.2f} times as long" in compact.sentence()
     picture = (tmp_path / "quickstart" / "quickstart.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
 
-    again, _ = quickstart.run(density=0.25, seed=3)
+    again, *_ = quickstart.run(density=0.25, seed=3)
     assert again == Path("quickstart-2")
     with pytest.raises(InvalidInputError, match="quickstart-2 exists already"):
         quickstart.run(output="quickstart-2")

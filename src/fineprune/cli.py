@@ -209,9 +209,10 @@ def _quickstart(arguments: list[str]) -> None:
     parser = jsonargparse.ArgumentParser(prog="fineprune quickstart", description=COMMANDS["quickstart"])
     parser.add_function_arguments(quickstart.run)
     chosen = parser.parse_args(arguments)
-    folder, results = quickstart.run(**chosen.as_dict())
+    folder, results, compact = quickstart.run(**chosen.as_dict())
     show_side_by_side(results)
     print(quickstart.verdict(results))
+    print(compact.sentence())
     print(f"The models, quickstart.png and quickstart.json are in {folder}.")
 
 

@@ -97,8 +97,6 @@ def unframed(stored: bytes, least: int, most: int) -> bytes:
         data = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise InvalidInputError(f"a frame cannot be read ({error})") from error
-    if len(data) != size:
-        raise InvalidInputError(f"a frame holds {len(data)} bytes and says {size}")
     return data
 
 
