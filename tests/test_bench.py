@@ -310,7 +310,7 @@ def test_the_command_measures_shows_and_writes(
 ) -> None:
     monkeypatch.setattr(measuring, "peak", lambda *_: 12_000_000)
     before, output = torch.get_num_threads(), tmp_path / "out"
-    arguments = ["bench", str(folder), "--shapes", "1x4,2x8", "--rounds", "2", "--threads", "1", "--output", str(output)]
+    arguments = ["bench", str(folder), "--shapes", "1x4,2x8", "--rounds", "2", "--threads", "2", "--output", str(output)]
     assert cli.main(arguments) == 0
     assert torch.get_num_threads() == before
     shown = capsys.readouterr().out

@@ -18,6 +18,7 @@ import fineprune
 from architectures import ARCHITECTURES, batches, build
 from conftest import tiny_bert
 from fineprune import FileError, InvalidInputError, cli, from_pretrained, loading, shrink
+from fineprune.layers import is_linear, is_transposed
 from fineprune.packing import command
 from fineprune.packing.description import Dense, Raw, Sparse
 from fineprune.packing.loading import load_parts
@@ -110,16 +111,19 @@ def test_matrices_are_loaded_without_being_made_dense(kind: str, tmp_path: Path,
         read.clear()
         parts, matrices = load_parts(tmp_path / values.name)
         weights = {f"{name}.weight" for name in matrices}
-        linear = {name for name, module in model.named_modules() if type(module) is nn.Linear}
+        linear = {name for name, module in model.named_modules() if is_linear(module)}
         assert set(matrices) <= linear
-        assert bool(matrices) == (kind != "gpt2")  # its Conv1D keeps inputs x outputs, and scales of inputs
+        assert matrices
         assert read
         assert not weights & read
         on_meta = {name for name, parameter in parts.named_parameters() if parameter.device.type == "meta"}
         assert on_meta == weights
-        assert {matrix.values.dtype for matrix in matrices.values()} <= {torch.int8 if values == Int8() else torch.float32}
         for name, matrix in matrices.items():
-            assert torch.equal(bits(matrix.to_dense()), bits(dense.get_submodule(name).weight.detach()))
+            module = dense.get_submodule(name)
+            whole = values == Int8() and not is_transposed(module)  # else a scale belongs to an input
+            assert matrix.values.dtype == (torch.int8 if whole else torch.float32)
+            weight = module.weight.detach()
+            assert torch.equal(bits(matrix.to_dense()), bits(weight.t() if is_transposed(module) else weight))
 
 
 def test_matrices_are_all_linear_layers_with_zeros(tmp_path: Path) -> None:
@@ -172,7 +176,10 @@ def test_shrunken_models_are_packed_too(variant: str, tmp_path: Path) -> None:
     loaded.save_pretrained(tmp_path / "unpacked")
     assert_same(smaller, from_pretrained(tmp_path / "unpacked"), batch, tolerance=0.0)
     _, matrices = load_parts(tmp_path / "packed")
-    assert all(loaded.get_submodule(name).weight.shape == (one.rows, one.cols) for name, one in matrices.items())
+    assert matrices
+    for name, matrix in matrices.items():
+        module = loaded.get_submodule(name)
+        assert torch.equal(matrix.to_dense(), module.weight.t() if is_transposed(module) else module.weight)
 
 
 def test_tables_that_lack_columns(tmp_path: Path) -> None:
@@ -383,3 +390,15 @@ def test_the_reader_in_the_page_reads(tmp_path: Path) -> None:
             for name in packed.entries:
                 read = torch.from_numpy(room["read_tensor"](packed.path, name).copy())
                 assert torch.equal(bits(read), bits(packed.tensor(name)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "t5", "gpt2", "llama", "vit"])
+def test_a_sparse_model_computes_what_the_dense_one_does(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fineprune.sparse import choosing
+    from fineprune.sparse.linear import SparseLinear
+
+    monkeypatch.setattr(choosing, "is_faster", lambda *_: True)
+    save(pruned(build(kind)), tmp_path / "packed", Int8())
+    dense, sparse = fineprune.load(tmp_path / "packed"), fineprune.load(tmp_path / "packed", sparse=True)
+    assert any(isinstance(module, SparseLinear) for module in sparse.modules())
+    torch.testing.assert_close(logits(sparse, kind), logits(dense, kind), rtol=1e-4, atol=1e-5)

@@ -3,16 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..layers import is_transposed
 from ..memory import refuse_beyond
 from ..shrinking.building import class_of, compute_unsaved, on_meta
 from ..shrinking.fitting import fit
 from ..shrinking.slots import Slots
 from ..shrinking.stock import is_marked
 from ..shrinking.weights import held
-from ..sparse.format import MOST_COLS
+from ..sparse.format import MOST_COLS, SparseMatrix
 from .description import Entry, Raw, Sparse
 from .reading import PackedFile
 
@@ -69,11 +71,36 @@ def sparse_layers(model: nn.Module, entries: Mapping[str, Entry]) -> dict[str, l
     """Returns the name of each tensor that can stay sparse -> the linear layers whose weight it is; it is nothing else."""
     sharing, layers = _sharing(model), {}
     for name, entry in entries.items():
-        if isinstance(entry, Sparse) and entry.cols <= MOST_COLS:
-            owners = [full.rpartition(".") for full in sharing[name]]
-            if all(last == "weight" and type(model.get_submodule(module)) is nn.Linear for module, _, last in owners):
-                layers[name] = [module for module, _, _ in owners]
+        owners = [full.rpartition(".") for full in sharing[name]]
+        if isinstance(entry, Sparse) and all(
+            last == "weight" and _can_be_sparse(model.get_submodule(module), entry) for module, _, last in owners
+        ):
+            layers[name] = [module for module, _, _ in owners]
     return layers
+
+
+def _can_be_sparse(module: nn.Module, entry: Sparse) -> bool:
+    if is_transposed(module):
+        return entry.rows <= MOST_COLS
+    return type(module) is nn.Linear and entry.cols <= MOST_COLS
+
+
+def matrix_of(model: nn.Module, packed: PackedFile, name: str, layer: str) -> SparseMatrix:
+    """Returns the sparse matrix of a linear layer, outputs x inputs, however it lies in the file."""
+    matrix = packed.matrix(name)
+    return transposed(matrix) if is_transposed(model.get_submodule(layer)) else matrix
+
+
+def transposed(matrix: SparseMatrix) -> SparseMatrix:
+    """Returns the transpose of a matrix with single rows, with float32 values: what were scales of rows are none of columns."""
+    rows, columns = matrix.kept()
+    values = matrix.values.to(torch.float32)
+    values = values if matrix.scales is None else values * matrix.scales[rows, None]
+    order = columns.argsort(stable=True)
+    starts = torch.zeros(matrix.cols + 1, dtype=torch.int64)
+    torch.cumsum(columns.bincount(minlength=matrix.cols), 0, out=starts[1:])
+    turned = torch.from_numpy(rows[order].numpy().astype(np.uint16))
+    return SparseMatrix(matrix.cols, matrix.rows, starts, turned, values[order])
 
 
 def _sharing(model: nn.Module) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from ..shrinking.building import GENERATION
 from ..shrinking.stock import is_marked, mark
 from ..sparse.format import SparseMatrix
 from .description import Sparse
-from .filling import fill, fitted, sparse_layers
+from .filling import fill, fitted, matrix_of, sparse_layers
 from .reading import opened
 from .settings import read_settings, telling
 from .writing import PACKED
@@ -75,8 +75,8 @@ def load_parts(folder: str | Path) -> tuple["PreTrainedModel", dict[str, SparseM
         nbytes = sum(packed.entries[name].nbytes for name in dense) + sum(entry.sparse_nbytes for entry in kept)
         refuse_beyond(nbytes, f"The model in {folder}")
         fill(model, packed, dense)
-        matrices = {name: packed.matrix(name) for name in layers}
-        return _finished(model, Path(folder)), {layer: matrices[name] for name, owners in layers.items() for layer in owners}
+        matrices = {layer: matrix_of(model, packed, name, layer) for name, owners in layers.items() for layer in owners}
+        return _finished(model, Path(folder)), matrices
 
 
 def _finished(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
