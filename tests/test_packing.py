@@ -21,6 +21,7 @@ from fineprune import FileError, InvalidInputError, cli, from_pretrained, loadin
 from fineprune.layers import is_linear, is_transposed
 from fineprune.packing import command
 from fineprune.packing.description import Dense, Raw, Sparse
+from fineprune.packing.filling import sparse_layers
 from fineprune.packing.loading import load_parts
 from fineprune.packing.reading import PackedFile, opened
 from fineprune.packing.saving import save
@@ -402,3 +403,27 @@ def test_a_sparse_model_computes_what_the_dense_one_does(kind: str, tmp_path: Pa
     dense, sparse = fineprune.load(tmp_path / "packed"), fineprune.load(tmp_path / "packed", sparse=True)
     assert any(isinstance(module, SparseLinear) for module in sparse.modules())
     torch.testing.assert_close(logits(sparse, kind), logits(dense, kind), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_trained_stays_so(tmp_path: Path) -> None:
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**ARCHITECTURES["vit"].settings))
+    assert not model.embeddings.position_embeddings.requires_grad
+    save(model, tmp_path / "packed", Float32())
+    loaded = fineprune.load(tmp_path / "packed")
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert differing(model, loaded, lambda tensor: tensor) == []
+
+
+def test_a_config_of_another_precision_is_read_as_float32(tmp_path: Path) -> None:
+    save(pruned(build("llama")), tmp_path / "packed", Int8())
+    path = tmp_path / "packed" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
+    assert fineprune.load(tmp_path / "packed").config.dtype == torch.float32
+
+
+def test_matrices_with_more_columns_than_two_bytes_count_are_made_dense() -> None:
+    for columns, found in ((1 << 16, True), ((1 << 16) + 1, False)):
+        model = nn.Sequential(nn.Linear(columns, 2, device="meta"))
+        assert bool(sparse_layers(model, {"0.weight": Sparse((2, columns), Int8(), 3)})) == found
+        model = nn.Sequential(transformers.pytorch_utils.Conv1D(2, columns))
+        assert bool(sparse_layers(model, {"0.weight": Sparse((columns, 2), Int8(), 3)})) == found

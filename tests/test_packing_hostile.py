@@ -422,9 +422,8 @@ def edit_description(data: bytes, random_: random.Random) -> bytes:
     header, held = container(data)
     metadata = header["__metadata__"]
     tensors = json.loads(metadata["tensors"])
-    for _ in range(random_.choice([1, 1, 2])):
-        entry = tensors[random_.choice(list(tensors))]
-        key = random_.choice(["kind", "shape", "values", "kept", "dtype"])
+    for name in random_.sample(list(tensors), random_.choice([1, 1, 2])):
+        entry, key = tensors[name], random_.choice(["kind", "shape", "values", "kept", "dtype"])
         if key == "shape" and random_.random() < 0.5:
             entry["shape"][random_.randrange(len(entry["shape"]))] = random_.choice(NASTY)
         elif key == "kept" and "kept" in entry and random_.random() < 0.5:

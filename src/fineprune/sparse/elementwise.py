@@ -15,8 +15,13 @@ LEAST, MOST = single(-87.0), single(88.0)
 """Where e^x stays a normal float32."""
 TAYLOR = tuple(single(1 / factor) for factor in (5040, 720, 120, 24, 6, 2))
 ONE, HALF, ZERO = single(1.0), single(0.5), single(0.0)
-ERF_P = single(0.3275911)
-ERF_A = tuple(single(a) for a in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592))
+ERF_END = single(4.0)
+"""Beyond this erf is 1 in float32."""
+ERF_ABOVE = tuple(
+    single(c) for c in (1.986846488e-6, 2.845593417e-4, 3.883019292e-3, 5.310073382e-2, 1.935373319e-1, 1.128379139)
+)
+ERF_BELOW = tuple(single(c) for c in (3.742051015e-5, 1.185494178e-3, 1.520659597e-2, 1.153468137e-1, 5.048505518e-1, 1.0))
+"""erf(z) / z = P(z^2) / Q(z^2) to 2.5e-8 for z up to 4, highest power first: the rational function of least largest error."""
 SQRT_HALF = single(0.5**0.5)
 TANH_A, TANH_B = single(2 * (2 / np.pi) ** 0.5), single(0.044715)
 
@@ -44,13 +49,20 @@ def sigmoid(x: Any) -> Any:
 
 
 @compiled
+def erf(z: Any) -> Any:
+    """The error function, by P(z^2) / Q(z^2)."""
+    z = min(max(z, -ERF_END), ERF_END)
+    t = z * z
+    p, q = ERF_ABOVE, ERF_BELOW
+    above = ((((p[0] * t + p[1]) * t + p[2]) * t + p[3]) * t + p[4]) * t + p[5]
+    below = ((((q[0] * t + q[1]) * t + q[2]) * t + q[3]) * t + q[4]) * t + q[5]
+    return min(max(z * above / below, -ONE), ONE)
+
+
+@compiled
 def gelu(x: Any) -> Any:
-    """x/2 (1 + erf(x / sqrt 2)), with erf to 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26)."""
-    z = abs(x) * SQRT_HALF
-    t = ONE / (ONE + ERF_P * z)
-    y = ((((ERF_A[0] * t + ERF_A[1]) * t + ERF_A[2]) * t + ERF_A[3]) * t + ERF_A[4]) * t
-    tail = HALF * y * exp(-z * z)  # (1 - erf z) / 2
-    return x * (ONE - tail if x > ZERO else tail)
+    """x/2 (1 + erf(x / sqrt 2))."""
+    return HALF * x * (ONE + erf(x * SQRT_HALF))
 
 
 @compiled

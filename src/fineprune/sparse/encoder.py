@@ -91,12 +91,13 @@ class Encoder:
         place = tiles_of(sequences, length, many)
         lengths = (seen * torch.arange(1, length + 1)).amax(dim=1)
         widest, neurons = max(*self.features, 1), max(*self.neurons, 1)
-        numbers = {"stream": self.hidden, "summed": self.hidden, "projected": 3 * widest}
-        stored = {"inner": neurons, "lowered": self.hidden, "context": widest}
+        numbers = {"stream": self.hidden, "projected": 3 * widest}
+        stored = {"inner": neurons, "context": widest} | ({"lowered": self.hidden} if many > 1 else {})
         buffers: dict[str, Array] = {name: np.empty(place.tokens * features, np.float32) for name, features in numbers.items()}
         buffers |= {name: np.empty(place.tokens // many * features, like.dtype) for name, features in stored.items()}
         added = None if positions is None else _padded(positions, place.each * place.lanes)
         arrays: dict[str, Tensor | Array] = {
+            "lowered": buffers["stream"],  # float32 inputs of products are the stream itself
             **buffers,
             "source": source,
             "target": target,

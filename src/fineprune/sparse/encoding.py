@@ -11,9 +11,22 @@ import numpy as np
 from numba.extending import intrinsic
 
 from .elementwise import ONE, ZERO, activate, exp
-from .kernels import BYTES, LANES, NARROW, PIECES, WIDEST, load_tokens, matrices_at, multiply, multiply_piece, put, store_tokens
+from .kernels import (
+    BYTES,
+    LANES,
+    NARROW,
+    PIECES,
+    WIDEST,
+    activate_piece,
+    load_tokens,
+    matrices_at,
+    multiply,
+    multiply_piece,
+    put,
+    store_tokens,
+)
 from .tasks import compiled, done, take
-from .vectors import ROWS_TOGETHER, dense_row, dense_rows, floats_at, integers_at, load_word, pointer_to
+from .vectors import ROWS_TOGETHER, dense_row, dense_rows, floats_at, integers_at, layer_norm, load_word, pointer_to
 
 QUERY, KEY, VALUE, OUTPUT, FIRST, SECOND, MATRICES = range(7)
 """The matrices of a layer, in order."""
@@ -39,7 +52,7 @@ ENCODE = np.dtype(
         for name in (
             *("source", "target", "sequences", "length", "each", "vectors", "step", "vector_bytes"),
             *("layers", "depth", "hidden", "activation", "queries", "groups", "seen", "lengths", "positions"),
-            *("stream", "summed", "projected", "inner", "lowered", "context", "widest", "ones", "zeros", "counters"),
+            *("stream", "projected", "inner", "lowered", "context", "widest", "ones", "zeros", "counters"),
         )
     ]
 )
@@ -53,9 +66,8 @@ ENCODE = np.dtype(
     seen: address of one byte a token of sequences x length: whether it is attended to.
     lengths: address of how many tokens of each sequence can be attended to, up to the last that is seen.
     positions: address of float32 heads x keys x queries that are added to the scores, each row of each * LANES; 0 if none.
-    stream, summed, projected, inner, lowered, context: addresses of buffers, features x tokens in tiles: the residual stream,
-        the stream with what a product adds to it, queries and keys and values, neurons, the stream as the inputs of products
-        are stored, and what attention gives.
+    stream, projected, inner, lowered, context: addresses of buffers, features x tokens in tiles: the residual stream, queries
+        and keys and values, neurons, the stream as the inputs of products are stored, and what attention gives.
     widest: features of the widest layer's queries, keys and values.
     ones, zeros: addresses of numbers for each row of a small product.
     counters: address.
@@ -83,7 +95,7 @@ def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
     """Does what it finds to do of an ENCODE; any number of threads may run it at once."""
     layers = numba.carray(layers_at(job.layers), max(job.depth, 1))
     scores = np.empty(max(job.each, 1) * LANES * NARROW * LANES, dtype=np.float32)
-    block = np.empty((max(ROWS_TOGETHER, job.widest) + 2) * WIDEST * LANES, dtype=np.float32)
+    block = np.empty((max(ROWS_TOGETHER, job.widest, job.hidden) + 2) * WIDEST * LANES, dtype=np.float32)
     tiles = -(-job.vectors // WIDEST)
     units = job.vectors // job.step
     last = IN_LAYER * job.depth + 1
@@ -113,9 +125,9 @@ def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
                 _add(job, layer, SECOND, task, job.inner, layer.neurons, block, weights_like, inputs_like)
             elif kind == ADD_NORM:
                 first = layer.attention_scale, layer.attention_shift, layer.attention_epsilon
-                _norm(job, first, task * job.step, block, inputs_like)
+                _norm(job, first, task * job.step, inputs_like)
             elif kind == NORM:
-                _norm(job, (layer.scale, layer.shift, layer.epsilon), task * job.step, block, inputs_like)
+                _norm(job, (layer.scale, layer.shift, layer.epsilon), task * job.step, inputs_like)
             else:
                 _store(job, task * job.step)
             done(job.counters, phase)
@@ -160,7 +172,9 @@ def _load(job: Any, vector: Any, block: Any, inputs_like: Any) -> None:
 
 @compiled
 def _lower(job: Any, base: Any, inside: Any, width: Any, inputs_like: Any) -> None:
-    """Writes vectors of the stream as inputs of products."""
+    """Writes vectors of the stream as inputs of products, where these are stored otherwise."""
+    if job.lowered == job.stream:
+        return
     for feature in range(job.hidden):
         place = base + feature * width + inside
         row = numba.carray(floats_at(job.stream + place * BYTES), job.step * LANES)
@@ -201,19 +215,12 @@ def _project(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inp
 def _add(
     job: Any, layer: Any, number: Any, task: Any, source: Any, features: Any, block: Any, weights_like: Any, inputs_like: Any
 ) -> None:
-    """Computes a piece of x + W y on a tile."""
+    """Adds a piece of W y on a tile to the stream."""
     tile, piece = task // PIECES, task % PIECES
     matrix, width = _matrix(layer, number), _width(job, tile)
     inputs = source + tile * WIDEST * features * job.vector_bytes
-    base = tile * WIDEST * job.hidden * BYTES
-    for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
-        multiply(matrix, group, inputs, width, job.vector_bytes, block.ctypes.data, weights_like, inputs_like)
-        row = group * matrix.together
-        size = min(matrix.together, matrix.rows - row) * width * LANES
-        stream = numba.carray(floats_at(job.stream + base + row * width * BYTES), size)
-        summed = numba.carray(floats_at(job.summed + base + row * width * BYTES), size)
-        for i in range(size):
-            summed[i] = block[i] + stream[i]
+    target = job.stream + tile * WIDEST * job.hidden * BYTES
+    multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 1, block, weights_like, inputs_like)
 
 
 @compiled
@@ -222,45 +229,27 @@ def _expand(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inpu
     tile, piece = task // PIECES, task % PIECES
     matrix, width = _matrix(layer, FIRST), _width(job, tile)
     inputs = job.lowered + tile * WIDEST * job.hidden * job.vector_bytes
-    base = job.inner + tile * WIDEST * layer.neurons * job.vector_bytes
+    target = job.inner + tile * WIDEST * layer.neurons * job.vector_bytes
+    if job.vector_bytes == BYTES:
+        multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
+        activate_piece(matrix, piece, width, target, job.activation)
+        return
     for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
-        multiply(matrix, group, inputs, width, job.vector_bytes, block.ctypes.data, weights_like, inputs_like)
+        multiply(matrix, group, inputs, width, job.vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
         row = group * matrix.together
         rows = block[: min(matrix.together, matrix.rows - row) * width * LANES]
         activate(job.activation, rows)
-        put(rows, base + row * width * job.vector_bytes, inputs_like)
+        put(rows, target + row * width * job.vector_bytes, inputs_like)
 
 
 @compiled
-def _norm(job: Any, norm: Any, vector: Any, block: Any, inputs_like: Any) -> None:
-    """Computes vectors of LayerNorm(sum), the new stream."""
-    scale_address, shift_address, epsilon = norm
-    scale, shift = numba.carray(floats_at(scale_address), job.hidden), numba.carray(floats_at(shift_address), job.hidden)
+def _norm(job: Any, norm: Any, vector: Any, inputs_like: Any) -> None:
+    """Puts LayerNorm of vectors of the stream in their place."""
+    scale, shift, epsilon = norm
     tile = vector // WIDEST
-    width, inside = _width(job, tile), vector % WIDEST
-    base = tile * WIDEST * job.hidden
-    size = job.step * LANES
-    total, mean, factor = block[:size], block[size : 2 * size], block[2 * size : 3 * size]
-    total[:] = ZERO
-    factor[:] = ZERO
-    for feature in range(job.hidden):
-        row = numba.carray(floats_at(job.summed + (base + feature * width + inside) * BYTES), size)
-        for i in range(size):
-            total[i] += row[i]
-    share = ONE / np.float32(job.hidden)
-    for i in range(size):
-        mean[i] = total[i] * share
-    for feature in range(job.hidden):
-        row = numba.carray(floats_at(job.summed + (base + feature * width + inside) * BYTES), size)
-        for i in range(size):
-            factor[i] += (row[i] - mean[i]) * (row[i] - mean[i])
-    for i in range(size):
-        factor[i] = ONE / np.sqrt(factor[i] * share + epsilon)
-    for feature in range(job.hidden):
-        row = numba.carray(floats_at(job.summed + (base + feature * width + inside) * BYTES), size)
-        new = numba.carray(floats_at(job.stream + (base + feature * width + inside) * BYTES), size)
-        for i in range(size):
-            new[i] = (row[i] - mean[i]) * factor[i] * scale[feature] + shift[feature]
+    width, inside, base = _width(job, tile), vector % WIDEST, tile * WIDEST * job.hidden
+    for number in range(job.step):
+        layer_norm(job.stream + (base + inside + number) * BYTES, width * BYTES, job.hidden, epsilon, scale, shift)
     _lower(job, base, inside, width, inputs_like)
 
 

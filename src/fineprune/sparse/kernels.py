@@ -99,7 +99,15 @@ def nearest_bfloat16(number: Any) -> Any:
 
 @compiled
 def multiply(
-    matrix: Any, group: Any, inputs: Any, vectors: Any, vector_bytes: Any, results: Any, weights_like: Any, inputs_like: Any
+    matrix: Any,
+    group: Any,
+    inputs: Any,
+    vectors: Any,
+    vector_bytes: Any,
+    results: Any,
+    adds: Any,
+    weights_like: Any,
+    inputs_like: Any,
 ) -> None:
     """Computes one group of rows on one tile: W X, times the scales, plus the biases.
 
@@ -110,6 +118,7 @@ def multiply(
         vectors: its width.
         vector_bytes: of one vector of the inputs.
         results: address of rows x vectors * LANES float32 numbers.
+        adds: 0 to overwrite them, else the result is added.
         weights_like, inputs_like: arrays of the types of W and X.
     """
     start = load_word(matrix.starts + 8 * group)
@@ -120,13 +129,13 @@ def multiply(
     scales, biases = matrix.scales + 4 * group * together, matrix.biases + 4 * group * together
     stride, width = vectors * vector_bytes, vectors * BYTES
     if together == 1:
-        operands = (entries, columns, weights, 1, 0, inputs, stride, results, width, scales, biases, vectors, 0)
+        operands = (entries, columns, weights, 1, 0, inputs, stride, results, width, scales, biases, vectors, adds)
         sparse_row(operands, weights_like, inputs_like)
         return
     for first in range(0, vectors, NARROW):
         some = min(NARROW, vectors - first)
         tile, target = inputs + first * vector_bytes, results + first * BYTES
-        operands = (entries, columns, weights, ROWS_TOGETHER, 1, tile, stride, target, width, scales, biases, some, 0)
+        operands = (entries, columns, weights, ROWS_TOGETHER, 1, tile, stride, target, width, scales, biases, some, adds)
         sparse_rows(operands, weights_like, inputs_like)
 
 
@@ -138,7 +147,7 @@ def multiply_piece(
     vectors: Any,
     vector_bytes: Any,
     target: Any,
-    activation: Any,
+    adds: Any,
     block: Any,
     weights_like: Any,
     inputs_like: Any,
@@ -146,24 +155,32 @@ def multiply_piece(
     """Computes a piece of the rows on one tile; the result is float32 and lies as its inputs do.
 
     Args:
-        matrix, inputs, vectors, vector_bytes, weights_like, inputs_like: see `multiply`.
+        matrix, inputs, vectors, vector_bytes, adds, weights_like, inputs_like: see `multiply`.
         piece: which.
         target: address of the first row of the result, of all pieces.
-        activation: its number.
         block: float32 numbers for one group of rows.
     """
     width = vectors * LANES
     for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
         row = group * matrix.together
         rows = min(matrix.together, matrix.rows - row)
-        results = numba.carray(floats_at(target + 4 * row * width), rows * width)
+        results = target + 4 * row * width
         if rows == matrix.together:
-            multiply(matrix, group, inputs, vectors, vector_bytes, results.ctypes.data, weights_like, inputs_like)
-        else:  # the last group has rows that the matrix has not
-            multiply(matrix, group, inputs, vectors, vector_bytes, block.ctypes.data, weights_like, inputs_like)
-            for i in range(rows * width):
-                results[i] = block[i]
-        activate(activation, results)
+            multiply(matrix, group, inputs, vectors, vector_bytes, results, adds, weights_like, inputs_like)
+            continue
+        multiply(matrix, group, inputs, vectors, vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
+        rest = numba.carray(floats_at(results), rows * width)  # the last group has rows that the matrix has not
+        for i in range(rows * width):
+            rest[i] = block[i] + (rest[i] if adds else np.float32(0))
+
+
+@compiled
+def activate_piece(matrix: Any, piece: Any, vectors: Any, target: Any, activation: Any) -> None:
+    """Applies an activation, by its number, to what `multiply_piece` has computed."""
+    first, last = load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))
+    rows = min(last * matrix.together, matrix.rows) - first * matrix.together
+    start = target + first * matrix.together * vectors * BYTES
+    activate(activation, numba.carray(floats_at(start), max(rows, 0) * vectors * LANES))
 
 
 @compiled
@@ -223,7 +240,8 @@ def run_product(job: Any, weights_like: Any, inputs_like: Any) -> None:
         first = task // PIECES * WIDEST
         inputs, target = job.tiles + first * job.inputs * job.vector_bytes, job.target + first * matrix.rows * BYTES
         width, piece = min(WIDEST, job.vectors - first), task % PIECES
-        multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, job.activation, block, weights_like, inputs_like)
+        multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
+        activate_piece(matrix, piece, width, target, job.activation)
         done(job.counters, 0)
         task = take(job.counters, 0, tasks)
 
@@ -296,7 +314,7 @@ def _multiply(job: Any, tile: Any, piece: Any, block: Any, weights_like: Any, in
         if not held:
             start = group * together
         results = block.ctypes.data + held * width * BYTES
-        multiply(matrix, group, inputs, width, job.vector_bytes, results, weights_like, inputs_like)
+        multiply(matrix, group, inputs, width, job.vector_bytes, results, 0, weights_like, inputs_like)
         held += min(together, rows - group * together)
         if held == LINE_ROWS or group == last - 1:
             activate(job.activation, block[: held * width * LANES])

@@ -3,8 +3,10 @@
 Everything else that the kernels do is plain loops, which LLVM makes vectors of by itself.
 """
 
+import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -126,30 +128,44 @@ class _Operands:
 
 
 def _accumulate(builder: Builder, given: _Operands, rows: int, vectors: int, gathers: bool, weight: Any, inputs: Any) -> None:
-    """Writes the code of a product with so many vectors in each row."""
-    sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(rows)]
-    outputs = [builder.add(given.outputs, builder.mul(given.output_stride, WORD(row))) for row in range(rows)]
-    for row in range(rows):
-        for number in range(vectors):
-            builder.store(ir.Constant(_VECTOR, [0.0] * HOST.lanes), sums[row][number])
-    with cgutils.for_range(builder, given.entries, intp=WORD) as loop:
-        column = loop.index
+    """Writes the code of a product with so many vectors in each row.
+
+    With few vectors, two entries at a time go into sums of their own: a sum waits for its last one.
+    """
+    apart = 2 if rows * vectors <= HOST.accumulators // 2 else 1
+    sums = [[[cgutils.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(rows)] for _ in range(apart)]
+    for place in itertools.chain.from_iterable(itertools.chain.from_iterable(sums)):
+        builder.store(ir.Constant(_VECTOR, [0.0] * HOST.lanes), place)
+
+    def add(entry: Value, into: list[list[Value]]) -> None:
+        column = entry
         if gathers:
-            column = builder.zext(_load(builder, _INT16, given.columns, builder.mul(loop.index, WORD(2))), WORD)
+            column = builder.zext(_load(builder, _INT16, given.columns, builder.mul(entry, WORD(2))), WORD)
         address = builder.add(given.inputs, builder.mul(column, given.input_stride))
-        first = builder.mul(loop.index, given.entry_step)
+        first = builder.mul(entry, given.entry_step)
         x = _inputs(builder, inputs, address, vectors)
         for row in range(rows):
             w = _weight(builder, weight, given.weights, builder.add(first, builder.mul(given.row_step, WORD(row))))
             w = _splat(builder, w)
             for number in range(vectors):
-                total = _fused_multiply_add(builder, w, x[number], builder.load(sums[row][number]))
-                builder.store(total, sums[row][number])
+                total = _fused_multiply_add(builder, w, x[number], builder.load(into[row][number]))
+                builder.store(total, into[row][number])
+
+    with cgutils.for_range(builder, builder.udiv(given.entries, WORD(apart)), intp=WORD) as loop:
+        for number in range(apart):
+            add(builder.add(builder.mul(loop.index, WORD(apart)), WORD(number)), sums[number])
+    if apart > 1:
+        with builder.if_then(builder.icmp_signed("!=", builder.urem(given.entries, WORD(apart)), WORD(0))):
+            add(builder.sub(given.entries, WORD(1)), sums[0])
+    outputs = [builder.add(given.outputs, builder.mul(given.output_stride, WORD(row))) for row in range(rows)]
     for row in range(rows):
         scale = _splat(builder, _load(builder, _FLOAT, given.scales, 4 * row))
         bias = _splat(builder, _load(builder, _FLOAT, given.biases, 4 * row))
         for number in range(vectors):
-            y = _fused_multiply_add(builder, scale, builder.load(sums[row][number]), bias)
+            total = builder.load(sums[0][row][number])
+            for other in sums[1:]:
+                total = builder.fadd(total, builder.load(other[row][number]))
+            y = _fused_multiply_add(builder, scale, total, bias)
             target = _at(builder, _VECTOR, outputs[row], number * _BYTES)
             with builder.if_else(builder.icmp_signed("!=", given.adds, WORD(0))) as (then, otherwise):
                 with then:
@@ -213,6 +229,59 @@ def dense_row(typing_context: Any, operands: Any, weights_like: Any, inputs_like
 def dense_rows(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
     """Several rows with all columns; see `_product`."""
     return _product(ROWS_TOGETHER, False, operands, weights_like, inputs_like)
+
+
+@intrinsic
+def layer_norm(typing_context: Any, rows: Any, stride: Any, count: Any, epsilon: Any, scale: Any, shift: Any) -> Any:
+    """Replaces each lane of some rows by its LayerNorm: (x - mean) / sqrt(mean of (x - mean)^2 + epsilon) * scale + shift.
+
+    Args: address of the first row, bytes between rows, how many there are; epsilon, float32; addresses of the scale and the
+    shift of each row.
+    """
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        rows, stride, count, epsilon, scale, shift = arguments
+        share = _splat(builder, builder.fdiv(ir.Constant(_FLOAT, 1.0), builder.sitofp(count, _FLOAT)))
+        mean = builder.fmul(share, _total(builder, rows, stride, count, lambda x, total: builder.fadd(x, total)))
+
+        def add_square(x: Value, total: Value) -> Value:
+            distance = builder.fsub(x, mean)
+            return _fused_multiply_add(builder, distance, distance, total)
+
+        spread = builder.fmul(share, _total(builder, rows, stride, count, add_square))
+        root = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.sqrt.v{HOST.lanes}f32"
+        )
+        spread = builder.call(root, [builder.fadd(spread, _splat(builder, epsilon))])
+        factor = builder.fdiv(ir.Constant(_VECTOR, [1.0] * HOST.lanes), spread)
+        with cgutils.for_range(builder, count, intp=WORD) as loop:
+            a, b = (_splat(builder, _load(builder, _FLOAT, one, builder.mul(loop.index, WORD(4)))) for one in (scale, shift))
+            place = _at(builder, _VECTOR, rows, builder.mul(loop.index, stride))
+            normal = builder.fmul(builder.fsub(builder.load(place, align=4), mean), factor)
+            builder.store(_fused_multiply_add(builder, normal, a, b), place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.float32, types.int64, types.int64), code
+
+
+def _total(builder: Builder, source: Value, stride: Value, count: Value, add: Callable[[Value, Value], Value]) -> Value:
+    """Adds rows of lanes up, in several sums, since each waits for its last one."""
+    apart = 4
+    sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(apart)]
+    for place in sums:
+        builder.store(ir.Constant(_VECTOR, [0.0] * HOST.lanes), place)
+
+    def take(row: Value, place: Value) -> None:
+        x = _load(builder, _VECTOR, source, builder.mul(row, stride))
+        builder.store(add(x, builder.load(place)), place)
+
+    whole = builder.udiv(count, WORD(apart))
+    with cgutils.for_range(builder, whole, intp=WORD) as loop:
+        for number, place in enumerate(sums):
+            take(builder.add(builder.mul(loop.index, WORD(apart)), WORD(number)), place)
+    with cgutils.for_range_slice(builder, builder.mul(whole, WORD(apart)), count, WORD(1), intp=WORD) as (row, _):
+        take(row, sums[0])
+    return functools.reduce(builder.fadd, [builder.load(place) for place in sums])
 
 
 @intrinsic
