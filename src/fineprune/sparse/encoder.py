@@ -50,6 +50,7 @@ class Encoder:
         self.features = [layer.matrices[0].weight.rows for layer in layers]
         self.neurons = [layer.matrices[4].weight.rows for layer in layers]
         self.ones, self.zeros = torch.ones(ROWS_TOGETHER), torch.zeros(ROWS_TOGETHER)
+        self.seconds = [Described(layer.matrices[5].weight, layer.matrices[5].bias, bands=2) for layer in layers]
         self.matrices = np.zeros((len(layers), MATRICES), dtype=MATRIX)
         self.scalings = torch.empty(len(layers), ROWS_TOGETHER)
         self.records = np.zeros(len(layers), dtype=LAYER)
@@ -57,7 +58,7 @@ class Encoder:
             self._describe(number, layer)
 
     def _describe(self, number: int, layer: Layer) -> None:
-        self.matrices[number] = [matrix.record[0] for matrix in layer.matrices]
+        self.matrices[number] = [matrix.record[0] for matrix in (*layer.matrices[:5], self.seconds[number])]
         size = self.features[number] // max(layer.heads, 1)
         self.scalings[number] = max(size, 1) ** -0.5
         record, (first, second) = self.records[number], layer.norms

@@ -80,9 +80,9 @@ def layers_at(typing_context: Any, address: Any) -> Any:
     return pointer_to(numba.from_dtype(LAYER))
 
 
-LOAD, PROJECT, ATTEND, ADD, ADD_NORM, EXPAND, CONTRACT, NORM, STORE = range(9)
+LOAD, PROJECT, ATTEND, ADD, ADD_NORM, EXPAND, CONTRACT, CONTRACT_REST, NORM, STORE = range(10)
 """The phases: LOAD and STORE once, those between in each layer."""
-IN_LAYER = 7
+IN_LAYER = 8
 
 
 def phases(depth: int) -> int:
@@ -107,7 +107,7 @@ def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
             tasks = job.groups * layer.heads
         elif kind == PROJECT:
             tasks = 3 * PIECES * tiles
-        elif kind in (ADD, EXPAND, CONTRACT):
+        elif kind in (ADD, EXPAND, CONTRACT, CONTRACT_REST):
             tasks = PIECES * tiles
         task = take(job.counters, phase, tasks)
         while task >= 0:
@@ -118,11 +118,13 @@ def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
             elif kind == ATTEND:
                 _attend(job, layer, task, scores, block, inputs_like)
             elif kind == ADD:
-                _add(job, layer, OUTPUT, task, job.context, layer.features, block, weights_like, inputs_like)
+                _add(job, layer, OUTPUT, 0, task, job.context, layer.features, block, weights_like, inputs_like)
             elif kind == EXPAND:
                 _expand(job, layer, task, block, weights_like, inputs_like)
             elif kind == CONTRACT:
-                _add(job, layer, SECOND, task, job.inner, layer.neurons, block, weights_like, inputs_like)
+                _add(job, layer, SECOND, 0, task, job.inner, layer.neurons, block, weights_like, inputs_like)
+            elif kind == CONTRACT_REST:
+                _add(job, layer, SECOND, 1, task, job.inner, layer.neurons, block, weights_like, inputs_like)
             elif kind == ADD_NORM:
                 first = layer.attention_scale, layer.attention_shift, layer.attention_epsilon
                 _norm(job, first, task * job.step, inputs_like)
@@ -208,19 +210,28 @@ def _project(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inp
     matrix, width = _matrix(layer, number), _width(job, tile)
     inputs = job.lowered + tile * WIDEST * job.hidden * job.vector_bytes
     target = job.projected + (tile * WIDEST * 3 * layer.features + number * layer.features * width) * BYTES
-    multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
+    multiply_piece(matrix, piece, 0, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
 
 
 @compiled
 def _add(
-    job: Any, layer: Any, number: Any, task: Any, source: Any, features: Any, block: Any, weights_like: Any, inputs_like: Any
+    job: Any,
+    layer: Any,
+    number: Any,
+    band: Any,
+    task: Any,
+    source: Any,
+    features: Any,
+    block: Any,
+    weights_like: Any,
+    inputs_like: Any,
 ) -> None:
-    """Adds a piece of W y on a tile to the stream."""
+    """Adds a piece of W y on a tile to the stream, for one band of the columns of W."""
     tile, piece = task // PIECES, task % PIECES
     matrix, width = _matrix(layer, number), _width(job, tile)
     inputs = source + tile * WIDEST * features * job.vector_bytes
     target = job.stream + tile * WIDEST * job.hidden * BYTES
-    multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 1, block, weights_like, inputs_like)
+    multiply_piece(matrix, piece, band, inputs, width, job.vector_bytes, target, 1, block, weights_like, inputs_like)
 
 
 @compiled
@@ -231,11 +242,11 @@ def _expand(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inpu
     inputs = job.lowered + tile * WIDEST * job.hidden * job.vector_bytes
     target = job.inner + tile * WIDEST * layer.neurons * job.vector_bytes
     if job.vector_bytes == BYTES:
-        multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
+        multiply_piece(matrix, piece, 0, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
         activate_piece(matrix, piece, width, target, job.activation)
         return
     for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
-        multiply(matrix, group, inputs, width, job.vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
+        multiply(matrix, group, 0, inputs, width, job.vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
         row = group * matrix.together
         rows = block[: min(matrix.together, matrix.rows - row) * width * LANES]
         activate(job.activation, rows)

@@ -34,9 +34,20 @@ LINE_ROWS = max(LANES, ROWS_TOGETHER)
 """Rows that are stored at once where tokens lie row by row."""
 
 MATRIX = np.dtype(
-    [(name, np.int64) for name in ("rows", "together", "starts", "columns", "values", "scales", "biases", "cuts")]
+    [
+        (name, np.int64)
+        for name in ("rows", "together", "bands", "starts", "columns", "values", "scales", "biases", "zeros", "cuts")
+    ]
 )
-"""A matrix: its rows, rows of a group, and the addresses of its arrays; `cuts` are the groups where its pieces begin."""
+"""A matrix.
+
+    rows, together: its rows, and those of a group.
+    bands: into how many its columns are cut, so that the inputs of one band stay in the cache.
+    starts: address of where the entries of each band of each group begin.
+    columns, values, scales, biases: addresses.
+    zeros: address of as many zeros as there are biases, to be added by all bands but the first.
+    cuts: address of the groups where its pieces begin.
+"""
 
 LINEAR = np.dtype(
     [
@@ -101,6 +112,7 @@ def nearest_bfloat16(number: Any) -> Any:
 def multiply(
     matrix: Any,
     group: Any,
+    band: Any,
     inputs: Any,
     vectors: Any,
     vector_bytes: Any,
@@ -114,6 +126,7 @@ def multiply(
     Args:
         matrix: a MATRIX.
         group: which.
+        band: of its columns.
         inputs: address of the tile.
         vectors: its width.
         vector_bytes: of one vector of the inputs.
@@ -121,12 +134,14 @@ def multiply(
         adds: 0 to overwrite them, else the result is added.
         weights_like, inputs_like: arrays of the types of W and X.
     """
-    start = load_word(matrix.starts + 8 * group)
-    entries = load_word(matrix.starts + 8 * (group + 1)) - start
+    number = group * matrix.bands + band
+    start = load_word(matrix.starts + 8 * number)
+    entries = load_word(matrix.starts + 8 * (number + 1)) - start
     together = matrix.together
     columns = matrix.columns + 2 * start
     weights = matrix.values + weights_like.itemsize * start * together
-    scales, biases = matrix.scales + 4 * group * together, matrix.biases + 4 * group * together
+    scales = matrix.scales + 4 * group * together
+    biases = (matrix.zeros if band else matrix.biases) + 4 * group * together
     stride, width = vectors * vector_bytes, vectors * BYTES
     if together == 1:
         operands = (entries, columns, weights, 1, 0, inputs, stride, results, width, scales, biases, vectors, adds)
@@ -143,6 +158,7 @@ def multiply(
 def multiply_piece(
     matrix: Any,
     piece: Any,
+    band: Any,
     inputs: Any,
     vectors: Any,
     vector_bytes: Any,
@@ -155,7 +171,7 @@ def multiply_piece(
     """Computes a piece of the rows on one tile; the result is float32 and lies as its inputs do.
 
     Args:
-        matrix, inputs, vectors, vector_bytes, adds, weights_like, inputs_like: see `multiply`.
+        matrix, band, inputs, vectors, vector_bytes, adds, weights_like, inputs_like: see `multiply`.
         piece: which.
         target: address of the first row of the result, of all pieces.
         block: float32 numbers for one group of rows.
@@ -166,9 +182,9 @@ def multiply_piece(
         rows = min(matrix.together, matrix.rows - row)
         results = target + 4 * row * width
         if rows == matrix.together:
-            multiply(matrix, group, inputs, vectors, vector_bytes, results, adds, weights_like, inputs_like)
+            multiply(matrix, group, band, inputs, vectors, vector_bytes, results, adds, weights_like, inputs_like)
             continue
-        multiply(matrix, group, inputs, vectors, vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
+        multiply(matrix, group, band, inputs, vectors, vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
         rest = numba.carray(floats_at(results), rows * width)  # the last group has rows that the matrix has not
         for i in range(rows * width):
             rest[i] = block[i] + (rest[i] if adds else np.float32(0))
@@ -240,7 +256,7 @@ def run_product(job: Any, weights_like: Any, inputs_like: Any) -> None:
         first = task // PIECES * WIDEST
         inputs, target = job.tiles + first * job.inputs * job.vector_bytes, job.target + first * matrix.rows * BYTES
         width, piece = min(WIDEST, job.vectors - first), task % PIECES
-        multiply_piece(matrix, piece, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
+        multiply_piece(matrix, piece, 0, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
         activate_piece(matrix, piece, width, target, job.activation)
         done(job.counters, 0)
         task = take(job.counters, 0, tasks)
@@ -314,7 +330,7 @@ def _multiply(job: Any, tile: Any, piece: Any, block: Any, weights_like: Any, in
         if not held:
             start = group * together
         results = block.ctypes.data + held * width * BYTES
-        multiply(matrix, group, inputs, width, job.vector_bytes, results, 0, weights_like, inputs_like)
+        multiply(matrix, group, 0, inputs, width, job.vector_bytes, results, 0, weights_like, inputs_like)
         held += min(together, rows - group * together)
         if held == LINE_ROWS or group == last - 1:
             activate(job.activation, block[: held * width * LANES])

@@ -47,19 +47,21 @@ class Described:
     Args:
         weight: the matrix.
         bias: of each row, or None.
+        bands: into how many its columns are cut.
     """
 
-    def __init__(self, weight: SparseMatrix, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: SparseMatrix, bias: Tensor | None, bands: int = 1) -> None:
+        self.weight, self.bias, self.bands = weight, bias, bands
         groups, together = len(weight.starts) - 1, weight.together
         self.scales = _padded(weight.scales, groups * together, 1.0)
         self.biases = _padded(bias, groups * together, 0.0)
-        self.cuts = cut(weight)
-        arrays = (weight.starts, weight.columns, weight.values, self.scales, self.biases, self.cuts)
-        self.record = np.array([(weight.rows, together, *(address(array) for array in arrays))], dtype=MATRIX)
+        self.zeros = torch.zeros_like(self.biases)
+        self.starts, self.cuts = banded(weight, bands), cut(weight)
+        arrays = (self.starts, weight.columns, weight.values, self.scales, self.biases, self.zeros, self.cuts)
+        self.record = np.array([(weight.rows, together, bands, *(address(array) for array in arrays))], dtype=MATRIX)
 
-    def __reduce__(self) -> tuple[type["Described"], tuple[SparseMatrix, Tensor | None]]:
-        return Described, (self.weight, self.bias)
+    def __reduce__(self) -> tuple[type["Described"], tuple[SparseMatrix, Tensor | None, int]]:
+        return Described, (self.weight, self.bias, self.bands)
 
 
 def _padded(given: Tensor | None, size: int, neutral: float) -> Tensor:
@@ -75,6 +77,16 @@ def address(array: Tensor | Array) -> int:
         assert array.is_contiguous()
         return array.data_ptr()
     return array.ctypes.data
+
+
+def banded(weight: SparseMatrix, bands: int) -> Tensor:
+    """Returns where the entries of each band of each group begin, and where the last ones end; int64, groups * bands + 1."""
+    if bands == 1:
+        return weight.starts
+    group, column = weight.kept()
+    band = torch.div(column * bands, max(weight.cols, 1), rounding_mode="floor")
+    counts = torch.bincount(group * bands + band, minlength=(len(weight.starts) - 1) * bands)
+    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
 
 
 def cut(weight: SparseMatrix) -> Tensor:
