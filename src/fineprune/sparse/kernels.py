@@ -13,14 +13,13 @@ from .tasks import compiled, done, take
 from .vectors import (
     HOST,
     ROWS_TOGETHER,
-    bits_of,
     floats_at,
     load_word,
+    pack_bfloat16,
     pointer_to,
     sparse_row,
     sparse_rows,
     transpose,
-    words_at,
 )
 
 LANES, WIDEST, NARROW = HOST.lanes, HOST.accumulators, HOST.together
@@ -95,17 +94,7 @@ def _put_floats(row: Any, address: Any, like: Any) -> None:
 
 def _put_words(row: Any, address: Any, like: Any) -> None:
     for pair in range(len(row) // (2 * LANES)):
-        lower, upper = row[2 * pair * LANES :], row[(2 * pair + 1) * LANES :]
-        target = numba.carray(words_at(address + pair * BYTES), LANES)
-        for i in range(LANES):
-            target[i] = (nearest_bfloat16(lower[i]) >> np.uint32(16)) | (nearest_bfloat16(upper[i]) & np.uint32(0xFFFF0000))
-
-
-@compiled
-def nearest_bfloat16(number: Any) -> Any:
-    """Returns the bits of a float32 number, the upper 16 of which are the nearest bfloat16, of two the even one."""
-    bits = bits_of(number)
-    return np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+        pack_bfloat16(row.ctypes.data + 2 * pair * BYTES, address + pair * BYTES)
 
 
 @compiled

@@ -51,6 +51,9 @@ HOST = this_host()
 ROWS_TOGETHER = 4
 """Rows that share columns are computed together, so that each input is loaded once for all of them."""
 
+AHEAD = 4096
+"""How many bytes ahead weights are fetched."""
+
 WORD = ir.IntType(64)
 _INT8, _INT16, _INT32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _FLOAT = ir.FloatType()
@@ -108,6 +111,13 @@ def _inputs(builder: Builder, kind: types.Type, address: Value, vectors: int) ->
     return loaded[:vectors]
 
 
+def _fetch(builder: Builder, address: Value) -> None:
+    """Asks for what will be read some rows later: the weights stream by, past caches that are full of inputs."""
+    number = [ir.VoidType(), ir.IntType(8).as_pointer(), _INT32, _INT32, _INT32]
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number[0], number[1:]), "llvm.prefetch.p0")
+    builder.call(function, [_at(builder, _INT8, address, AHEAD), _INT32(0), _INT32(3), _INT32(1)])
+
+
 @dataclass(frozen=True)
 class _Operands:
     """The arguments of a product, see `_product`."""
@@ -143,6 +153,9 @@ def _accumulate(builder: Builder, given: _Operands, rows: int, vectors: int, gat
             column = builder.zext(_load(builder, _INT16, given.columns, builder.mul(entry, WORD(2))), WORD)
         address = builder.add(given.inputs, builder.mul(column, given.input_stride))
         first = builder.mul(entry, given.entry_step)
+        if gathers:
+            _fetch(builder, builder.add(given.columns, builder.mul(entry, WORD(2))))
+            _fetch(builder, builder.add(given.weights, builder.mul(first, WORD(weight.bitwidth // 8))))
         x = _inputs(builder, inputs, address, vectors)
         for row in range(rows):
             w = _weight(builder, weight, given.weights, builder.add(first, builder.mul(given.row_step, WORD(row))))
@@ -350,13 +363,26 @@ def let_others_run(typing_context: Any) -> Any:
 
 
 @intrinsic
-def bits_of(typing_context: Any, number: Any) -> Any:
-    """Returns the bits of a float32 as uint32."""
+def pack_bfloat16(typing_context: Any, source: Any, target: Any) -> Any:
+    """Rounds two vectors of float32 numbers at an address to bfloat16, of two nearest ones to the even one, into one vector of
+    words at another: the first in the lower halves, the second in the upper ones."""
 
     def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
-        return builder.bitcast(arguments[0], _INT32)
+        source, target = arguments
 
-    return types.uint32(types.float32), code
+        def all_of(number: int) -> Value:
+            return ir.Constant(_WORDS, [number] * HOST.lanes)
+
+        halves = []
+        for offset in (0, _BYTES):
+            bits = _load(builder, _WORDS, source, offset)
+            even = builder.and_(builder.lshr(bits, all_of(16)), all_of(1))
+            halves.append(builder.add(builder.add(bits, all_of(0x7FFF)), even))
+        lower, upper = builder.lshr(halves[0], all_of(16)), builder.and_(halves[1], all_of(0xFFFF0000))
+        builder.store(builder.or_(lower, upper), _at(builder, _WORDS, target), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
 
 
 @intrinsic
@@ -373,12 +399,6 @@ def float_of(typing_context: Any, bits: Any) -> Any:
 def floats_at(typing_context: Any, address: Any) -> Any:
     """Returns the pointer to float32 numbers of an address, for `numba.carray`."""
     return pointer_to(types.float32)
-
-
-@intrinsic
-def words_at(typing_context: Any, address: Any) -> Any:
-    """Returns the pointer to uint32 numbers of an address, for `numba.carray`."""
-    return pointer_to(types.uint32)
 
 
 @intrinsic
