@@ -246,7 +246,7 @@ def _expand(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inpu
         activate_piece(matrix, piece, width, target, job.activation)
         return
     for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
-        multiply(matrix, group, 0, inputs, width, job.vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
+        multiply(matrix, group, 1, 0, inputs, width, job.vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
         row = group * matrix.together
         rows = block[: min(matrix.together, matrix.rows - row) * width * LANES]
         activate(job.activation, rows)
@@ -318,16 +318,11 @@ def _score(job: Any, layer: Any, start: Any, sequence: Any, keys: Any, query: An
         part = min(WIDEST - inside, end - vector)
         rows = layer.features + start
         base = job.projected + (tile * WIDEST * 3 * layer.features + rows * key_width + inside) * BYTES
-        for number in range(0, min(part * LANES, keys - key), ROWS_TOGETHER):
-            target = scores.ctypes.data + (key + number) * some * BYTES
-            dense_rows(
-                (
-                    *(layer.head_size, 0, base + 4 * number, key_width * LANES, 1, query, width * BYTES),
-                    *(target, some * BYTES, layer.scaling, job.zeros, some, 0),
-                ),
-                like,
-                like,
-            )
+        groups = -(-min(part * LANES, keys - key) // ROWS_TOGETHER)
+        entries = (groups, layer.head_size, 0, 0, base, ROWS_TOGETHER, key_width * LANES, 1)
+        target = scores.ctypes.data + key * some * BYTES
+        given = (query, width * BYTES, target, some * BYTES, layer.scaling, job.zeros, 0, some, 0)
+        dense_rows(entries + given, like, like)
         key += part * LANES
         vector += part
 
@@ -368,27 +363,14 @@ def _weigh(job: Any, layer: Any, start: Any, sequence: Any, keys: Any, some: Any
         rows = 2 * layer.features + start
         base = job.projected + (tile * WIDEST * 3 * layer.features + rows * key_width + inside) * BYTES
         weights = scores.ctypes.data + key * some * BYTES
-        for feature in range(0, layer.head_size, ROWS_TOGETHER):
-            value = base + feature * key_width * BYTES
-            target = results.ctypes.data + feature * some * BYTES
-            if feature + ROWS_TOGETHER <= layer.head_size:
-                dense_rows(
-                    (
-                        *(entries, 0, value, 1, key_width * LANES, weights, some * BYTES),
-                        *(target, some * BYTES, job.ones, job.zeros, some, 1),
-                    ),
-                    like,
-                    like,
-                )
-            else:
-                for row in range(layer.head_size - feature):
-                    dense_row(
-                        (
-                            *(entries, 0, value + row * key_width * BYTES, 1, 0, weights, some * BYTES),
-                            *(target + row * some * BYTES, some * BYTES, job.ones, job.zeros, some, 1),
-                        ),
-                        like,
-                        like,
-                    )
+        groups, rest = layer.head_size // ROWS_TOGETHER, layer.head_size % ROWS_TOGETHER
+        step = key_width * LANES
+        given = (weights, some * BYTES, results.ctypes.data, some * BYTES, job.ones, job.zeros, 0, some, 1)
+        dense_rows((groups, entries, 0, 0, base, ROWS_TOGETHER * step, 1, step) + given, like, like)  # noqa: RUF005
+        if rest:
+            done_rows = groups * ROWS_TOGETHER
+            base, target = base + done_rows * step * 4, results.ctypes.data + done_rows * some * BYTES
+            given = (weights, some * BYTES, target, some * BYTES, job.ones, job.zeros, 0, some, 1)
+            dense_row((rest, entries, 0, 0, base, step, 1, 0) + given, like, like)  # noqa: RUF005
         key += part * LANES
         vector += part

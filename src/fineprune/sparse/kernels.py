@@ -100,7 +100,8 @@ def _put_words(row: Any, address: Any, like: Any) -> None:
 @compiled
 def multiply(
     matrix: Any,
-    group: Any,
+    first: Any,
+    groups: Any,
     band: Any,
     inputs: Any,
     vectors: Any,
@@ -110,11 +111,11 @@ def multiply(
     weights_like: Any,
     inputs_like: Any,
 ) -> None:
-    """Computes one group of rows on one tile: W X, times the scales, plus the biases.
+    """Computes some groups of rows on one tile: W X, times the scales, plus the biases.
 
     Args:
         matrix: a MATRIX.
-        group: which.
+        first, groups: the first group, and how many.
         band: of its columns.
         inputs: address of the tile.
         vectors: its width.
@@ -123,23 +124,21 @@ def multiply(
         adds: 0 to overwrite them, else the result is added.
         weights_like, inputs_like: arrays of the types of W and X.
     """
-    number = group * matrix.bands + band
-    start = load_word(matrix.starts + 8 * number)
-    entries = load_word(matrix.starts + 8 * (number + 1)) - start
-    together = matrix.together
-    columns = matrix.columns + 2 * start
-    weights = matrix.values + weights_like.itemsize * start * together
-    scales = matrix.scales + 4 * group * together
-    biases = (matrix.zeros if band else matrix.biases) + 4 * group * together
+    together, step = matrix.together, 8 * matrix.bands
+    starts = matrix.starts + step * first + 8 * band
+    scales = matrix.scales + 4 * first * together
+    biases = (matrix.zeros if band else matrix.biases) + 4 * first * together
     stride, width = vectors * vector_bytes, vectors * BYTES
     if together == 1:
-        operands = (entries, columns, weights, 1, 0, inputs, stride, results, width, scales, biases, vectors, adds)
+        entries = (groups, starts, step, matrix.columns, matrix.values, 0, 1, 0)
+        operands = entries + (inputs, stride, results, width, scales, biases, 4, vectors, adds)  # noqa: RUF005
         sparse_row(operands, weights_like, inputs_like)
         return
-    for first in range(0, vectors, NARROW):
-        some = min(NARROW, vectors - first)
-        tile, target = inputs + first * vector_bytes, results + first * BYTES
-        operands = (entries, columns, weights, ROWS_TOGETHER, 1, tile, stride, target, width, scales, biases, some, adds)
+    entries = (groups, starts, step, matrix.columns, matrix.values, 0, ROWS_TOGETHER, 1)
+    for vector in range(0, vectors, NARROW):
+        some = min(NARROW, vectors - vector)
+        tile, target = inputs + vector * vector_bytes, results + vector * BYTES
+        operands = entries + (tile, stride, target, width, scales, biases, 4 * ROWS_TOGETHER, some, adds)  # noqa: RUF005
         sparse_rows(operands, weights_like, inputs_like)
 
 
@@ -165,17 +164,16 @@ def multiply_piece(
         target: address of the first row of the result, of all pieces.
         block: float32 numbers for one group of rows.
     """
-    width = vectors * LANES
-    for group in range(load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))):
-        row = group * matrix.together
-        rows = min(matrix.together, matrix.rows - row)
-        results = target + 4 * row * width
-        if rows == matrix.together:
-            multiply(matrix, group, band, inputs, vectors, vector_bytes, results, adds, weights_like, inputs_like)
-            continue
-        multiply(matrix, group, band, inputs, vectors, vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
-        rest = numba.carray(floats_at(results), rows * width)  # the last group has rows that the matrix has not
-        for i in range(rows * width):
+    together, width = matrix.together, vectors * LANES
+    first, last = load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))
+    whole = max(min(last, matrix.rows // together) - first, 0)
+    results = target + 4 * first * together * width
+    multiply(matrix, first, whole, band, inputs, vectors, vector_bytes, results, adds, weights_like, inputs_like)
+    if first + whole < last:  # the last group has rows that the matrix has not
+        row = (last - 1) * together
+        multiply(matrix, last - 1, 1, band, inputs, vectors, vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
+        rest = numba.carray(floats_at(target + 4 * row * width), (matrix.rows - row) * width)
+        for i in range(len(rest)):
             rest[i] = block[i] + (rest[i] if adds else np.float32(0))
 
 
@@ -319,7 +317,7 @@ def _multiply(job: Any, tile: Any, piece: Any, block: Any, weights_like: Any, in
         if not held:
             start = group * together
         results = block.ctypes.data + held * width * BYTES
-        multiply(matrix, group, 0, inputs, width, job.vector_bytes, results, 0, weights_like, inputs_like)
+        multiply(matrix, group, 1, 0, inputs, width, job.vector_bytes, results, 0, weights_like, inputs_like)
         held += min(together, rows - group * together)
         if held == LINE_ROWS or group == last - 1:
             activate(job.activation, block[: held * width * LANES])

@@ -7,7 +7,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import llvmlite.binding
@@ -122,9 +122,12 @@ def _fetch(builder: Builder, address: Value) -> None:
 class _Operands:
     """The arguments of a product, see `_product`."""
 
-    entries: Value
+    groups: Value
+    starts: Value
+    start_step: Value
     columns: Value
     weights: Value
+    group_step: Value
     entry_step: Value
     row_step: Value
     inputs: Value
@@ -133,12 +136,38 @@ class _Operands:
     output_stride: Value
     scales: Value
     biases: Value
+    term_step: Value
     vectors: Value
     adds: Value
 
 
-def _accumulate(builder: Builder, given: _Operands, rows: int, vectors: int, gathers: bool, weight: Any, inputs: Any) -> None:
-    """Writes the code of a product with so many vectors in each row.
+def _groups(builder: Builder, given: _Operands, rows: int, vectors: int, gathers: bool, weight: Any, inputs: Any) -> None:
+    """Writes the code of a product with so many vectors in each row: its groups of rows, one after the other."""
+    with cgutils.for_range(builder, given.groups, intp=WORD) as loop:
+        group = loop.index
+        if gathers:
+            address = builder.add(given.starts, builder.mul(group, given.start_step))
+            start = _load(builder, WORD, address)
+            entries = builder.sub(_load(builder, WORD, address, 8), start)
+            columns, weights = builder.add(given.columns, builder.mul(start, WORD(2))), builder.mul(start, WORD(rows))
+        else:
+            entries, columns, weights = given.starts, given.columns, builder.mul(group, given.group_step)
+        size = WORD(weight.bitwidth // 8)
+        here = replace(
+            given,
+            columns=columns,
+            weights=builder.add(given.weights, builder.mul(weights, size)),
+            outputs=builder.add(given.outputs, builder.mul(group, builder.mul(given.output_stride, WORD(rows)))),
+            scales=builder.add(given.scales, builder.mul(group, given.term_step)),
+            biases=builder.add(given.biases, builder.mul(group, given.term_step)),
+        )
+        _accumulate(builder, here, entries, rows, vectors, gathers, weight, inputs)
+
+
+def _accumulate(
+    builder: Builder, given: _Operands, entries: Value, rows: int, vectors: int, gathers: bool, weight: Any, inputs: Any
+) -> None:
+    """Writes the code of one group of rows.
 
     With few vectors, two entries at a time go into sums of their own: a sum waits for its last one.
     """
@@ -149,14 +178,13 @@ def _accumulate(builder: Builder, given: _Operands, rows: int, vectors: int, gat
 
     def add(entry: Value, into: list[list[Value]]) -> None:
         column = entry
-        if gathers:
-            column = builder.zext(_load(builder, _INT16, given.columns, builder.mul(entry, WORD(2))), WORD)
-        address = builder.add(given.inputs, builder.mul(column, given.input_stride))
         first = builder.mul(entry, given.entry_step)
         if gathers:
-            _fetch(builder, builder.add(given.columns, builder.mul(entry, WORD(2))))
+            address = builder.add(given.columns, builder.mul(entry, WORD(2)))
+            column = builder.zext(_load(builder, _INT16, address), WORD)
+            _fetch(builder, address)
             _fetch(builder, builder.add(given.weights, builder.mul(first, WORD(weight.bitwidth // 8))))
-        x = _inputs(builder, inputs, address, vectors)
+        x = _inputs(builder, inputs, builder.add(given.inputs, builder.mul(column, given.input_stride)), vectors)
         for row in range(rows):
             w = _weight(builder, weight, given.weights, builder.add(first, builder.mul(given.row_step, WORD(row))))
             w = _splat(builder, w)
@@ -164,39 +192,52 @@ def _accumulate(builder: Builder, given: _Operands, rows: int, vectors: int, gat
                 total = _fused_multiply_add(builder, w, x[number], builder.load(into[row][number]))
                 builder.store(total, into[row][number])
 
-    with cgutils.for_range(builder, builder.udiv(given.entries, WORD(apart)), intp=WORD) as loop:
+    with cgutils.for_range(builder, builder.udiv(entries, WORD(apart)), intp=WORD) as loop:
         for number in range(apart):
             add(builder.add(builder.mul(loop.index, WORD(apart)), WORD(number)), sums[number])
     if apart > 1:
-        with builder.if_then(builder.icmp_signed("!=", builder.urem(given.entries, WORD(apart)), WORD(0))):
-            add(builder.sub(given.entries, WORD(1)), sums[0])
-    outputs = [builder.add(given.outputs, builder.mul(given.output_stride, WORD(row))) for row in range(rows)]
-    for row in range(rows):
+        with builder.if_then(builder.icmp_signed("!=", builder.urem(entries, WORD(apart)), WORD(0))):
+            add(builder.sub(entries, WORD(1)), sums[0])
+    results = [[_sum_up(builder, [each[row][number] for each in sums]) for number in range(vectors)] for row in range(rows)]
+    _finish(builder, given, results)
+
+
+def _sum_up(builder: Builder, places: Sequence[Value]) -> Value:
+    return functools.reduce(builder.fadd, [builder.load(place) for place in places])
+
+
+def _finish(builder: Builder, given: _Operands, sums: Sequence[Sequence[Value]]) -> None:
+    """Writes scale * sum + bias of each row to the outputs, or adds it to them."""
+    results = []
+    for row, vectors in enumerate(sums):
         scale = _splat(builder, _load(builder, _FLOAT, given.scales, 4 * row))
         bias = _splat(builder, _load(builder, _FLOAT, given.biases, 4 * row))
-        for number in range(vectors):
-            total = builder.load(sums[0][row][number])
-            for other in sums[1:]:
-                total = builder.fadd(total, builder.load(other[row][number]))
-            y = _fused_multiply_add(builder, scale, total, bias)
-            target = _at(builder, _VECTOR, outputs[row], number * _BYTES)
-            with builder.if_else(builder.icmp_signed("!=", given.adds, WORD(0))) as (then, otherwise):
-                with then:
-                    builder.store(builder.fadd(y, builder.load(target, align=4)), target, align=4)
-                with otherwise:
-                    builder.store(y, target, align=4)
+        start = builder.add(given.outputs, builder.mul(given.output_stride, WORD(row)))
+        for number, total in enumerate(vectors):
+            target = _at(builder, _VECTOR, start, number * _BYTES)
+            results.append((target, _fused_multiply_add(builder, scale, total, bias)))
+    with builder.if_else(builder.icmp_signed("!=", given.adds, WORD(0))) as (then, otherwise):
+        with then:
+            for target, y in results:
+                builder.store(builder.fadd(y, builder.load(target, align=4)), target, align=4)
+        with otherwise:
+            for target, y in results:
+                builder.store(y, target, align=4)
 
 
 def _product(rows: int, gathers: bool, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
-    """Returns the type and the code of a product: rows of W times X, each scale * sum + bias.
+    """Returns the type and the code of a product: groups of rows of W times X, each row scale * sum + bias.
 
     Its arguments are a tuple of int64:
-        entries: of each row.
+        groups: how many.
+        starts, start_step: if it `gathers`: address of the number of a group's first entry, after which that of its end
+            stands, and bytes from one group to the next. If not, `starts` is the number of entries of every group.
         columns: address of the column of each entry, uint16; if not `gathers` they are 0, 1, 2 ...
-        weights: address of the stored values; value number entry * entry_step + row * row_step is one of W.
+        weights: address of the stored values; value number entry * entry_step + row * row_step is one of W. Where entries
+            do not say so themselves, those of a group begin `group_step` values after those of the last.
         inputs, input_stride: address of X, and bytes between its rows.
         outputs, output_stride: address of the first row of the result, and bytes between its rows.
-        scales, biases: addresses, float32, of each row.
+        scales, biases, term_step: addresses, float32, of each row, and bytes from one group to the next.
         vectors: in each row, 1 to HOST.accumulators.
         adds: 0 to overwrite the outputs, else the result is added to them.
     And two arrays of the types that W and X are stored in.
@@ -212,7 +253,7 @@ def _product(rows: int, gathers: bool, operands: Any, weights_like: Any, inputs_
             if vectors < most:
                 choice.add_case(WORD(vectors), case)
             builder.position_at_end(case)
-            _accumulate(builder, given, rows, vectors, gathers, weights_like.dtype, inputs_like.dtype)
+            _groups(builder, given, rows, vectors, gathers, weights_like.dtype, inputs_like.dtype)
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
