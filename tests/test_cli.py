@@ -139,8 +139,8 @@ def test_shrinks_inspects_and_evaluates(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["train", "evaluate", "inspect", "shrink", "import", "quickstart"]),
-        (["--help"], ["train", "evaluate", "inspect", "shrink", "import", "quickstart"]),
+        ([], ["train", "evaluate", "inspect", "shrink", "pack", "bench", "import", "quickstart"]),
+        (["--help"], ["train", "evaluate", "inspect", "shrink", "pack", "bench", "import", "quickstart"]),
         (["train", "--help"], ["--pruning.density", "--training.learning_rate", "--frozen_modules", "--resume", "Magnitude"]),
         (["evaluate", "--help"], ["--task.help"]),
         (["inspect", "--help"], ["checkpoint"]),

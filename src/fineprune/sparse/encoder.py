@@ -11,7 +11,7 @@ from .encoding import ENCODE, LAYER, MATRICES, encoder_part, phases
 from .format import Float32
 from .kernels import MATRIX
 from .linear import refuse_unfit
-from .memory import Activations, Array, Described, address, inputs_like, step, vector_bytes
+from .memory import Activations, Array, Described, address, inputs_like, room, step, vector_bytes
 from .reference import Activation
 from .tasks import counters
 from .threads import entry
@@ -94,8 +94,8 @@ class Encoder:
         widest, neurons = max(*self.features, 1), max(*self.neurons, 1)
         numbers = {"stream": self.hidden, "projected": 3 * widest}
         stored = {"inner": neurons, "context": widest} | ({"lowered": self.hidden} if many > 1 else {})
-        buffers: dict[str, Array] = {name: np.empty(place.tokens * features, np.float32) for name, features in numbers.items()}
-        buffers |= {name: np.empty(place.tokens // many * features, like.dtype) for name, features in stored.items()}
+        buffers = {name: room(place.tokens * features, Float32()) for name, features in numbers.items()}
+        buffers |= {name: room(place.tokens * features, self.activations) for name, features in stored.items()}
         added = None if positions is None else _padded(positions, place.each * place.lanes)
         arrays: dict[str, Tensor | Array] = {
             "lowered": buffers["stream"],  # float32 inputs of products are the stream itself

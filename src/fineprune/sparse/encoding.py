@@ -23,6 +23,7 @@ from .kernels import (
     multiply,
     multiply_piece,
     put,
+    scratch,
     store_tokens,
 )
 from .tasks import compiled, done, take
@@ -94,8 +95,8 @@ def phases(depth: int) -> int:
 def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
     """Does what it finds to do of an ENCODE; any number of threads may run it at once."""
     layers = numba.carray(layers_at(job.layers), max(job.depth, 1))
-    scores = np.empty(max(job.each, 1) * LANES * NARROW * LANES, dtype=np.float32)
-    block = np.empty((max(ROWS_TOGETHER, job.widest, job.hidden) + 2) * WIDEST * LANES, dtype=np.float32)
+    scores = scratch(max(job.each, 1) * LANES * NARROW * LANES)
+    block = scratch((max(ROWS_TOGETHER, job.widest, job.hidden) + 2) * WIDEST * LANES)
     tiles = -(-job.vectors // WIDEST)
     units = job.vectors // job.step
     last = IN_LAYER * job.depth + 1

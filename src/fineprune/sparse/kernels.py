@@ -26,6 +26,9 @@ LANES, WIDEST, NARROW = HOST.lanes, HOST.accumulators, HOST.together
 BYTES = 4 * LANES
 """Of a float32 vector."""
 
+CACHE_LINE = 64
+"""Bytes."""
+
 PIECES = 16
 """Into how many pieces the rows of a matrix are cut, each with about the same number of entries."""
 
@@ -95,6 +98,14 @@ def _put_floats(row: Any, address: Any, like: Any) -> None:
 def _put_words(row: Any, address: Any, like: Any) -> None:
     for pair in range(len(row) // (2 * LANES)):
         pack_bfloat16(row.ctypes.data + 2 * pair * BYTES, address + pair * BYTES)
+
+
+@compiled
+def scratch(size: Any) -> Any:
+    """Returns room for float32 numbers that begins at a cache line: a vector across two lines is loaded at half the speed."""
+    room = np.empty(size + CACHE_LINE // 4, dtype=np.float32)
+    skipped = -room.ctypes.data % CACHE_LINE // 4
+    return room[skipped : skipped + size]
 
 
 @compiled
@@ -236,7 +247,7 @@ def store_tokens(block: Any, held: Any, stride: Any, tokens: Any, target: Any, f
 def run_product(job: Any, weights_like: Any, inputs_like: Any) -> None:
     """Does what it finds to do of a LINEAR whose inputs lie in tiles, as its outputs will; its source is not used."""
     matrix = numba.carray(matrices_at(job.matrix), 1)[0]
-    block = np.empty(ROWS_TOGETHER * WIDEST * LANES, dtype=np.float32)
+    block = scratch(ROWS_TOGETHER * WIDEST * LANES)
     tasks = PIECES * (-(-job.vectors // WIDEST))
     task = take(job.counters, 0, tasks)
     while task >= 0:
@@ -262,14 +273,14 @@ def product_part(weights: np.dtype[Any], inputs: np.dtype[Any], sources: str) ->
 @compiled
 def run_linear(job: Any, weights_like: Any, inputs_like: Any) -> None:
     """Does what it finds to do of a LINEAR; any number of threads may run it at once."""
-    pair = np.empty(job.inputs * job.step * LANES, dtype=np.float32)
+    pair = scratch(job.inputs * job.step * LANES)
     tasks = job.vectors // job.step
     task = take(job.counters, 0, tasks)
     while task >= 0:
         _load(job, task * job.step, pair, inputs_like)
         done(job.counters, 0)
         task = take(job.counters, 0, tasks)
-    block = np.empty(LINE_ROWS * WIDEST * LANES, dtype=np.float32)
+    block = scratch(LINE_ROWS * WIDEST * LANES)
     tasks = PIECES * (-(-job.vectors // WIDEST))
     task = take(job.counters, 1, tasks)
     while task >= 0:

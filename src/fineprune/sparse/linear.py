@@ -12,7 +12,7 @@ from ..layers import is_transposed
 from . import threads
 from .format import Float32, SparseMatrix
 from .kernels import LINEAR, linear_part, product_part
-from .memory import Activations, Array, Described, address, inputs_like, step, vector_bytes
+from .memory import Activations, Array, Described, address, inputs_like, room, step, vector_bytes
 from .reference import Activation
 from .tasks import counters
 from .threads import entry
@@ -90,8 +90,8 @@ class SparseLinear(nn.Module):
         return outputs
 
     def _multiply(self, given: Tensor, outputs: Tensor) -> None:
-        place, like = tiles_of(1, len(given), step(self.activations)), inputs_like(self.activations)
-        tiles = np.empty(max(place.tokens // step(self.activations) * self.in_features, 1), like.dtype)
+        place = tiles_of(1, len(given), step(self.activations))
+        tiles = room(place.tokens * self.in_features, self.activations)
         self._run(linear_part, 2, {"source": given, "target": outputs, "tiles": tiles}, len(given))
 
     def _run(self, part: Any, phases: int, arrays: dict[str, Tensor | Array], tokens: int) -> None:

@@ -29,6 +29,12 @@ def inputs_like(activations: Activations) -> Array:
     return np.empty(0, np.uint32 if isinstance(activations, BFloat16) else np.float32)
 
 
+def room(size: int, activations: Activations) -> Tensor:
+    """Returns room for so many inputs. PyTorch's memory begins at a cache line, which matters to vectors; NumPy's does not."""
+    kind = torch.int32 if isinstance(activations, BFloat16) else torch.float32
+    return torch.empty(max(size // step(activations), 1), dtype=kind)
+
+
 def step(activations: Activations) -> int:
     """Returns how many vectors are counted together."""
     return 2 if isinstance(activations, BFloat16) else 1
