@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numba.extending import intrinsic
 
-from .elementwise import ONE, ZERO, activate, exp
+from .elementwise import ZERO, activate
 from .kernels import (
     BYTES,
     LANES,
@@ -27,7 +27,7 @@ from .kernels import (
     store_tokens,
 )
 from .tasks import compiled, done, take
-from .vectors import ROWS_TOGETHER, dense_row, dense_rows, floats_at, integers_at, layer_norm, load_word, pointer_to
+from .vectors import ROWS_TOGETHER, dense_row, dense_rows, floats_at, integers_at, layer_norm, load_word, pointer_to, softmax
 
 QUERY, KEY, VALUE, OUTPUT, FIRST, SECOND, MATRICES = range(7)
 """The matrices of a layer, in order."""
@@ -289,16 +289,16 @@ def _attend(job: Any, layer: Any, task: Any, scores: Any, block: Any, inputs_lik
             for i in range(size):
                 row[i] += added[i]
     seen = numba.carray(_bytes_at(job.seen), (job.sequences, job.length))
-    largest, total = block[:size], block[size : 2 * size]
-    _softmax(scores, seen[sequence], keys, size, largest, total)
-    results = block[2 * size : (2 + layer.head_size) * size]
+    share = block[:size]
+    _softmax(scores, seen[sequence], keys, some, share)
+    results = block[size : (1 + layer.head_size) * size]
     results[:] = ZERO
     _weigh(job, layer, start, sequence, keys, some, scores, results)
     base = tile * WIDEST * layer.features + start * width + inside
     for feature in range(layer.head_size):
         row = results[feature * size : (feature + 1) * size]
         for i in range(size):
-            row[i] = row[i] * total[i]
+            row[i] = row[i] * share[i]
         put(row, job.context + (base + feature * width) * job.vector_bytes, inputs_like)
 
 
@@ -329,25 +329,17 @@ def _score(job: Any, layer: Any, start: Any, sequence: Any, keys: Any, query: An
 
 
 @compiled
-def _softmax(scores: Any, seen: Any, keys: Any, size: Any, largest: Any, total: Any) -> None:
-    """Replaces scores by e^(score - largest), and gives 1 / their total for each query; 0 where nothing is seen."""
-    largest[:] = np.float32(-np.inf)
-    total[:] = ZERO
+def _softmax(scores: Any, seen: Any, keys: Any, some: Any, share: Any) -> None:
+    """Replaces scores by e^(score - largest), 0 for keys that are not seen, and gives 1 / their total for each query."""
+    size = some * LANES
     for key in range(keys):
-        if seen[key]:
-            row = scores[key * size : (key + 1) * size]
-            for i in range(size):
-                largest[i] = max(largest[i], row[i])
+        if not seen[key]:
+            scores[key * size : (key + 1) * size] = np.float32(-np.inf)
+    for vector in range(some):
+        softmax(scores.ctypes.data + vector * BYTES, some * BYTES, keys, share.ctypes.data + vector * BYTES)
     for key in range(keys):
-        row = scores[key * size : (key + 1) * size]
-        if seen[key]:
-            for i in range(size):
-                row[i] = exp(row[i] - largest[i])
-                total[i] += row[i]
-        else:
-            row[:] = ZERO
-    for i in range(size):
-        total[i] = ONE / total[i] if total[i] > ZERO else ZERO
+        if not seen[key]:
+            scores[key * size : (key + 1) * size] = ZERO
 
 
 @compiled

@@ -5,6 +5,7 @@ Everything else that the kernels do is plain loops, which LLVM makes vectors of 
 
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -174,7 +175,7 @@ def _accumulate(
     apart = 2 if rows * vectors <= HOST.accumulators // 2 else 1
     sums = [[[cgutils.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(rows)] for _ in range(apart)]
     for place in itertools.chain.from_iterable(itertools.chain.from_iterable(sums)):
-        builder.store(ir.Constant(_VECTOR, [0.0] * HOST.lanes), place)
+        builder.store(_all_of(0.0), place)
 
     def add(entry: Value, into: list[list[Value]]) -> None:
         column = entry
@@ -303,11 +304,8 @@ def layer_norm(typing_context: Any, rows: Any, stride: Any, count: Any, epsilon:
             return _fused_multiply_add(builder, distance, distance, total)
 
         spread = builder.fmul(share, _total(builder, rows, stride, count, add_square))
-        root = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.sqrt.v{HOST.lanes}f32"
-        )
-        spread = builder.call(root, [builder.fadd(spread, _splat(builder, epsilon))])
-        factor = builder.fdiv(ir.Constant(_VECTOR, [1.0] * HOST.lanes), spread)
+        root = _elementwise(builder, "sqrt", builder.fadd(spread, _splat(builder, epsilon)))
+        factor = builder.fdiv(_all_of(1.0), root)
         with cgutils.for_range(builder, count, intp=WORD) as loop:
             a, b = (_splat(builder, _load(builder, _FLOAT, one, builder.mul(loop.index, WORD(4)))) for one in (scale, shift))
             place = _at(builder, _VECTOR, rows, builder.mul(loop.index, stride))
@@ -318,12 +316,72 @@ def layer_norm(typing_context: Any, rows: Any, stride: Any, count: Any, epsilon:
     return types.void(types.int64, types.int64, types.int64, types.float32, types.int64, types.int64), code
 
 
-def _total(builder: Builder, source: Value, stride: Value, count: Value, add: Callable[[Value, Value], Value]) -> Value:
-    """Adds rows of lanes up, in several sums, since each waits for its last one."""
+@intrinsic
+def softmax(typing_context: Any, rows: Any, stride: Any, count: Any, target: Any) -> Any:
+    """Replaces each lane of some rows by e^(x - largest), and writes 1 / their sum: the rows times it are the softmax.
+
+    Args: address of the first row, bytes between rows, how many there are, at least one; address of the vector of 1 / sum.
+    """
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+        rows, stride, count, target = arguments
+
+        def larger(x: Value, other: Value) -> Value:
+            return builder.select(builder.fcmp_ordered(">", x, other), x, other)
+
+        largest = _total(builder, rows, stride, count, larger, start=-math.inf)
+        total = cgutils.alloca_once(builder, _VECTOR)
+        builder.store(_all_of(0.0), total)
+        with cgutils.for_range(builder, count, intp=WORD) as loop:
+            place = _at(builder, _VECTOR, rows, builder.mul(loop.index, stride))
+            power = _exp(builder, builder.fsub(builder.load(place, align=4), largest))
+            builder.store(power, place, align=4)
+            builder.store(builder.fadd(power, builder.load(total)), total)
+        share = builder.fdiv(_all_of(1.0), builder.load(total))
+        builder.store(share, _at(builder, _VECTOR, target), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), code
+
+
+def _all_of(number: float) -> Value:
+    return ir.Constant(_VECTOR, [number] * HOST.lanes)
+
+
+def _exp(builder: Builder, x: Value) -> Value:
+    """e^x = 2^n e^r with r at most ln 2 / 2, and the Taylor series of e^r; of x up to 0, and as of -87 below that."""
+    x = builder.select(builder.fcmp_ordered("<", x, _all_of(-87.0)), _all_of(-87.0), x)
+    n = _elementwise(builder, "rint", builder.fmul(x, _all_of(math.log2(math.e))))
+    upper = 0.693145751953125  # of ln 2; its product with a small whole number is exact
+    r = _fused_multiply_add(builder, n, _all_of(-upper), x)
+    r = _fused_multiply_add(builder, n, _all_of(upper - math.log(2)), r)
+    y = _all_of(1 / math.factorial(6))
+    for factor in (5, 4, 3, 2, 1, 0):
+        y = _fused_multiply_add(builder, y, r, _all_of(1 / math.factorial(factor)))
+    exponent = builder.add(builder.fptosi(n, _WORDS), ir.Constant(_WORDS, [127] * HOST.lanes))
+    power = builder.bitcast(builder.shl(exponent, ir.Constant(_WORDS, [23] * HOST.lanes)), _VECTOR)
+    return builder.fmul(y, power)
+
+
+def _elementwise(builder: Builder, name: str, vector: Value) -> Value:
+    """Applies a function of LLVM's, by its name, to each lane."""
+    kind = ir.FunctionType(_VECTOR, [_VECTOR])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{HOST.lanes}f32"), [vector])
+
+
+def _total(
+    builder: Builder,
+    source: Value,
+    stride: Value,
+    count: Value,
+    add: Callable[[Value, Value], Value],
+    start: float = 0.0,
+) -> Value:
+    """Combines rows of lanes, in several running results, since each waits for its last one; these are combined at the end."""
     apart = 4
-    sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(apart)]
-    for place in sums:
-        builder.store(ir.Constant(_VECTOR, [0.0] * HOST.lanes), place)
+    results = [cgutils.alloca_once(builder, _VECTOR) for _ in range(apart)]
+    for place in results:
+        builder.store(_all_of(start), place)
 
     def take(row: Value, place: Value) -> None:
         x = _load(builder, _VECTOR, source, builder.mul(row, stride))
@@ -331,11 +389,11 @@ def _total(builder: Builder, source: Value, stride: Value, count: Value, add: Ca
 
     whole = builder.udiv(count, WORD(apart))
     with cgutils.for_range(builder, whole, intp=WORD) as loop:
-        for number, place in enumerate(sums):
+        for number, place in enumerate(results):
             take(builder.add(builder.mul(loop.index, WORD(apart)), WORD(number)), place)
     with cgutils.for_range_slice(builder, builder.mul(whole, WORD(apart)), count, WORD(1), intp=WORD) as (row, _):
-        take(row, sums[0])
-    return functools.reduce(builder.fadd, [builder.load(place) for place in sums])
+        take(row, results[0])
+    return functools.reduce(builder.fadd if start == 0.0 else add, [builder.load(place) for place in results])
 
 
 @intrinsic
