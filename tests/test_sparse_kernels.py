@@ -214,8 +214,11 @@ def test_wrong_inputs_are_refused() -> None:
         layer(torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(InvalidInputError, match="on meta"):
         layer(torch.zeros(2, 3, device="meta"))
-    with pytest.raises(InvalidInputError, match="inference_mode"):
+    with pytest.raises(InvalidInputError, match=r"model\.eval"):
         layer(torch.zeros(2, 3, requires_grad=True))
+    with torch.no_grad():
+        layer(torch.zeros(2, 3, requires_grad=True))
+    assert not layer.eval()(torch.zeros(2, 3, requires_grad=True)).requires_grad
     with pytest.raises(InvalidInputError, match="to_dense"):
         layer.half()
     with pytest.raises(InvalidInputError, match="to_dense"):

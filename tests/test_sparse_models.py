@@ -129,6 +129,15 @@ def test_fused_encoders_give_what_the_dense_model_gives(name: str, batch: dict[s
     assert error(model, sparse, batch) < 1e-4
 
 
+def test_it_runs_where_gradients_are_recorded_and_refuses_to_train() -> None:
+    model = prune(FUSED["bert"]())
+    sparse = fineprune.to_sparse(model, 0.5)
+    batch = BATCHES["padded"]
+    assert torch.allclose(sparse(**batch).logits, model(**batch).logits, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InvalidInputError, match="gives no gradient"):
+        sparse.train()(**batch)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ["bert", "distilbert", "roberta"])
 def test_it_takes_the_masks_of_each_attention(name: str, attention: str) -> None:

@@ -79,7 +79,7 @@ class Encoder:
             seen: sequences x length, bool: whether a token is attended to.
             positions: heads x queries x keys, added to the scores of every sequence.
         """
-        refuse_unfit(inputs, self.hidden)
+        refuse_unfit(inputs, self.hidden, training=False)
         source = inputs.detach().to(torch.float32).contiguous()
         target = torch.empty_like(source)
         if source.numel():

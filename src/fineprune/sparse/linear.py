@@ -63,9 +63,10 @@ class SparseLinear(nn.Module):
         """Returns ... x out_features of ... x in_features, in the same floating-point type.
 
         Raises:
-            InvalidInputError: for another number of features, a device other than the CPU, or inputs that need a gradient.
+            InvalidInputError: for another number of features, a device other than the CPU, or, in training mode, inputs that
+                need a gradient.
         """
-        refuse_unfit(inputs, self.in_features)
+        refuse_unfit(inputs, self.in_features, self.training)
         tokens = math.prod(inputs.shape[:-1])
         given = inputs.detach().to(torch.float32).reshape(tokens, self.in_features).contiguous()
         outputs = torch.empty(tokens, self.out_features)
@@ -78,7 +79,7 @@ class SparseLinear(nn.Module):
 
         One tile of tokens, as 16, 32 ... 128 are with AVX-512, is not copied where it is float32 and contiguous.
         """
-        refuse_unfit(inputs.t(), self.in_features)
+        refuse_unfit(inputs.t(), self.in_features, self.training)
         tokens = inputs.shape[1]
         whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
         if not whole or not tokens or tokens % HOST.lanes or tokens > HOST.lanes * HOST.accumulators:
@@ -128,15 +129,15 @@ class SparseLinear(nn.Module):
         )
 
 
-def refuse_unfit(inputs: Tensor, features: int) -> None:
-    """Raises InvalidInputError for inputs that the kernels do not take."""
+def refuse_unfit(inputs: Tensor, features: int, training: bool) -> None:
+    """Raises InvalidInputError for inputs that the kernels do not take, or when training that they give no gradient to."""
     if inputs.ndim == 0 or inputs.shape[-1] != features or not inputs.is_floating_point() or inputs.device.type != "cpu":
         raise InvalidInputError(
             f"A sparse layer was given {tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}; it takes floating-point "
             f"inputs on the CPU with {features} features last."
         )
-    if torch.is_grad_enabled() and inputs.requires_grad:
+    if training and torch.is_grad_enabled() and inputs.requires_grad:
         raise InvalidInputError(
-            "A sparse layer gives no gradient, and these inputs need one. Run it within torch.inference_mode(), or train the "
-            "dense model: `fineprune.to_dense(model)`."
+            "A sparse layer gives no gradient, and in training mode these inputs need one. Call model.eval() to run it, or "
+            "train the dense model: `fineprune.to_dense(model)`."
         )
