@@ -36,6 +36,10 @@ PRODUCTS = 20
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
 
 
+KERNEL = "fp32, features first"
+"""The product alone: tokens lie as the kernels have them, before and after."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One matrix with one type of activations; milliseconds, and how many times faster than each dense product."""
@@ -87,9 +91,10 @@ def measure(layer: Layer, density: float, threads: int, rounds: int) -> Iterator
         assert torch.allclose(one(layer.tokens), expected, rtol=0, atol=TOLERANCES[name]), "both must give the same"
     ways: dict[str, Callable[[], object]] = {"torch": layer.by_torch, "numpy": layer.by_numpy}
     ways |= {name: partial(one, layer.tokens) for name, one in ours.items()}
+    ways[KERNEL] = partial(ours["fp32"].product, layer.tokens.t().contiguous())
     timings = in_turns({name: timed(partial(often, way)) for name, way in ways.items()}, rounds)
     medians = {name: timing.spread.median / PRODUCTS for name, timing in timings.items()}
-    for name in ours:
+    for name in [*ours, KERNEL]:
         outputs, inputs = layer.weight.shape
         yield Row(
             *(outputs, inputs, density, threads, name),

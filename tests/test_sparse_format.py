@@ -73,12 +73,6 @@ def test_a_group_stores_the_columns_of_all_its_rows() -> None:
     assert matrix.density == 3 / 15
 
 
-def test_it_says_how_many_bytes_it_takes() -> None:
-    dense = random_matrix(8, 8, 1.0)
-    assert SparseMatrix.from_dense(dense).nbytes == 9 * 8 + 64 * 2 + 64 * 4
-    assert SparseMatrix.from_dense(dense, Int8()).nbytes == 9 * 8 + 64 * 2 + 64 + 8 * 4
-
-
 def test_a_copy_is_the_same() -> None:
     matrix = stored(random_matrix(9, 7, 0.3), Int8(), 4)
     assert torch.equal(copy.deepcopy(matrix).to_dense(), matrix.to_dense())

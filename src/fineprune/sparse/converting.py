@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +42,19 @@ def to_sparse(
         MissingExtraError: if numba is not installed.
     """
     require("sparse", "numba")
-    _refuse_wrong(model, threshold_density)
+    _refuse_wrong(model, threshold_density, values, activations)
     from .choosing import MOST_DENSITY
 
-    kept, most = _defaults(values, activations)[0], MOST_DENSITY if threshold_density is None else threshold_density
+    most = MOST_DENSITY if threshold_density is None else threshold_density
     dense = {name: matrix for name, module in _linear_layers(model).items() if _density(matrix := _matrix(module)) <= most}
-    matrices = {name: SparseMatrix.from_dense(matrix, kept) for name, matrix in dense.items()}
-    return assemble(_copy(model), matrices, threshold_density, values=values, activations=activations)
+    matrices = {name: _stored(name, matrix, Float32() if values is None else values) for name, matrix in dense.items()}
+    return assemble(_copy(model), matrices, threshold_density, activations)
 
 
 def assemble(
     model: nn.Module,
     matrices: Mapping[str, SparseMatrix],
     threshold_density: float | None = None,
-    *,
-    values: Values | None = None,
     activations: "Activations | None" = None,
 ) -> nn.Module:
     """Puts sparse layers into a model, in place, where they are faster, and fuses its encoders.
@@ -64,34 +62,50 @@ def assemble(
     Args:
         model: its linear layers of these names have no weight yet (on the meta device), or the same as the matrix.
         matrices: by name of the layer, stored row by row.
-        threshold_density, values, activations: see `to_sparse`.
+        threshold_density, activations: see `to_sparse`.
 
     Returns:
         The model, in evaluation mode.
     """
     require("sparse", "numba")
     from .choosing import MOST_DENSITY, is_faster, suited
-    from .families import encoders, fuse, linear_layers
+    from .families import fuse
 
-    (kept, way), most = _defaults(values, activations), MOST_DENSITY if threshold_density is None else threshold_density
+    way, most = (
+        Float32() if activations is None else activations,
+        MOST_DENSITY if threshold_density is None else threshold_density,
+    )
     modules = dict(model.named_modules())
     sparse = {name: suited(matrix) for name, matrix in matrices.items() if matrix.density <= most}
     chosen = {name: matrix for name, matrix in sparse.items() if threshold_density is not None or is_faster(matrix, way)}
     for name in matrices.keys() - chosen.keys():
         _fill(modules[name], matrices[name])
-    fused = []
+    fused = _fusable(model, chosen)
     free = _linear_layers(model)
-    for name, (encoder, config) in encoders(model).items():
-        inside = [f"{name}.{layer}" for layer in linear_layers(encoder)]
-        if all(layer in free for layer in inside) and 2 * _size(free, chosen.keys() & set(inside)) >= _size(free, inside):
-            rest = [layer for layer in inside if layer not in chosen]
-            chosen |= {layer: suited(SparseMatrix.from_dense(_matrix(free[layer]), kept)) for layer in rest}
-            fused.append((encoder, config))
+    for _, _, inside in fused:
+        kept = next(chosen[layer].values.dtype for layer in inside if layer in chosen)
+        values = next(kind for kind in (Float32(), BFloat16(), Int8()) if kind.dtype == kept)
+        rest = [layer for layer in inside if layer not in chosen]
+        chosen |= {layer: suited(_stored(layer, _matrix(free[layer]), values)) for layer in rest}
     for name, matrix in chosen.items():
         model = _put(model, name, _sparse(modules[name], matrix, way))
-    for encoder, config in fused:
+    for encoder, config, _ in fused:
         fuse(encoder, config, way)
     return model.eval()
+
+
+def _fusable(model: nn.Module, chosen: Mapping[str, SparseMatrix]) -> list[tuple[nn.Module, Any, list[str]]]:
+    """Returns the encoders that can run fused and are mostly sparse, their configs, and the names of their layers."""
+    from .families import encoders, fits, linear_layers
+
+    free, found = _linear_layers(model), []
+    for name, (encoder, config) in encoders(model).items():
+        inside = [f"{name}.{layer}" for layer in linear_layers(encoder)]
+        sparse = [layer for layer in inside if layer in chosen]
+        mostly = all(layer in free for layer in inside) and 2 * _size(free, sparse) >= _size(free, inside)
+        if sparse and mostly and len({chosen[layer].values.dtype for layer in sparse}) == 1 and fits(encoder, config):
+            found.append((encoder, config, inside))
+    return found
 
 
 def to_dense(model: nn.Module) -> nn.Module:
@@ -113,7 +127,7 @@ def to_dense(model: nn.Module) -> nn.Module:
     return dense
 
 
-def _refuse_wrong(model: nn.Module, threshold_density: float | None) -> None:
+def _refuse_wrong(model: Any, threshold_density: Any, values: Any, activations: Any) -> None:
     from .linear import SparseLinear
 
     if threshold_density is not None and not (is_number(threshold_density) and 0 <= threshold_density <= 1):
@@ -121,6 +135,12 @@ def _refuse_wrong(model: nn.Module, threshold_density: float | None) -> None:
             f"threshold_density was given as {threshold_density!r}; layers of at most this density become sparse: a number "
             "from 0 to 1, or None to measure which are faster."
         )
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"model was given as {model!r}; it takes a loaded model, a torch.nn.Module.")
+    if values is not None and not isinstance(values, Float32 | BFloat16 | Int8):
+        raise InvalidInputError(f"values was given as {values!r}; allowed are Float32(), BFloat16() and Int8().")
+    if activations is not None and not isinstance(activations, Float32 | BFloat16):
+        raise InvalidInputError(f"activations was given as {activations!r}; allowed are Float32() and BFloat16().")
     if any(isinstance(module, SparseLinear) for module in model.modules()):
         raise InvalidInputError("This model is sparse already. Call `fineprune.to_dense(model)` first to convert it anew.")
     for name, module in _linear_layers(model).items():
@@ -132,24 +152,22 @@ def _refuse_wrong(model: nn.Module, threshold_density: float | None) -> None:
             )
 
 
-def _defaults(values: Values | None, activations: "Activations | None") -> tuple[Values, "Activations"]:
-    kept, way = Float32() if values is None else values, Float32() if activations is None else activations
-    if not isinstance(kept, Float32 | BFloat16 | Int8):
-        raise InvalidInputError(f"values was given as {values!r}; allowed are Float32(), BFloat16() and Int8().")
-    if not isinstance(way, Float32 | BFloat16):
-        raise InvalidInputError(f"activations was given as {activations!r}; allowed are Float32() and BFloat16().")
-    return kept, way
+def _stored(name: str, matrix: Tensor, values: Values) -> SparseMatrix:
+    try:
+        return SparseMatrix.from_dense(matrix, values)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{name}.weight: {error}") from error
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns the linear layers that can become sparse: called as modules, and with a weight of their own."""
-    owners = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
+    """Returns the linear layers that can become sparse: called as modules, and with a weight and a place of their own."""
+    tensors = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
+    places = Counter(id(child) for module in model.modules() for child in module._modules.values())
     found = {}
     for parent_name, parent in model.named_modules():
-        if _reads_weights(parent):
-            continue
         for name, child in parent.named_children():
-            if _is_plain(child) and owners[id(child.weight)] == 1:
+            alone = places[id(child)] == 1 and not _reads_weights(parent)
+            if alone and _is_plain(child) and tensors[id(child.weight)] == 1:
                 found[f"{parent_name}.{name}".lstrip(".")] = child
     if _is_plain(model):
         found[""] = model
@@ -157,16 +175,16 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a stock linear layer; one of a class that inherits from it may do more, or be read otherwise."""
-    stock = type(module) is nn.Linear or is_transposed(module)
-    return stock and is_linear(module) and module.get_parameter("weight").shape[not is_transposed(module)] <= MOST_COLS
+    """Whether it is a stock linear layer; one of a class that inherits from it, or with hooks, may do more."""
+    stock = (type(module) is nn.Linear or is_transposed(module)) and is_linear(module)
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return stock and not hooked and module.get_parameter("weight").shape[not is_transposed(module)] <= MOST_COLS
 
 
 def _reads_weights(parent: nn.Module) -> bool:
-    """Whether a module of PyTorch may take the weights of its parts instead of calling them."""
-    return type(parent).__module__.startswith("torch.nn") and not isinstance(
-        parent, nn.Sequential | nn.ModuleList | nn.ModuleDict
-    )
+    """Whether a module inherits from one of PyTorch's that may take the weights of its parts instead of calling them."""
+    containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return any(base.__module__.startswith("torch.nn") and base not in containers for base in type(parent).__mro__)
 
 
 def _matrix(module: nn.Module) -> Tensor:
@@ -222,6 +240,6 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """Returns a copy that shares every tensor with the model."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    """Returns a copy that shares the numbers of every tensor with the model; moving or converting the one leaves the other."""
+    own: dict[int, object] = {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in model.parameters()}
+    return copy.deepcopy(model, own | {id(one): one.detach() for one in model.buffers()})

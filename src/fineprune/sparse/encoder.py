@@ -1,6 +1,8 @@
 """A fused encoder: the forward pass of a stock encoder of the BERT family, in one piece of compiled code."""
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +12,15 @@ from . import threads
 from .encoding import ENCODE, LAYER, MATRICES, encoder_part, phases
 from .format import Float32
 from .kernels import MATRIX
-from .linear import refuse_unfit
+from .linear import refuse_unfit, ungraded
 from .memory import Activations, Array, Described, address, inputs_like, room, step, vector_bytes
 from .reference import Activation
 from .tasks import counters
-from .threads import entry
 from .tiles import tiles_of
 from .vectors import ROWS_TOGETHER
+
+FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
+"""What the kernels read, whatever PyTorch's default types are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +53,10 @@ class Encoder:
         self.hidden = layers[0].matrices[0].weight.cols
         self.features = [layer.matrices[0].weight.rows for layer in layers]
         self.neurons = [layer.matrices[4].weight.rows for layer in layers]
-        self.ones, self.zeros = torch.ones(ROWS_TOGETHER), torch.zeros(ROWS_TOGETHER)
+        self.ones, self.zeros = (torch.full((ROWS_TOGETHER,), number, **FLOATS) for number in (1.0, 0.0))
         self.seconds = [Described(layer.matrices[5].weight, layer.matrices[5].bias, bands=2) for layer in layers]
         self.matrices = np.zeros((len(layers), MATRICES), dtype=MATRIX)
-        self.scalings = torch.empty(len(layers), ROWS_TOGETHER)
+        self.scalings = torch.empty(len(layers), ROWS_TOGETHER, **FLOATS)
         self.records = np.zeros(len(layers), dtype=LAYER)
         for number, layer in enumerate(layers):
             self._describe(number, layer)
@@ -71,6 +75,7 @@ class Encoder:
     def __reduce__(self) -> tuple[type["Encoder"], tuple[tuple[Layer, ...], Activations]]:
         return Encoder, (self.layers, self.activations)
 
+    @torch.compiler.disable
     def __call__(self, inputs: Tensor, seen: Tensor, positions: Tensor | None = None) -> Tensor:
         """Returns what the layers make of a batch.
 
@@ -79,8 +84,11 @@ class Encoder:
             seen: sequences x length, bool: whether a token is attended to.
             positions: heads x queries x keys, added to the scores of every sequence.
         """
-        refuse_unfit(inputs, self.hidden, training=False)
-        source = inputs.detach().to(torch.float32).contiguous()
+        refuse_unfit(inputs, self.hidden)
+        return ungraded(functools.partial(self._apply_to, seen=seen, positions=positions), inputs)
+
+    def _apply_to(self, inputs: Tensor, seen: Tensor, positions: Tensor | None) -> Tensor:
+        source = inputs.to(torch.float32).contiguous()
         target = torch.empty_like(source)
         if source.numel():
             self._run(source, target, seen.to(torch.uint8).contiguous(), positions)
@@ -90,7 +98,7 @@ class Encoder:
         sequences, length, _ = source.shape
         many, like = step(self.activations), inputs_like(self.activations)
         place = tiles_of(sequences, length, many)
-        lengths = (seen * torch.arange(1, length + 1)).amax(dim=1)
+        lengths = (seen * torch.arange(1, length + 1, device="cpu")).amax(dim=1)
         widest, neurons = max(*self.features, 1), max(*self.neurons, 1)
         numbers = {"stream": self.hidden, "projected": 3 * widest}
         stored = {"inner": neurons, "context": widest} | ({"lowered": self.hidden} if many > 1 else {})
@@ -119,12 +127,12 @@ class Encoder:
         job["depth"], job["hidden"], job["widest"] = len(self.layers), self.hidden, widest
         job["activation"] = self.layers[0].activation.value
         values = self.layers[0].matrices[0].weight.values.dtype
-        threads.run(entry(encoder_part, ENCODE, values, like.dtype), job, (arrays, added))
+        threads.run(threads.entry(encoder_part, ENCODE, values, like.dtype), job, (arrays, added))
 
 
 def _padded(positions: Tensor, each: int) -> Tensor:
     """Returns heads x keys x queries, filled up to whole vectors."""
     heads, queries, keys = positions.shape
-    padded = torch.zeros(heads, each, each)
+    padded = torch.zeros(heads, each, each, **FLOATS)
     padded[:, :keys, :queries] = positions.detach().transpose(1, 2)
     return padded

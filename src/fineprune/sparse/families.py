@@ -25,13 +25,15 @@ class Names:
         matrices: queries, keys, values, the output of the attention, and the two of the feed-forward layer.
         norms: the LayerNorm after the attention, and the one at the end.
         activation: after the first feed-forward matrix.
-        heads: the attribute with the number of heads, and the module that has it.
+        core: the module with the attribute `attention_head_size`; the number of heads follows from it.
+        positions: the method of the encoder that gives what is added to the scores for their positions; None if nothing is.
     """
 
     matrices: tuple[str, str, str, str, str, str]
     norms: tuple[str, str]
     activation: str
-    heads: tuple[str, str]
+    core: str
+    positions: str | None = None
 
 
 _FEED_FORWARD = ("intermediate.dense", "output.dense")
@@ -39,19 +41,20 @@ _BERT = Names(
     ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", *_FEED_FORWARD),
     ("attention.output.LayerNorm", "output.LayerNorm"),
     "intermediate.intermediate_act_fn",
-    ("attention.self", "num_attention_heads"),
+    "attention.self",
 )
 _DISTILBERT = Names(
     ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
     ("sa_layer_norm", "output_layer_norm"),
     "ffn.activation",
-    ("attention", "n_heads"),
+    "attention",
 )
 _MPNET = Names(
     ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", *_FEED_FORWARD),
     ("attention.LayerNorm", "output.LayerNorm"),
     "intermediate.intermediate_act_fn",
-    ("attention.attn", "num_attention_heads"),
+    "attention.attn",
+    "compute_position_bias",
 )
 FAMILIES = {
     **dict.fromkeys(("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "ElectraEncoder"), _BERT),
@@ -68,9 +71,11 @@ def encoders(model: nn.Module) -> dict[str, tuple[nn.Module, Any]]:
     """Returns the encoders that can run fused, by name, each with the config of the model that it belongs to."""
     found = {}
     for name, parent in model.named_modules():
+        config = getattr(parent, "config", None)
         for child_name, child in parent.named_children():
-            if type(child).__name__ in FAMILIES and type(child).__module__.startswith("transformers.models."):
-                found[f"{name}.{child_name}".lstrip(".")] = (child, parent.config)
+            stock = type(child).__name__ in FAMILIES and type(child).__module__.startswith("transformers.models.")
+            if stock and config is not None and "forward" not in vars(child):
+                found[f"{name}.{child_name}".lstrip(".")] = (child, config)
     return found
 
 
@@ -86,41 +91,66 @@ def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, Names]:
     return layers, FAMILIES[type(encoder).__name__]
 
 
-def fuse(encoder: nn.Module, config: Any, activations: Activations) -> bool:
-    """Makes an encoder whose linear layers are sparse run fused; says whether it could. Its other passes stay as they are.
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The modules of one layer, see `Names`, and what is read from them."""
+
+    linear: tuple[nn.Module, ...]
+    norms: tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]
+    heads: int
+    activation: Activation
+
+
+def fits(encoder: nn.Module, config: Any) -> bool:
+    """Whether an encoder can run fused once its linear layers are sparse.
 
     Args:
         encoder: one of `encoders`.
         config: of the model that it belongs to.
+    """
+    layers, names = _layers(encoder)
+    read = [_parts(layer, names) for layer in layers]
+    alike = {(part.linear[0].in_features, part.activation) if part else None for part in read}
+    return not getattr(config, "is_decoder", False) and len(alike) == 1 and None not in alike
+
+
+def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
+    """Makes an encoder that `fits` and whose linear layers are sparse run fused. Its other passes stay as they are.
+
+    Args:
+        encoder, config: see `fits`.
         activations: how inputs of products are stored.
     """
     layers, names = _layers(encoder)
-    if not layers or getattr(config, "is_decoder", False):
-        return False
-    read = [_read(layer, names) for layer in layers]
-    whole = [layer for layer in read if layer is not None]
-    if len(whole) < len(read) or len({layer.activation for layer in whole}) > 1:
-        return False
+    whole = []
+    for part in (_parts(layer, names) for layer in layers):
+        assert part is not None
+        described = tuple(one.described for one in part.linear if isinstance(one, SparseLinear))
+        assert len(described) == len(part.linear)
+        whole.append(Layer(described, part.norms, part.heads, part.activation))
     kind: Any = type(encoder)
     encoder.__class__ = _fused(kind)
     assert isinstance(encoder, FusedEncoder)
     encoder.fused, encoder.fused_config = Encoder(tuple(whole), activations), config
-    return True
 
 
-def _read(layer: nn.Module, names: Names) -> Layer | None:
-    """Returns what a layer is made of; None if it is not as its family is known to be, as a shrunken one may be."""
+def _parts(layer: nn.Module, names: Names) -> Parts | None:
+    """Returns what a layer is made of; None if it is not as its family is known to be, or its sizes do not fit together."""
     modules = dict(layer.named_modules())
-    linear = [module for name in names.matrices if isinstance(module := modules.get(name), SparseLinear)]
+    linear = [modules.get(name) for name in names.matrices]
     norms = [norm for name in names.norms if (norm := _norm(modules.get(name))) is not None]
     activation = activation_of(modules.get(names.activation))
-    owner, attribute = names.heads
-    heads = getattr(modules.get(owner), attribute, None)
-    if len(linear) < len(names.matrices) or len(norms) < len(names.norms) or activation is None or not isinstance(heads, int):
+    size = getattr(modules.get(names.core), "attention_head_size", None)
+    known = [one for one in linear if isinstance(one, nn.Linear | SparseLinear)]
+    if len(known) < len(linear) or len(norms) < len(names.norms) or activation is None or not isinstance(size, int):
         return None
-    if len({one.weight.values.dtype for one in linear}) > 1 or linear[0].out_features % max(heads, 1):
+    hidden, features, neurons = known[0].in_features, known[0].out_features, known[4].out_features
+    shapes = [(features, hidden)] * 3 + [(hidden, features), (neurons, hidden), (hidden, neurons)]
+    if [(one.out_features, one.in_features) for one in known] != shapes or features % size:
         return None
-    return Layer(tuple(one.described for one in linear), (norms[0], norms[1]), heads, activation)
+    if any(len(tensor) != hidden for norm in norms for tensor in norm[:2]):
+        return None
+    return Parts(tuple(known), (norms[0], norms[1]), features // size, activation)
 
 
 def _norm(norm: nn.Module | None) -> tuple[Tensor, Tensor, float] | None:
@@ -135,7 +165,8 @@ def activation_of(function: Callable[[Tensor], Tensor] | None) -> Activation | N
     """Returns which activation a function computes, by trying it; None if it is none of those that the kernels know."""
     if function is None:
         return None
-    points = torch.linspace(-8, 8, 1025)
+    near = torch.linspace(-8, 8, 1025, dtype=torch.float32)
+    points = torch.cat([near, near * 12.5, near * 1e3])
     with torch.no_grad():
         values = function(points)
         return next((one for one in Activation if torch.allclose(one(points), values, rtol=1e-5, atol=1e-6)), None)
@@ -178,14 +209,12 @@ class FusedEncoder(nn.Module):
     fused_config: Any
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *arguments: Any, **more: Any) -> Any:
-        """Returns what the stock encoder returns."""
+        """Returns the last hidden state as the stock encoder does, in a tuple if `return_dict` is False."""
         seen = None if self.training or self._asks_for_more(arguments, more) else seen_tokens(attention_mask, hidden_states)
         if seen is None:
             return super().forward(hidden_states, attention_mask, *arguments, **more)
-        positions = None
-        if type(self).__name__ == "FusedMPNetEncoder":
-            compute: Any = self.compute_position_bias
-            positions = compute(hidden_states[:1])[0]
+        names = FAMILIES[type(self).__mro__[2].__name__]
+        positions = getattr(self, names.positions)(hidden_states[:1])[0] if names.positions else None
         outputs = self.fused(hidden_states, seen, positions)
         if not more.get("return_dict", True):
             return (outputs,)

@@ -68,12 +68,6 @@ class SparseMatrix:
         """Stored values other than 0 / all entries."""
         return int(self.values.count_nonzero()) / max(self.rows * self.cols, 1)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its tensors."""
-        tensors = [self.starts, self.columns, self.values, *([] if self.scales is None else [self.scales])]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
     @classmethod
     def from_dense(cls, dense: Tensor, values: Values | None = None) -> "SparseMatrix":
         """Stores what is not 0 of a matrix. A mask that was multiplied leaves -0.0 behind; these come back as +0.0.
@@ -124,7 +118,7 @@ class SparseMatrix:
     def to_dense(self) -> Tensor:
         """Returns the matrix with its zeros, float32: what it was made from, if the values are float32."""
         group, column = self.kept()
-        grouped = torch.zeros(len(self.starts) - 1, self.together, self.cols)
+        grouped = torch.zeros(len(self.starts) - 1, self.together, self.cols, dtype=torch.float32)
         grouped[group, :, column] = self.values.to(torch.float32)
         dense = grouped.flatten(0, 1)[: self.rows]
         return dense if self.scales is None else dense * self.scales[:, None]

@@ -1,6 +1,7 @@
 """A linear layer that multiplies only by what is not zero."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from .kernels import LINEAR, linear_part, product_part
 from .memory import Activations, Array, Described, address, inputs_like, room, step, vector_bytes
 from .reference import Activation
 from .tasks import counters
-from .threads import entry
 from .tiles import tiles_of
 from .vectors import HOST
 
@@ -59,17 +59,20 @@ class SparseLinear(nn.Module):
         """b, float32."""
         return self.described.bias
 
+    @torch.compiler.disable
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns ... x out_features of ... x in_features, in the same floating-point type.
 
         Raises:
-            InvalidInputError: for another number of features, a device other than the CPU, or, in training mode, inputs that
-                need a gradient.
+            InvalidInputError: for another number of features or a device other than the CPU; and when a gradient is asked for.
         """
-        refuse_unfit(inputs, self.in_features, self.training)
+        refuse_unfit(inputs, self.in_features)
+        return ungraded(self._apply_to, inputs)
+
+    def _apply_to(self, inputs: Tensor) -> Tensor:
         tokens = math.prod(inputs.shape[:-1])
-        given = inputs.detach().to(torch.float32).reshape(tokens, self.in_features).contiguous()
-        outputs = torch.empty(tokens, self.out_features)
+        given = inputs.to(torch.float32).reshape(tokens, self.in_features).contiguous()
+        outputs = torch.empty(tokens, self.out_features, dtype=torch.float32, device="cpu")
         if tokens and self.out_features:
             self._multiply(given, outputs)
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
@@ -79,13 +82,13 @@ class SparseLinear(nn.Module):
 
         One tile of tokens, as 16, 32 ... 128 are with AVX-512, is not copied where it is float32 and contiguous.
         """
-        refuse_unfit(inputs.t(), self.in_features, self.training)
+        refuse_unfit(inputs.t(), self.in_features)
         tokens = inputs.shape[1]
         whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
         if not whole or not tokens or tokens % HOST.lanes or tokens > HOST.lanes * HOST.accumulators:
             transposed: Tensor = self(inputs.t())
             return transposed.t()
-        outputs = torch.empty(self.out_features, tokens)
+        outputs = torch.empty(self.out_features, tokens, dtype=torch.float32, device="cpu")
         if self.out_features:
             self._run(product_part, 1, {"tiles": inputs.detach(), "target": outputs}, tokens)
         return outputs
@@ -103,10 +106,10 @@ class SparseLinear(nn.Module):
         job["tokens"], job["vectors"] = tokens, tiles_of(1, tokens, step(self.activations)).vectors
         job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
         job["inputs"], job["activation"] = self.in_features, self.activation.value
-        threads.run(entry(part, LINEAR, self.weight.values.dtype, like.dtype), job, (arrays, counted))
+        threads.run(threads.entry(part, LINEAR, self.weight.values.dtype, like.dtype), job, (arrays, counted))
 
     def _apply(self, function: Any, recurse: bool = True) -> "SparseLinear":
-        probe = function(torch.zeros(1))
+        probe = function(torch.zeros(1, dtype=torch.float32, device="cpu"))
         if probe.device.type != "cpu" or probe.dtype != torch.float32:
             raise InvalidInputError(
                 f"A sparse layer cannot be moved to {probe.device} and {probe.dtype}: it runs on the CPU, in float32. Call "
@@ -129,15 +132,31 @@ class SparseLinear(nn.Module):
         )
 
 
-def refuse_unfit(inputs: Tensor, features: int, training: bool) -> None:
-    """Raises InvalidInputError for inputs that the kernels do not take, or when training that they give no gradient to."""
+def refuse_unfit(inputs: Tensor, features: int) -> None:
+    """Raises InvalidInputError for inputs that the kernels do not take."""
     if inputs.ndim == 0 or inputs.shape[-1] != features or not inputs.is_floating_point() or inputs.device.type != "cpu":
         raise InvalidInputError(
             f"A sparse layer was given {tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}; it takes floating-point "
             f"inputs on the CPU with {features} features last."
         )
-    if training and torch.is_grad_enabled() and inputs.requires_grad:
+
+
+def ungraded(compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Returns what is computed of inputs; where they need a gradient, asking for it will be refused in words."""
+    if torch.is_grad_enabled() and inputs.requires_grad:
+        outputs: Tensor = _Ungraded.apply(inputs, compute)  # type: ignore[no-untyped-call]
+        return outputs
+    return compute(inputs.detach())
+
+
+class _Ungraded(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        return compute(inputs.detach())
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
         raise InvalidInputError(
-            "A sparse layer gives no gradient, and in training mode these inputs need one. Call model.eval() to run it, or "
-            "train the dense model: `fineprune.to_dense(model)`."
+            "A gradient was asked for through a sparse layer, which gives none. Freeze what lies before it, or train the dense "
+            "model: `fineprune.to_dense(model)`."
         )

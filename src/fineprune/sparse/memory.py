@@ -5,17 +5,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import InvalidInputError
 from .format import BFloat16, Float32, SparseMatrix
 from .kernels import BYTES, MATRIX, PIECES
+from .vectors import ROWS_TOGETHER
 
 Array = NDArray[np.generic]
-
-WEIGHTS_LIKE: dict[torch.dtype, Array] = {
-    torch.float32: np.empty(0, np.float32),
-    torch.bfloat16: np.empty(0, np.uint16),
-    torch.int8: np.empty(0, np.int8),
-}
-"""Arrays of the types of stored values."""
 
 Activations = Float32 | BFloat16
 """How the inputs of the products are stored."""
@@ -32,7 +27,7 @@ def inputs_like(activations: Activations) -> Array:
 def room(size: int, activations: Activations) -> Tensor:
     """Returns room for so many inputs. PyTorch's memory begins at a cache line, which matters to vectors; NumPy's does not."""
     kind = torch.int32 if isinstance(activations, BFloat16) else torch.float32
-    return torch.empty(max(size // step(activations), 1), dtype=kind)
+    return torch.empty(max(size // step(activations), 1), dtype=kind, device="cpu")
 
 
 def step(activations: Activations) -> int:
@@ -48,15 +43,24 @@ def vector_bytes(activations: Activations) -> int:
 class Described:
     """A matrix and its bias, and the record by which the kernels know them.
 
-    Copies, and what is unpickled, get addresses of their own.
+    A deep copy gets addresses of its own.
 
     Args:
         weight: the matrix.
         bias: of each row, or None.
         bands: into how many its columns are cut.
+
+    Raises:
+        InvalidInputError: if the kernels have no form for so many rows together, or the bias has another number of rows.
     """
 
     def __init__(self, weight: SparseMatrix, bias: Tensor | None, bands: int = 1) -> None:
+        if weight.together not in (1, ROWS_TOGETHER) or (bias is not None and bias.shape != (weight.rows,)):
+            raise InvalidInputError(
+                f"A matrix of {weight.rows} rows, {weight.together} together, was given with a bias of "
+                f"{None if bias is None else tuple(bias.shape)}; rows are stored 1 or {ROWS_TOGETHER} together, and a bias has "
+                "one number for each."
+            )
         self.weight, self.bias, self.bands = weight, bias, bands
         groups, together = len(weight.starts) - 1, weight.together
         self.scales = _padded(weight.scales, groups * together, 1.0)
@@ -71,7 +75,7 @@ class Described:
 
 
 def _padded(given: Tensor | None, size: int, neutral: float) -> Tensor:
-    padded = torch.full((size,), neutral)
+    padded = torch.full((size,), neutral, dtype=torch.float32, device="cpu")
     if given is not None:
         padded[: len(given)] = given.detach()
     return padded

@@ -22,16 +22,11 @@ class Tiles:
     """Where the tokens of a batch are.
 
     Args:
-        sequences, length: of the batch.
-        step: vectors that are counted together: 1, or 2 in bfloat16.
         each: vectors of one sequence.
         vectors: of all of them.
         queries: groups of vectors of one sequence and one tile that attend together: sequence, first vector, how many; int64.
     """
 
-    sequences: int
-    length: int
-    step: int
     each: int
     vectors: int
     queries: NDArray[np.int64]
@@ -49,11 +44,16 @@ class Tiles:
 
 @functools.lru_cache(maxsize=256)
 def tiles_of(sequences: int, length: int, step: int) -> Tiles:
-    """Returns where the tokens of a batch of sequences are."""
+    """Returns where the tokens of a batch are.
+
+    Args:
+        sequences, length: of the batch.
+        step: vectors that are counted together: 1, or 2 in bfloat16.
+    """
     each = step * -(-length // (step * HOST.lanes))
     vector = np.arange(sequences * each)
     sequence, tile = vector // max(each, 1), vector // HOST.accumulators
     start = np.maximum(sequence * each, tile * HOST.accumulators)
     first = np.flatnonzero((vector - start) % MOST_QUERIES == 0)
     queries = np.stack([sequence[first], first, np.diff(first, append=len(vector))], axis=1).astype(np.int64)
-    return Tiles(sequences, length, step, each, len(vector), queries)
+    return Tiles(each, len(vector), queries)

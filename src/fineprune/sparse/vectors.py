@@ -39,7 +39,10 @@ class Host:
 
 def this_host() -> Host:
     """Returns what suits this machine: AVX-512, AVX2, or vectors of four (NEON, SSE)."""
-    features = llvmlite.binding.get_host_cpu_features()
+    try:
+        features = llvmlite.binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM does not know them on every system
+        return Host(lanes=4, accumulators=8)
     if features.get("avx512f"):
         return Host(lanes=16, accumulators=8)
     if features.get("avx2"):
