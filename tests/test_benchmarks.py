@@ -36,6 +36,15 @@ def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> Non
     assert table in page
 
 
+@pytest.mark.parametrize("name", ["inference", "sparse_layers"])
+def test_the_tables_of_speeds_are_what_was_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    measured = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    table = benchmark(name).table(measured["rows"])
+    assert len(table.splitlines()) > 10
+    assert table in (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
+
+
 def test_the_table_of_packed_models_is_what_was_measured() -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / "packed_quality.json").read_text(encoding="utf-8"))
     assert benchmark("packed_quality").table(measured["rows"]) in (ROOT / "docs" / "storage.md").read_text(encoding="utf-8")
