@@ -68,6 +68,12 @@ class SparseMatrix:
         """Stored values other than 0 / all entries."""
         return int(self.values.count_nonzero()) / max(self.rows * self.cols, 1)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        tensors = [self.starts, self.columns, self.values, *([] if self.scales is None else [self.scales])]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     @classmethod
     def from_dense(cls, dense: Tensor, values: Values | None = None) -> "SparseMatrix":
         """Stores what is not 0 of a matrix. A mask that was multiplied leaves -0.0 behind; these come back as +0.0.
