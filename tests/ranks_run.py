@@ -62,6 +62,7 @@ def main(rank: int, world_size: int, store: str) -> None:
                 optimizer.zero_grad()
                 seen.update(weights_of(model))  # as they are between steps
         print(type(method).__name__, pruner.density(), seen.hexdigest())  # noqa: T201
+    torch.distributed.barrier()  # a rank that leaves while another still talks to it can bring that one down
     torch.distributed.destroy_process_group()
 
 
