@@ -80,8 +80,8 @@ def assemble(
     chosen = {name: matrix for name, matrix in sparse.items() if threshold_density is not None or is_faster(matrix, way)}
     for name in matrices.keys() - chosen.keys():
         _fill(modules[name], matrices[name])
-    fused = _fusable(model, chosen)
     free = _linear_layers(model)
+    fused = _fusable(model, free, chosen)
     for _, _, inside in fused:
         kept = next(chosen[layer].values.dtype for layer in inside if layer in chosen)
         values = next(kind for kind in (Float32(), BFloat16(), Int8()) if kind.dtype == kept)
@@ -94,11 +94,19 @@ def assemble(
     return model.eval()
 
 
-def _fusable(model: nn.Module, chosen: Mapping[str, SparseMatrix]) -> list[tuple[nn.Module, Any, list[str]]]:
-    """Returns the encoders that can run fused and are mostly sparse, their configs, and the names of their layers."""
+def _fusable(
+    model: nn.Module, free: Mapping[str, nn.Module], chosen: Mapping[str, SparseMatrix]
+) -> list[tuple[nn.Module, Any, list[str]]]:
+    """Returns the encoders that can run fused and are mostly sparse, their configs, and the names of their layers.
+
+    Args:
+        model: that holds them.
+        free: its linear layers that can become sparse.
+        chosen: the matrices of those that will.
+    """
     from .families import encoders, fits, linear_layers
 
-    free, found = _linear_layers(model), []
+    found = []
     for name, (encoder, config) in encoders(model).items():
         inside = [f"{name}.{layer}" for layer in linear_layers(encoder)]
         sparse = [layer for layer in inside if layer in chosen]

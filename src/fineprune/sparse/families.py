@@ -81,7 +81,7 @@ def encoders(model: nn.Module) -> dict[str, tuple[nn.Module, Any]]:
 
 def linear_layers(encoder: nn.Module) -> list[str]:
     """Returns the names of its linear layers, relative to it."""
-    names, (layers, _) = FAMILIES[type(encoder).__name__], _layers(encoder)
+    layers, names = _layers(encoder)
     return [f"layer.{number}.{matrix}" for number in range(len(layers)) for matrix in names.matrices]
 
 
