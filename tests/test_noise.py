@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fineprune import noise
-from fineprune.noise import CHUNK, EPSILON, logit_noise
+from fineprune.noise import CHUNK, EPSILON, logit_noise, random_bits
 
 LARGE = 2 * CHUNK + 5
 
@@ -122,3 +122,57 @@ def test_the_logits_lie_around_zero_within_bounds() -> None:
 
 def test_both_precisions_agree() -> None:
     assert torch.equal(draw(shape=(5000,), dtype=torch.float64).float(), draw(shape=(5000,)))
+
+
+def bits(count: int = 1000, seed: int = 1, step: int = 2, place: int = 3, stream: int = 1, start: int = 0) -> Tensor:
+    return random_bits(count, torch.device("cpu"), seed=seed, step=step, place=place, stream=stream, start=start)
+
+
+def test_the_logits_are_those_of_the_first_release() -> None:
+    """What is saved goes on with the same numbers."""
+    assert draw(shape=(4,)).tolist() == pytest.approx(
+        [0.15601575374603271, 0.4529009759426117, 0.7139971852302551, -2.6906771659851074], rel=1e-6
+    )
+    assert draw(shape=(CHUNK + 2,))[-2:].tolist() == pytest.approx([0.3300153911113739, 4.2377543449401855], rel=1e-6)
+
+
+def test_bits_are_numbers_of_16_bits_evenly_spread() -> None:
+    drawn = bits(1 << 20)
+    assert drawn.dtype is torch.int32
+    assert (int(drawn.min()), int(drawn.max())) == (0, 65535)
+    places = (drawn[:, None] >> torch.arange(16)) & 1
+    assert torch.allclose(places.double().mean(0), torch.full((16,), 0.5).double(), atol=5 * 0.5 / 1024)
+    counts = torch.bincount(drawn >> 10, minlength=64)
+    expected = len(drawn) / 64
+    assert 30 < float(((counts - expected) ** 2 / expected).sum()) < 110  # chi-square, 63 degrees of freedom
+
+
+def test_bits_of_pieces_are_those_of_the_whole() -> None:
+    whole = bits(LARGE)
+    assert torch.equal(torch.cat([bits(CHUNK), bits(LARGE - CHUNK, start=CHUNK)]), whole)
+    assert torch.equal(bits(5), whole[:5])
+    assert bits(0).shape == (0,)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_bits_are_the_same_on_any_number_of_threads(number: int) -> None:
+    alone = bits(LARGE)
+    with mock.patch.object(torch, "get_num_threads", return_value=number):
+        assert torch.equal(bits(LARGE), alone)
+
+
+def test_each_name_and_stream_has_bits_of_its_own_and_none_those_of_the_logits() -> None:
+    names = [*NAMES, {"stream": 2}, {"stream": 3}, {"start": CHUNK}]
+    drawn = [bits(4096, **each) for each in names]
+    drawn.append(
+        ((draw(shape=(4096,), dtype=torch.float64).sigmoid() - EPSILON) / (1 - 2 * EPSILON) * 65536 - 0.5).round().int()
+    )
+    assert torch.equal(drawn[-1], bits(4096, stream=0))
+    for number, first in enumerate(drawn):
+        for second in drawn[:number]:
+            for shift in (0, 1, 4, 16):
+                assert int((first[shift:] == second[: len(second) - shift]).sum()) < 10
+
+
+def test_nothing_can_be_drawn_for_nothing() -> None:
+    assert draw(shape=(0, 4)).shape == (0, 4)

@@ -32,7 +32,7 @@ from fineprune import (
     Uniform,
     Unstructured,
 )
-from fineprune.selection import keep_local
+from fineprune.selection import Select
 from fineprune.structures import Structure, Transposed
 
 Attach = Callable[..., Pruner]
@@ -326,7 +326,7 @@ def test_on_the_way_never_fewer_than_n_are_kept(n: int, m: int) -> None:
         ((n + 1.5) / m, n + 1),
         (1.0, m),
     ):
-        (mask,) = NofM(n, m).select(keep_local)([torch.randn(2, m)], [1], value)
+        (mask,) = NofM(n, m).select(Select("local"))([torch.randn(2, m)], [1], value)
         assert mask.sum(-1).tolist() == [most, most]
 
 

@@ -10,9 +10,10 @@ import torch
 import torch.distributed
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 
-from conftest import Stack, adamw, config, stack_batches, train
-from fineprune import CubicSchedule, InvalidInputError, Magnitude, Pruner, support
+from conftest import Stack, adamw, config, loss_of, stack_batches, train
+from fineprune import CubicSchedule, InvalidInputError, Magnitude, Pruner, TrainingError, support
 
 
 def refuse(model: nn.Module, optimizer: Any, message: str, **settings: object) -> None:
@@ -75,11 +76,38 @@ def test_fsdp_of_the_first_kind() -> None:
 
 
 @pytest.mark.usefixtures("one_process")
-def test_fsdp_of_the_second_kind() -> None:
+def test_fsdp_of_the_second_kind_before_the_pruner() -> None:
+    torch.manual_seed(1)
     model = Stack()
+    torch.manual_seed(1)
+    twin = Stack()
     fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
-    with pytest.raises(InvalidInputError, match="sharded over processes"):
-        Pruner(model, adamw(model), config(), total_steps=10)
+    for module in (model, twin):
+        optimizer = adamw(module)
+        with Pruner(module, optimizer, config(), total_steps=10):
+            train(module, optimizer, stack_batches(10))
+    assert all(torch.equal(a.to_local(), b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("one_process")
+def test_fsdp_of_the_second_kind_after_the_pruner() -> None:
+    model = Stack()
+    optimizer = adamw(model)
+    pruner = Pruner(model, optimizer, config(), total_steps=10)
+    fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+    loss_of(model, stack_batches(1)[0]).backward()
+    with pytest.raises(TrainingError, match=r"no longer the parameter .* shard \(fully_shard\)"):
+        optimizer.step()
+    pruner.detach()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_tensor_parallel() -> None:
+    model = Stack()
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    up = model.blocks[0].up
+    up.weight = nn.Parameter(distribute_tensor(up.weight.detach(), mesh, [Shard(1)]))
+    refuse(model, adamw(model), "blocks.0.up.weight is sharded as (Shard(dim=1),); only whole rows can be")
 
 
 @pytest.mark.usefixtures("one_process")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import state, support, targets
+from . import ranks, state, support, targets
 from .config import PruningConfig
 from .control import Controller
 from .errors import InvalidInputError, enumeration
@@ -33,9 +33,12 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
     parts: list[Part] = []
     weights: dict[str, Weight] = {}
     left: dict[Weight, float] = {}
-    for settings, parameters in assign(model, config):
+    assigned = assign(model, config)
+    everything = {name: parameter for _, parameters in assigned for name, parameter in parameters.items()}
+    support.refuse_unsupported_parameters(everything)
+    sharers = ranks.of(next(iter(everything.values())))
+    for settings, parameters in assigned:
         settings.schedule.check(total_steps)
-        support.refuse_unsupported_parameters(parameters)
         _refuse_untrained(parameters, groups)
         _refuse_resting(parameters, groups, settings.method)
         if settings.structure.density() is not None and not weights.keys().isdisjoint(parameters):
@@ -45,14 +48,15 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
             )
         sites: list[Site] = []
         for cuts in settings.structure.link(model, parameters):
+            _refuse_cut_groups({name: parameters[name] for name in cuts}, cuts, settings.structure)
             key = _free_key(next(iter(cuts)), parts, sites)
-            for name, cut in cuts.items():
-                cut.groups(parameters[name].shape)
+            for name in cuts:
                 if name not in weights:
                     p = parameters[name]
-                    weights[name] = Weight(name, p, p.detach().clone(), _base_rate(groups[id(p)]))
-            sites.append(_site(key, {weights[name]: cut for name, cut in cuts.items()}, settings, generator))
-        parts.append(Part(settings, sites, total_steps, seed, place).with_controller())
+                    dense = ranks.local(p.detach()).clone()
+                    weights[name] = Weight(name, p, dense, _base_rate(groups[id(p)]), ranks.rows_before(p))
+            sites.append(_site(key, {weights[name]: cut for name, cut in cuts.items()}, settings, generator, sharers))
+        parts.append(Part(settings, sites, total_steps, seed, place, sharers).with_controller())
         parts[-1].refuse_idle_groups()
         parts[-1].refuse_empty_budget(left)
         if not settings.method.decides_density:
@@ -123,11 +127,32 @@ def _refuse_resting(parameters: Mapping[str, nn.Parameter], groups: Groups, meth
             )
 
 
-def _site(key: str, cuts: dict[Weight, Structure], config: PruningConfig, generator: torch.Generator) -> Site:
-    """Makes a site of the weights that share their scores, and lets the scores be born."""
+def _refuse_cut_groups(parameters: Mapping[str, nn.Parameter], cuts: Mapping[str, Structure], structure: Structure) -> None:
+    """Raises where a group would lie on several processes: each must hold whole rows of the scores."""
+    for name, cut in cuts.items():
+        parameter = parameters[name]
+        sharers, whole = ranks.of(parameter), cut.groups(parameter.shape)
+        try:
+            here = cut.groups(ranks.local(parameter).shape)
+        except InvalidInputError:
+            here = torch.Size([0])
+        own = here[0] if here[1:] == whole[1:] and len(cuts) == 1 else 0
+        if sharers.count > 1 and sharers.totals([own]) != [whole[0]]:
+            raise InvalidInputError(
+                f"{name} is shared out among {sharers.count} processes by rows, and groups of {structure} would lie on several "
+                "of them. Take Unstructured(), NofM() or Rows(), or Blocks() whose rows divide those of each process; or train "
+                "with DDP."
+            )
+
+
+def _site(
+    key: str, cuts: dict[Weight, Structure], config: PruningConfig, generator: torch.Generator, sharers: ranks.Ranks
+) -> Site:
+    """Makes a site of the weights that share their scores, and lets the scores be born: those of the whole, on each process."""
     site, method = Site(cuts, None, None, key), config.method
-    born = method.birth_scores(site.stretched_magnitude(), generator)
-    site.scores = None if born is None else born.contiguous()
+    born = method.birth_scores(site.whole(sharers).stretched_magnitude(), generator)
+    if born is not None:
+        site.scores = born.contiguous() if sharers.count == 1 else born[site.rows].clone(memory_format=torch.contiguous_format)
     site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
     return site
 
@@ -141,17 +166,28 @@ def _base_rate(group: dict[str, Any]) -> float:
 # From and to a saved state.
 
 
-def save(parts: Sequence[Part], folder: str | Path, facts: dict[str, Any]) -> None:
-    """Writes the tensors of the parts and the facts into the folder, see `state.write`."""
+def save(parts: Sequence[Part], folder: str | Path, facts: dict[str, Any], writes: bool) -> None:
+    """Writes the tensors of the parts and the facts into the folder, see `state.write`.
+
+    Args:
+        parts: of this process; what others hold is fetched, one tensor at a time.
+        folder, facts: where to, and what else.
+        writes: whether this process is the one that writes.
+    """
     sites = [site for part in parts for site in part.sites]
-    tensors = {name: tensor for site in sites for name, tensor in site.tensors().items()}
+    tensors = {}
+    for name, tensor in ((name, tensor) for site in sites for name, tensor in site.tensors().items()):
+        whole = parts[0].ranks.joined(tensor) if tensor.dim() else tensor
+        if writes:
+            tensors[name] = whole.cpu() if parts[0].ranks.count > 1 else whole
     here = {
         "seed": parts[0].seed,
         "base_rates": {weight.name: weight.base_rate for site in sites for weight in site.weights},
         "controllers": [part.controller and asdict(part.controller) for part in parts],
         "tensors": list(tensors),
     }
-    state.write(folder, tensors, {**facts, **here})
+    if writes:
+        state.write(folder, tensors, {**facts, **here})
 
 
 def load(parts: Sequence[Part], folder: str | Path, expected: Mapping[str, Any]) -> tuple[list[Part], int]:
@@ -167,7 +203,7 @@ def load(parts: Sequence[Part], folder: str | Path, expected: Mapping[str, Any])
                 f"The state in {folder} was saved with another {key}: {_difference(facts.get(key), mine)}. Resume with the "
                 "same config, model and total_steps as the run had, or start anew."
             )
-    tensors = state.read_tensors(folder)
+    tensors = state.read_tensors(folder, _rows(parts))
     broken = [name for name, tensor in tensors.items() if tensor.isnan().any()]
     if broken:
         raise InvalidInputError(f"The state in {folder} holds NaN in {enumeration(broken)}. Choose an earlier checkpoint.")
@@ -184,10 +220,19 @@ def load(parts: Sequence[Part], folder: str | Path, expected: Mapping[str, Any])
         raise InvalidInputError(f"The state in {folder} lacks {error}. Choose a whole checkpoint.") from error
 
 
+def _rows(parts: Sequence[Part]) -> dict[str, slice]:
+    """Returns which rows of the saved tensors this process holds, by the beginnings of their names; none where it holds all."""
+    if parts[0].ranks.count == 1:
+        return {}
+    sites = [site for part in parts for site in part.sites]
+    rows = {f"{kind}.{site.key}": site.rows for site in sites for kind in ("scores", "moments")}
+    return rows | {f"dense.{weight.name}": weight.rows for site in sites for weight in site.weights}
+
+
 def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
     rates = facts["base_rates"]
     held = {weight for part in parts for site in part.sites for weight in site.cuts}
-    saved = {w: Weight(w.name, w.parameter, tensors[f"dense.{w.name}"].to(w.dense), rates[w.name]) for w in held}
+    saved = {w: Weight(w.name, w.parameter, tensors[f"dense.{w.name}"].to(w.dense), rates[w.name], w.rows_before) for w in held}
     return [
         replace(
             part,
@@ -216,7 +261,7 @@ def refuse_other_weights(
 ) -> None:
     """Raises unless the model holds W * M of the parts, or held it when a pruner was attached."""
     for weight, mask in spread(parts, masks).items():
-        held = (weight.parameter, at_attach.get(weight.name, weight.parameter))
+        held = (weight.held, at_attach.get(weight.name, weight.held))
         if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
             raise InvalidInputError(
                 f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "

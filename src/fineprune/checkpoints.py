@@ -42,8 +42,12 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 def _check_whole(checkpoint: Path) -> None:
     """Raises InvalidInputError unless every file of Trainer's is there to its end."""
     weights = list(checkpoint.glob("model*.safetensors"))
-    required = [checkpoint / name for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")]
-    missing = [path.name for path in required if not path.is_file()] + ([] if weights else ["model.safetensors"])
+    required = {
+        **{name: [name] for name in ("trainer_state.json", "scheduler.pt")},
+        "optimizer.pt": ["optimizer.pt", "optimizer.bin", "optimizer_0/.metadata"],  # the others under FSDP
+        "model.safetensors": ["model*.safetensors", "pytorch_model_fsdp.bin", "pytorch_model_fsdp_0/.metadata"],
+    }
+    missing = [name for name, forms in required.items() if not any(any(checkpoint.glob(form)) for form in forms)]
     if missing:
         raise InvalidInputError(f"It lacks {', '.join(missing)}: its save did not finish.")
     try:
@@ -52,6 +56,6 @@ def _check_whole(checkpoint: Path) -> None:
         raise InvalidInputError(f"trainer_state.json is damaged: {error}.") from error
     for path in weights:
         state.check_safetensors(path)
-    for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+    for path in [path for kind in ("*.pt", "*.pth", "*.bin") for path in checkpoint.glob(kind)]:
         if not zipfile.is_zipfile(path):
             raise InvalidInputError(f"{path.name} is damaged or was not written to its end.")

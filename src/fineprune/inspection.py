@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from . import ranks
 from .errors import InvalidInputError, enumeration
 from .targets import inside_blocks, unwrap
 
@@ -88,7 +89,7 @@ def inspect(model: nn.Module, names: Iterable[str]) -> Inspection:
     unknown = [name for name in names if name not in parameters]
     if unknown or not names:
         raise InvalidInputError(f"The model has no parameter {enumeration(unknown)}. Take the names from targets.find().")
-    counts = {name: int(parameter.count_nonzero()) for name, parameter in parameters.items()}
+    counts = {name: int(ranks.of(p).total(ranks.local(p).count_nonzero())) for name, p in parameters.items()}
 
     def count(name: str) -> Count:
         return Count(name, tuple(parameters[name].shape), parameters[name].numel(), counts[name])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidInputError, is_number
-from .selection import Select, keep_above, keep_global_and_least, keep_highest, least_of, refuse_nan
+from .ranks import ALONE, Ranks
+from .selection import Select, groups, keep_above, keep_global_and_least, keep_highest, kept, least_of, refuse_nan
 
 
 class Birth(ABC):
@@ -322,7 +323,9 @@ class Penalised(_Learned):
     def penalty_at(self, value: float) -> float:
         return 0.0 if self.penalty is None else self.penalty * value / self.last
 
-    def threshold_in_force(self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float) -> float | None:
+    def threshold_in_force(
+        self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float, ranks: Ranks = ALONE
+    ) -> float | None:
         """Returns the cut on sigmoid(S); None for a method without one."""
         return None
 
@@ -384,15 +387,19 @@ class SoftMovement(Penalised):
 
     def masks(self, scores: Sequence[Tensor], sizes: Sequence[int], value: float, select: Select) -> list[Tensor]:
         if self.penalty is None:
-            return keep_global_and_least(scores, sizes, value, self.LEAST)
-        return keep_above(scores, _logit(value), self.LEAST)
+            return keep_global_and_least(scores, sizes, value, self.LEAST, select.ranks)
+        return keep_above(scores, _logit(value), self.LEAST, select.ranks)
 
-    def threshold_in_force(self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float) -> float:
+    def threshold_in_force(
+        self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float, ranks: Ranks = ALONE
+    ) -> float:
         """Returns tau: with a density, sigmoid of the highest score that is pruned, 0 while none is."""
         if self.penalty is not None:
             return value
-        highest = [tensor.masked_fill(mask, -math.inf).amax() for tensor, mask in zip(scores, masks, strict=True)]
-        return float(torch.stack(highest).amax().sigmoid())
+        pairs = zip(scores, masks, strict=True)
+        highest = [tensor.masked_fill(mask, -math.inf).amax() for tensor, mask in pairs if tensor.numel()]
+        highest.append(scores[0].new_tensor(-math.inf))  # where this process holds none
+        return float(ranks.highest(torch.stack(highest).amax()).sigmoid())
 
 
 @dataclass(frozen=True)
@@ -438,18 +445,18 @@ class L0(Penalised):
         return self.TEMPERATURE * math.log(-self.LOW / self.HIGH)
 
     def masks(self, scores: Sequence[Tensor], sizes: Sequence[int], value: float, select: Select) -> list[Tensor]:
-        refuse_nan(scores)
+        refuse_nan(scores, select.ranks)
         gates = [self._stretch(tensor.sigmoid()) for tensor in scores]
-        counts = torch.stack([gate.count_nonzero() for gate in gates]).tolist()
+        least = [least_of(number, self.LEAST) for number in groups(scores, select.ranks)]
         return [
-            gate if count >= least_of(gate.numel(), self.LEAST) else self._with_least(gate, tensor)
-            for gate, tensor, count in zip(gates, scores, counts, strict=True)
+            gate if count >= enough else self._with_least(gate, tensor, enough, select.ranks)
+            for gate, tensor, count, enough in zip(gates, scores, kept(gates, select.ranks), least, strict=True)
         ]
 
-    def _with_least(self, gate: Tensor, scores: Tensor) -> Tensor:
+    def _with_least(self, gate: Tensor, scores: Tensor, least: int, ranks: Ranks) -> Tensor:
         """M, with s in place of the closed gates of the scores that are kept in any case."""
-        (kept,) = keep_highest([scores], [1], least_of(scores.numel(), self.LEAST))
-        return gate.where(~kept | (gate > 0), scores.sigmoid())
+        (chosen,) = keep_highest([scores], [1], least, ranks)
+        return gate.where(~chosen | (gate > 0), scores.sigmoid())
 
     def gate(self, scores: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
         return self._stretch(noise(scores).add_(scores).div_(self.TEMPERATURE).sigmoid_())

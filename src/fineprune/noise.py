@@ -1,6 +1,7 @@
 """Random numbers that depend on a seed, a step and a place, and on nothing drawn before: the same on every rank."""
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,34 +25,79 @@ LOGITS: dict[torch.dtype, Any] = {torch.float64: _logits(), torch.float32: _logi
 """logit(u) for each of the 65,536 values that u can have on a CPU: a table is faster than a logarithm."""
 
 
-def logit_noise(like: Tensor, seed: int, step: int, place: int) -> Tensor:
+def logit_noise(like: Tensor, seed: int, step: int, place: int, start: int = 0) -> Tensor:
     """Draws logit(u), u uniform from 1e-4 to 1 - 1e-4, in the shape, type and device of `like`.
 
     Args:
         like: float32 or float64.
         seed, step, place: name the numbers: the counter-based generator Philox (Salmon et al. 2011) makes
             them from these alone. The numbers of a GPU are other ones than those of a CPU.
+        start: how many values of the same names come before these. On a CPU, pieces drawn one by one are what the whole
+            would be, however it is cut.
     """
     if like.device.type != "cpu":
-        mixed = int(np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        generator = torch.Generator(like.device).manual_seed(mixed)
+        generator = _generator(like.device, [seed, step, place, *([start] if start else [])])
         u = torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
         return u.mul_(1 - 2 * EPSILON).add_(EPSILON).logit_()
     noise = torch.empty(like.shape, dtype=like.dtype)
     values = noise.view(-1).numpy()
 
-    def fill(start: int) -> None:
-        part = values[start : start + CHUNK]
-        key = np.array([seed % (1 << 64), step], dtype=np.uint64)
-        counter = np.array([0, 0, start // CHUNK, place], dtype=np.uint64)
-        drawn = np.random.Philox(key=key, counter=counter).random_raw(math.ceil(len(part) / 4)).view(np.uint16)
-        np.take(LOGITS[like.dtype], drawn[: len(part)], out=part, mode="clip")  # the mode without a buffer
+    def fill(where: slice, chunk: int, within: slice) -> None:
+        drawn = _philox(within, seed, step, (0, 0, chunk, place))
+        np.take(LOGITS[like.dtype], drawn, out=values[where], mode="clip")  # the mode without a buffer
 
-    starts = range(0, len(values), CHUNK)
-    threads = min(torch.get_num_threads(), len(starts))
-    if threads == 1:
-        list(map(fill, starts))
+    _share_out(fill, start, len(values))
+    return noise
+
+
+def random_bits(count: int, device: torch.device, *, seed: int, step: int, place: int, stream: int, start: int = 0) -> Tensor:
+    """Draws 16 random bits for each of so many values, as int32 from 0 to 65,535.
+
+    Args:
+        count: of values.
+        device: where they are wanted. The bits of a GPU are other ones than those of a CPU.
+        seed, step, place: name the bits, as in `logit_noise`.
+        stream: names them too, from 1: what else is drawn at the same step and place. `logit_noise` draws from stream 0.
+        start: how many values of the same names come before these, as in `logit_noise`.
+    """
+    if device.type != "cpu":
+        generator = _generator(device, [seed % (1 << 64), step, place, stream, start])
+        return torch.randint(1 << 16, (count,), generator=generator, dtype=torch.int32, device=device)
+    bits = torch.empty(count, dtype=torch.int32)
+    values = bits.numpy()
+
+    def fill(where: slice, chunk: int, within: slice) -> None:
+        values[where] = _philox(within, seed, step, (0, stream, chunk, place))
+
+    _share_out(fill, start, count)
+    return bits
+
+
+def _philox(within: slice, seed: int, step: int, counter: tuple[int, int, int, int]) -> Any:
+    """Returns some of a chunk's numbers of 16 bits. The first word of the counter is what the generator counts in."""
+    key = np.array([seed % (1 << 64), step], dtype=np.uint64)
+    generator = np.random.Philox(key=key, counter=np.array(counter, dtype=np.uint64))
+    return generator.random_raw(math.ceil(within.stop / 4)).view(np.uint16)[within]
+
+
+def _generator(device: torch.device, names: list[int]) -> torch.Generator:
+    """Returns a generator of a GPU that starts where the names say."""
+    mixed = int(np.random.SeedSequence(names).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator(device).manual_seed(mixed)
+
+
+def _share_out(fill: Callable[[slice, int, slice], None], start: int, count: int) -> None:
+    """Calls `fill` for each chunk of so many values from a start, on as many threads as PyTorch has: with where in the values
+    it goes, the chunk's number, and where within the chunk its numbers lie."""
+
+    def fill_from(chunk: int) -> None:
+        first, last = max(chunk * CHUNK, start), min((chunk + 1) * CHUNK, start + count)
+        fill(slice(first - start, last - start), chunk, slice(first - chunk * CHUNK, last - chunk * CHUNK))
+
+    chunks = range(start // CHUNK, math.ceil((start + count) / CHUNK))
+    threads = min(torch.get_num_threads(), len(chunks))
+    if threads <= 1:
+        list(map(fill_from, chunks))
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, starts))
-    return noise
+            list(pool.map(fill_from, chunks))

@@ -15,7 +15,8 @@ from .config import PruningConfig
 from .errors import InvalidInputError, enumeration
 from .methods import Method, Penalised
 from .noise import logit_noise
-from .selection import SCOPES, budget, least_of
+from .ranks import ALONE, Ranks
+from .selection import Select, budget, groups, kept, least_of
 from .sites import Site, Weight, both
 
 
@@ -29,6 +30,7 @@ class Part:
         total_steps: optimiser steps of the run.
         seed: of the noise.
         place: number of the first site among all of the pruner's.
+        ranks: the processes among which the weights are shared out.
         controller: what sets the penalty where a density is asked for; None for other methods.
         left: of each site, the groups that earlier parts have left something of; None where they share no weight.
     """
@@ -38,6 +40,7 @@ class Part:
     total_steps: int
     seed: int
     place: int
+    ranks: Ranks = ALONE
     controller: control.Controller | None = None
     left: list[Tensor | None] = field(default_factory=list)
 
@@ -76,12 +79,12 @@ class Part:
     def masks(self, step: int) -> list[Tensor]:
         """M of each site for a step, without noise."""
         scores = self.scores()
-        open_ = [place for place, of_site in enumerate(scores) if of_site.numel()]
-        scope = partial(SCOPES[self.config.scope], kinds=[self.sites[place].kind for place in open_])
+        open_ = [place for place, of_site in enumerate(scores) if of_site.numel() or self.left[place] is None]
+        scope = Select(self.config.scope, [self.sites[place].kind for place in open_], self.ranks)
         costs = [self.cost(self.sites[place]) for place in open_]
         select = self.config.structure.select(scope)
-        kept = self.method.masks([scores[place] for place in open_], costs, self.value(step), select) if open_ else []
-        chosen = dict(zip(open_, kept, strict=True))
+        found = self.method.masks([scores[place] for place in open_], costs, self.value(step), select) if open_ else []
+        chosen = dict(zip(open_, found, strict=True))
         return [self._among_all(place, chosen.get(place)) for place in range(len(self.sites))]
 
     def _among_all(self, place: int, mask: Tensor | None) -> Tensor:
@@ -99,15 +102,17 @@ class Part:
         left = [
             site.groups if left is None else int(left.count_nonzero()) for site, left in zip(self.sites, self.left, strict=True)
         ]
-        kept = [int(mask.count_nonzero()) for mask in masks]
-        return float(np.dot(kept, costs) / max(np.dot(left, costs), 1))
+        return float(np.dot(kept(masks, self.ranks), costs) / max(np.dot(left, costs), 1))
 
     def gates(self, step: int) -> list[Tensor]:
         """M of each site for the forward passes of a step, drawn anew."""
         gates = []
         for place, site in enumerate(self.sites, self.place):
             assert site.scores is not None
-            gates.append(self.method.gate(site.scores, partial(logit_noise, seed=self.seed, step=step, place=place)))
+            start = site.rows_before * math.prod(site.shape[1:])
+            gates.append(
+                self.method.gate(site.scores, partial(logit_noise, seed=self.seed, step=step, place=place, start=start))
+            )
         return gates
 
     # Learning.
@@ -150,8 +155,9 @@ class Part:
         if self.controller is None or value == 1.0:
             return
         scores = self.scores()
-        samples = [self._sampled(of_site) for of_site in scores]
-        weights = [of_site.numel() * self.cost(site) for of_site, site in zip(scores, self.sites, strict=True)]
+        samples = [self._sampled(site, of_site) for site, of_site in zip(self.sites, scores, strict=True)]
+        numbers = groups(scores, self.ranks)
+        weights = [number * self.cost(site) for number, site in zip(numbers, self.sites, strict=True)]
         if not isinstance(method, Penalised):
             ahead = self.value(min(step + round(self.controller.horizon), self.total_steps))  # what falls by then is to be 0
             self.controller.steer(control.scores_at(samples, weights, [ahead])[0], rate, unit=1.0)
@@ -159,12 +165,14 @@ class Part:
             self.controller.penalty *= not self.finished(step)  # what is kept now stays
             return
         if method.cuts and self.finished(step):  # what the sample is wrong by at the cut is known, and taken out
-            sampled = control.density_above(samples, weights, method.cut)
-            value *= sampled / max(control.density_above(scores, weights, method.cut), 1 / sum(weights))
+            above = kept([tensor > method.cut for tensor in scores], self.ranks)
+            true = np.dot(above, [self.cost(site) for site in self.sites]) / sum(weights)
+            value *= control.density_above(samples, weights, method.cut) / max(true, 1 / sum(weights))
         low, where, high = control.scores_at(samples, weights, [2 * value, value, value / 2])
         near = [(sample >= low) & (sample <= high) for sample in samples]
         moments = [
-            site.second_moment(partial(self._sampled_left, left)) for site, left in zip(self.sites, self.left, strict=True)
+            site.second_moment(partial(self._sampled_left, site, left))
+            for site, left in zip(self.sites, self.left, strict=True)
         ]
         unit = control.penalty_unit(
             (method.slope(sample[mask]), moment[mask], self._share(site))
@@ -173,13 +181,15 @@ class Part:
         )
         self.controller.steer(where - method.cut, rate, unit)
 
-    def _sampled(self, tensor: Tensor) -> Tensor:
+    def _sampled(self, site: Site, tensor: Tensor) -> Tensor:
         """About 65,536 values of all sites together, each by its share, always the same ones."""
-        stride = sum(site.groups for site in self.sites) // control.SAMPLE
-        return tensor.flatten()[:: stride + 1 - stride % 2].float()  # odd: not always the same columns
+        stride = sum(other.groups for other in self.sites) // control.SAMPLE
+        stride += 1 - stride % 2  # odd: not always the same columns
+        first = -site.rows_before * math.prod(site.shape[1:]) % stride
+        return self.ranks.joined(tensor.flatten()[first::stride].float())
 
-    def _sampled_left(self, left: Tensor | None, tensor: Tensor) -> Tensor:
-        return self._sampled(_of_left(tensor, left))
+    def _sampled_left(self, site: Site, left: Tensor | None, tensor: Tensor) -> Tensor:
+        return self._sampled(site, _of_left(tensor, left))
 
     def figures(self, step: int) -> dict[str, float]:
         """What there is to log: the density asked for where one is, lambda_t, and the cut on sigmoid(S) where there is one."""
@@ -190,7 +200,7 @@ class Part:
         if not isinstance(self.method, Penalised):
             return figures
         masks = [_of_left(site.mask, left) for site, left in zip(self.sites, self.left, strict=True)]
-        threshold = self.method.threshold_in_force(self.scores(), masks, self.value(step))
+        threshold = self.method.threshold_in_force(self.scores(), masks, self.value(step), self.ranks)
         return figures if threshold is None else {**figures, "threshold": threshold}
 
     # What is refused.
@@ -215,11 +225,11 @@ class Part:
         final = self.config.values()[1]
         if final == 1:
             raise InvalidInputError("density 1.0 would prune nothing. Ask for less than 1, or train without a Pruner.")
-        groups = [int(site.groups * min(left.get(weight, 1.0) for weight in site.cuts)) for site in self.sites]
-        weights = sum(number * self.cost(site) for number, site in zip(groups, self.sites, strict=True))
-        counts = {site.name: (number, 1) for number, site in zip(groups, self.sites, strict=True)}
+        numbers = [int(site.groups * min(left.get(weight, 1.0) for weight in site.cuts)) for site in self.sites]
+        weights = sum(number * self.cost(site) for number, site in zip(numbers, self.sites, strict=True))
+        counts = {site.name: (number, 1) for number, site in zip(numbers, self.sites, strict=True)}
         if isinstance(self.method, Penalised):
-            each = (least_of(number, self.method.LEAST) * self.cost(s) for number, s in zip(groups, self.sites, strict=True))
+            each = (least_of(number, self.method.LEAST) * self.cost(s) for number, s in zip(numbers, self.sites, strict=True))
             least = sum(each)
             counts = {"some matrix, though at least 0.5 % of each and one more are to be kept": (weights, least)}
         elif self.config.scope == "global":  # counts weights, and its best group may be one of the largest
@@ -280,7 +290,6 @@ def density(parts: Sequence[Part], masks: Sequence[Sequence[Tensor]]) -> float:
     weights = {weight for site in sites for weight in site.cuts}
     total = sum(weight.parameter.numel() for weight in weights)
     if share_weights(parts):
-        counts = [mask.count_nonzero() for mask in spread(parts, masks).values()]
-        return int(torch.stack(counts).sum()) / total
-    counts = [mask.count_nonzero() * site.size for site, mask in zip(sites, itertools.chain(*masks), strict=True)]
-    return int(torch.stack(counts).sum()) / total
+        return sum(kept(list(spread(parts, masks).values()), parts[0].ranks)) / total
+    counts = kept(list(itertools.chain(*masks)), parts[0].ranks)
+    return sum(count * site.size for count, site in zip(counts, sites, strict=True)) / total

@@ -12,6 +12,7 @@ Between two steps each pruned parameter holds the effective weight W' = W * M. A
 
 import logging
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,17 +21,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import building, inspection, parts, support, targets
+from . import building, inspection, parts, ranks, support, targets
 from .config import PruningConfig
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
 from .methods import Penalised
 from .parts import Part
+from .ranks import Ranks, local
+from .selection import groups, kept
 from .sites import Site, Weight, times_mask
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the saved state."""
+
+NONE = torch.full((2,), -math.inf)
+"""The extremes of no scores."""
 
 
 class Pruner:
@@ -88,7 +94,9 @@ class Pruner:
         hooks = self._optimizer._optimizer_step_pre_hooks.values()
         if any(isinstance(getattr(hook, "__self__", None), Pruner) for hook in hooks):
             raise InvalidInputError("This optimiser has a pruner already. Close that one first.")
-        self._parts = building.build(self._model, self._groups(), config, total_steps, support.shared_seed())
+        ranks.reshard(self._model)
+        self._parts = building.build(self._model, self._groups(), config, total_steps, ranks.shared_seed())
+        self._everyone = ranks.everyone()
         self._skipping = False
         self._inside_step = False
         self._drawn = False
@@ -102,7 +110,9 @@ class Pruner:
         ]
         if self._draws:
             before_forward = torch.compiler.disable(self._before_forward)  # type: ignore[no-untyped-call]
-            self._hooks.append(self._model.register_forward_pre_hook(before_forward))
+            self._hooks.append(
+                self._model.register_forward_pre_hook(before_forward, prepend=True)
+            )  # before shards are gathered
             self._hooks.append(self._model.register_state_dict_pre_hook(self._before_state_dict))  # type: ignore[no-untyped-call]
 
     # What a user asks.
@@ -125,8 +135,13 @@ class Pruner:
         held = {weight.name for weight in self._weights}
         return [name for name, _ in self._model.named_parameters() if name in held]
 
+    @property
+    def alone(self) -> bool:
+        """Whether the run has no other processes."""
+        return self._everyone.count == 1
+
     def density(self) -> float:
-        """Returns the fraction of the prunable weights that the masks keep now."""
+        """Returns the fraction of the prunable weights that the masks keep now. Where weights are sharded, every rank asks."""
         return parts.density(self._parts, parts.masks(self._parts, self.step) if self._drawn else self._masks)
 
     @torch.no_grad()
@@ -157,15 +172,17 @@ class Pruner:
         the density asked for, the penalty and the threshold are those of each, numbered from 0.
         """
         scores = [tensor for part in self._parts for tensor in part.scores()]
-        count = sum(score.numel() for score in scores)
-        mean = sum(float(score.sum(dtype=torch.float64)) for score in scores) / count
-        variance = sum(float((score - mean).square().sum(dtype=torch.float64)) for score in scores) / count
+        count = sum(groups(scores, self._ranks))
+        mean = self._sum([score.sum(dtype=torch.float64) for score in scores]) / count
+        variance = self._sum([(score - mean).square().sum(dtype=torch.float64) for score in scores]) / count
+        extremes = torch.stack([torch.stack([-score.amin(), score.amax()]) for score in scores if score.numel()] or [NONE])
+        lowest, highest = self._ranks.highest(extremes.amax(0)).tolist()
         figures = {
             "density": self.density(),
             "score_mean": mean,
             "score_std": math.sqrt(variance),
-            "score_min": min(float(score.min()) for score in scores),
-            "score_max": max(float(score.max()) for score in scores),
+            "score_min": -lowest,
+            "score_max": highest,
         }
         for number, part in enumerate(self._parts):
             suffix = f"_{number}" if len(self._parts) > 1 else ""
@@ -173,6 +190,10 @@ class Pruner:
         if self.gradient_norm is not None:
             figures["joint_grad_norm"] = self.gradient_norm.item()
         return figures
+
+    def _sum(self, values: Sequence[Tensor]) -> float:
+        """The sum of what each process has of each site."""
+        return float(self._ranks.total(torch.stack([value.cpu() for value in values]).sum()))
 
     # The life of the hooks.
 
@@ -204,7 +225,8 @@ class Pruner:
         """Logs the density, warns of matrices of which nothing is left, and returns the summary."""
         summary = self.summary()
         logger.info("Pruned. %s", "; ".join(summary.totals()))
-        emptied = [weight.name for weight in self._weights if not weight.mask.any()]
+        left = kept([weight.mask for weight in self._weights], self._ranks)
+        emptied = [weight.name for weight, number in zip(self._weights, left, strict=True) if not number]
         if emptied:
             logger.warning("Nothing is left of %s. Choose scope='local', or a higher density.", enumeration(emptied))
         for part in self._parts:
@@ -228,7 +250,7 @@ class Pruner:
             hook.remove()
         if self._inside_step:
             for weight in self._weights:
-                times_mask(weight.parameter, weight.mask)
+                times_mask(weight.held, weight.mask)
         if self._drawn and (self._inside_step or not self._changed()):
             self._undraw()
         self._inside_step = False
@@ -288,7 +310,8 @@ class Pruner:
         self._skipping = found_inf is not None and bool(found_inf)
         if self._skipping:
             return
-        support.refuse_broken_gradients(self._model, self._parameters(), self.step)
+        ranks.reshard(self._model)
+        support.refuse_broken_gradients(self._model, self._parameters(), self.step, self._ranks)
         self._refuse_changed_weights()
         if self._draws and self._drawn_at != self.step:
             raise TrainingError(
@@ -309,7 +332,7 @@ class Pruner:
             clip = self._clip_factor([gradient for _, _, gradient in gradients], unscale, self.max_grad_norm)
             for parameter in self._parameters():
                 if parameter.grad is not None:
-                    _times(parameter.grad, clip)
+                    _times(local(parameter.grad), clip)
         for part, site, gradient in learned:
             if gradient is not None:
                 site.learn(_times(gradient, clip), self._score_rate(part, site, groups))
@@ -320,7 +343,7 @@ class Pruner:
         if self._skipping:
             return
         for weight in self._weights:
-            weight.dense.copy_(weight.parameter)
+            weight.dense.copy_(weight.held)
         self._contract()
         self._apply(parts.masks(self._parts, self.step + 1))
         self.step += 1
@@ -340,8 +363,8 @@ class Pruner:
                     movement = torch.zeros_like(site.scores)  # the penalty reaches a matrix that the loss does not
                 gradient = None if movement is None else part.score_gradient(site, _times(movement, unscale), self.step)
                 for weight in site.weights:
-                    if weight.parameter.grad is not None and last[weight] is site:
-                        times_mask(weight.parameter.grad, weight.mask)
+                    if weight.gradient is not None and last[weight] is site:
+                        times_mask(weight.gradient, weight.mask)
                 yield part, site, gradient
 
     def _score_rate(self, part: Part, site: Site, groups: Mapping[int, dict[str, Any]]) -> float:
@@ -370,12 +393,15 @@ class Pruner:
         self, score_gradients: Sequence[Tensor | None], unscale: Tensor | None, max_grad_norm: float
     ) -> Tensor | None:
         """min(1, max_grad_norm / norm), by the paper's joint norm: of G * M, of all other gradients and of dL/dS."""
-        norms = [_times(_norm(p.grad), unscale) for p in self._parameters() if p.grad is not None]
-        norms += [gradient.norm() for gradient in score_gradients if gradient is not None]
-        if not norms:
+        norms: dict[Ranks, list[Tensor]] = {}
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                norms.setdefault(ranks.of(parameter), []).append(_times(_norm(local(parameter.grad)), unscale))
+        norms.setdefault(self._ranks, []).extend(gradient.norm() for gradient in score_gradients if gradient is not None)
+        joint = [_joint(of_sharers, sharers) for sharers, of_sharers in norms.items() if of_sharers]
+        if not joint:
             return None
-        widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
-        self.gradient_norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
+        self.gradient_norm = joint[0] if len(joint) == 1 else _joint(joint, ranks.ALONE)
         return (max_grad_norm / (self.gradient_norm + 1e-6)).clamp(max=1.0)
 
     @torch.no_grad()
@@ -390,12 +416,13 @@ class Pruner:
 
     def _hold(self, masks: Sequence[Sequence[Tensor]]) -> None:
         """Lets the parameters, whatever they hold, hold W' = W * M."""
+        ranks.reshard(self._model)
         for site in self._sites:
             site.restore()
         self._apply(masks)
 
     def _probe(self) -> Tensor:
-        return torch.cat([weight.probe().to(self._weights[0].parameter.device) for weight in self._weights])
+        return torch.cat([weight.probe().to(self._weights[0].held.device) for weight in self._weights])
 
     # What is refused at a step.
 
@@ -405,7 +432,8 @@ class Pruner:
             if parameters.get(weight.name) is not weight.parameter or id(weight.parameter) not in groups:
                 raise TrainingError(
                     f"{weight.name} is no longer the parameter that the pruner was attached to, or has left the optimiser. "
-                    "Wrap, move or replace the model's parameters first, then make the optimiser, then the Pruner."
+                    "Wrap, shard (fully_shard), move or replace the model's parameters first, then make the optimiser, then "
+                    "the Pruner."
                 )
         changed = self._changed()
         if changed:
@@ -438,6 +466,11 @@ class Pruner:
         return list(dict.fromkeys(weight for site in self._sites for weight in site.cuts))
 
     @property
+    def _ranks(self) -> Ranks:
+        """The processes among which the pruned weights are shared out."""
+        return self._parts[0].ranks
+
+    @property
     def _masks(self) -> list[list[Tensor]]:
         return [[site.mask for site in part.sites] for part in self._parts]
 
@@ -446,12 +479,41 @@ class Pruner:
     def save(self, folder: str | Path) -> None:
         """Writes the state into `pruner.safetensors` and `pruner.json` in the folder, each atomically.
 
-        Save the model, the optimiser and the scheduler beside it; take a new folder for each save.
+        Save the model, the optimiser and the scheduler beside it; take a new folder for each save. In a run of several
+        processes each of them calls this, and rank 0 writes.
 
         Raises:
-            FileError: if the folder cannot be written.
+            FileError: if the folder cannot be written; on every rank.
+            TrainingError: if the ranks hold different masks, see `check_ranks`. Nothing has been written then.
         """
-        building.save(self._parts, folder, {**self._facts(), "step": self.step})
+        self.check_ranks()
+        writes = self._everyone.place == 0
+        with self._everyone.together():
+            building.save(self._parts, folder, {**self._facts(), "step": self.step}, writes)
+
+    @torch.no_grad()
+    def check_ranks(self) -> None:
+        """Compares the masks of all ranks, by a checksum of each; every rank calls it. Alone it does nothing.
+
+        Where processes share a weight out, the masks of each are also compared with what the scores say.
+
+        Raises:
+            TrainingError: on every rank, if two of them hold different masks; names the parameters.
+        """
+        if self._everyone.count == 1:
+            return
+        self._quieten()
+        wrong = self._everyone.unequal([zlib.crc32(_bytes(weight.mask)) for weight in self._weights], self._ranks.place)
+        if self._ranks.count > 1:
+            again = parts.spread(self._parts, parts.masks(self._parts, self.step))
+            astray = self._everyone.totals([not torch.equal(weight.mask, again[weight]) for weight in self._weights])
+            wrong = [one or bool(other) for one, other in zip(wrong, astray, strict=True)]
+        if any(wrong):
+            names = [weight.name for weight, is_wrong in zip(self._weights, wrong, strict=True) if is_wrong]
+            raise TrainingError(
+                f"At step {self.step} the ranks hold different masks of {enumeration(names)}. Is the model wrapped in DDP or "
+                "sharded, and does every rank take the same steps? Resume from the last checkpoint; nothing was saved since."
+            )
 
     def _facts(self) -> dict[str, Any]:
         """What a state must share with the pruner that takes it up."""
@@ -470,10 +532,12 @@ class Pruner:
             InvalidInputError: if the state is missing or damaged, of another config, model or run,
                 or does not belong to the weights that the model holds. Nothing has been changed then.
         """
-        saved, step = building.load(self._parts, folder, self._facts())
+        with self._everyone.together():
+            saved, step = building.load(self._parts, folder, self._facts())
         masks = parts.masks(saved, step)
         at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
-        building.refuse_other_weights(saved, masks, at_attach, folder)
+        with self._everyone.together():
+            building.refuse_other_weights(saved, masks, at_attach, folder)
         self._parts, self.step = saved, step
         self._inside_step, self._drawn, self._drawn_at = False, False, None
         self._hold(masks)
@@ -484,10 +548,21 @@ def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:
     return tensor if factor is None else tensor.mul_(factor.to(tensor.device))
 
 
+def _joint(norms: Sequence[Tensor], sharers: Ranks) -> Tensor:
+    """Returns the norm of what has these norms, on all processes that share it."""
+    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
+    norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
+    return norm if sharers.count == 1 else sharers.total(norm.square()).sqrt()
+
+
 def _norm(gradient: Tensor) -> Tensor:
     """In float32 at least: the norm of a float16 gradient that is still scaled may be more than float16 holds."""
     norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
     return norm
+
+
+def _bytes(mask: Tensor) -> bytes:
+    return mask.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _rate_factor(group: dict[str, Any], base_rate: float) -> float:

@@ -2,7 +2,7 @@
 
 Groups are ranked by score, highest first; equal scores by matrix order, then by flat index, lower
 first. `keep_highest` finds the cut by counting; `keep_highest_by_sorting` is the same in the slow,
-obvious way, and the tests hold the one against the other.
+obvious way, and the tests hold the one against the other. Scores may lie on several processes, see `counting`.
 """
 
 import functools
@@ -11,28 +11,29 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .counting import keep_across
 from .errors import InvalidInputError
-
-Select = Callable[[Sequence[Tensor], Sequence[int], float], list[Tensor]]
-"""Scores of every site, weights per group of every site, density -> masks of every site."""
+from .ranks import ALONE, Ranks
 
 SAMPLE = 4096
 """So many scores are looked at to guess where the cut lies; fewer than four times as many are not sampled at all."""
 
 
-def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
+def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, ranks: Ranks = ALONE) -> list[Tensor]:
     """Keeps the longest ranked prefix of the groups whose weights fit in the budget.
 
     Args:
-        scores: one tensor a matrix, of any shape, at least one element in all.
+        scores: one tensor a matrix, of any shape, at least one element in all; of each what this process holds.
         sizes: weights per group, one number a matrix.
         budget: how many weights may be kept.
+        ranks: the processes that hold the matrices.
 
     Returns:
         A boolean tensor for each tensor of scores, True where the group is kept.
@@ -40,22 +41,29 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) ->
     Raises:
         InvalidInputError: if a score is NaN.
     """
-    refuse_nan(scores)
-    return _keep(scores, sizes, budget)
+    refuse_nan(scores, ranks)
+    return _keep(scores, sizes, budget, ranks)
 
 
-def refuse_nan(scores: Sequence[Tensor]) -> None:
+def refuse_nan(scores: Sequence[Tensor], ranks: Ranks = ALONE) -> None:
     """Raises if a score is NaN, which has no rank. One question to the device for all of them."""
-    highest = torch.stack([tensor.amax() for tensor in scores if tensor.numel()])  # NaN goes through amax
-    if bool(highest.isnan().any()):
+    highest = [tensor.amax() for tensor in scores if tensor.numel()]  # NaN goes through amax
+    if ranks.any(bool(highest) and bool(torch.stack(highest).isnan().any())):
         raise InvalidInputError("A score is NaN: scores must be numbers that can be ranked. Look for an overflow.")
 
 
-def _keep(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
+def _flat(scores: Sequence[Tensor]) -> list[Tensor]:
+    """All in the widest of their types, float32 at least."""
     widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in scores), torch.float32)
-    flat = [tensor.flatten().to(widest) for tensor in scores]
+    return [tensor.flatten().to(widest) for tensor in scores]
+
+
+def _keep(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, ranks: Ranks = ALONE) -> list[Tensor]:
+    flat = _flat(scores)
     count = min(budget // sizes[0], sum(tensor.numel() for tensor in flat))
-    if len(set(sizes)) > 1:
+    if ranks.count > 1:
+        masks = keep_across(flat, sizes, [0] * len(flat), [budget], ranks)
+    elif len(set(sizes)) > 1:
         masks = _keep_mixed(flat, sizes, budget)
     elif flat[0].device.type == "cpu":
         masks = _keep_on_cpu([tensor.numpy() for tensor in flat], count)
@@ -121,9 +129,12 @@ def _each(function: Callable[..., Any], *columns: Sequence[Any], work: int) -> l
         return list(pool.map(function, *columns))
 
 
-def _keep_counts(scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+def _keep_counts(scores: Sequence[Tensor], counts: Sequence[int], ranks: Ranks) -> list[Tensor]:
     """Keeps so many groups of each matrix."""
-    refuse_nan(scores)
+    refuse_nan(scores, ranks)
+    if ranks.count > 1:
+        masks = keep_across(_flat(scores), [1] * len(scores), range(len(scores)), counts, ranks)
+        return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
     on_cpu = scores[0].device.type == "cpu"
     work = sum(tensor.numel() for tensor in scores) if on_cpu else 0
     return _each(lambda tensor, count: _keep([tensor], [1], count)[0], scores, counts, work=work)
@@ -169,17 +180,23 @@ def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budg
 # Where the budget is shared out.
 
 
-def keep_local(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = ()) -> list[Tensor]:
+def keep_local(
+    scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = (), ranks: Ranks = ALONE
+) -> list[Tensor]:
     """Keeps floor(density * n) of the n groups of each matrix."""
-    return _keep_counts(scores, [budget(tensor.numel(), density) for tensor in scores])
+    return _keep_counts(scores, [budget(number, density) for number in groups(scores, ranks)], ranks)
 
 
-def keep_global(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = ()) -> list[Tensor]:
+def keep_global(
+    scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = (), ranks: Ranks = ALONE
+) -> list[Tensor]:
     """Keeps the best groups of all matrices together, as many as fit in floor(density * all weights)."""
-    return keep_highest(scores, sizes, budget(_weights(scores, sizes), density))
+    return keep_highest(scores, sizes, budget(_weights(scores, sizes, ranks), density), ranks)
 
 
-def keep_adaptive(scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str]) -> list[Tensor]:
+def keep_adaptive(
+    scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str], ranks: Ranks = ALONE
+) -> list[Tensor]:
     """Keeps of each matrix a share that follows the mean sigmoid of its scores among the matrices of its kind.
 
         v_k = v * R(S_k) / mean of R over the kind,    R(S) = mean of sigmoid(S)
@@ -188,19 +205,21 @@ def keep_adaptive(scores: Sequence[Tensor], sizes: Sequence[int], density: float
     keeps more than all its groups; each kind keeps floor(v * its groups).
 
     Args:
-        scores, sizes: as for `keep_highest`.
+        scores, sizes, ranks: as for `keep_highest`.
         density: v, the fraction of the groups of each kind that is kept.
         kinds: one name a matrix; those with the same name share a budget and have equally many groups.
     """
-    refuse_nan(scores)
-    importance = torch.stack([tensor.sigmoid().mean(dtype=torch.float64) for tensor in scores]).tolist()
+    refuse_nan(scores, ranks)
+    numbers = groups(scores, ranks)
+    sums = ranks.total(torch.stack([tensor.sigmoid().sum(dtype=torch.float64) for tensor in scores])).tolist()
+    importance = [total / number for total, number in zip(sums, numbers, strict=True)]
     counts = [0] * len(scores)
     for kind in dict.fromkeys(kinds):
         members = [index for index, name in enumerate(kinds) if name == kind]
-        shares = share_out([importance[index] for index in members], [scores[index].numel() for index in members], density)
+        shares = share_out([importance[index] for index in members], [numbers[index] for index in members], density)
         for index, share in zip(members, shares, strict=True):
             counts[index] = share
-    return _keep_counts(scores, counts)
+    return _keep_counts(scores, counts, ranks)
 
 
 def share_out(importance: Sequence[float], groups: Sequence[int], density: float) -> list[int]:
@@ -234,40 +253,75 @@ SCOPES: dict[str, Callable[..., list[Tensor]]] = {"local": keep_local, "global":
 """Where the budget is shared out: within each matrix, over all of them, or within each kind by importance."""
 
 
+@dataclass(frozen=True)
+class Select:
+    """How a budget is shared out among the matrices of a part.
+
+    Args:
+        scope: the name of one of the scopes.
+        kinds: one name a matrix, as for `keep_adaptive`.
+        ranks: the processes that hold the matrices.
+    """
+
+    scope: Scope
+    kinds: Sequence[str] = ()
+    ranks: Ranks = ALONE
+
+    def __call__(self, scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
+        """Returns the masks of all matrices, given their scores, the weights per group of each, and the density."""
+        return SCOPES[self.scope](scores, sizes, density, self.kinds, self.ranks)
+
+
+@dataclass(frozen=True)
+class SelectNofM(Select):
+    """Keeps so many of every m neighbours; the scope has no say.
+
+    Args:
+        least: of every m, also where the density asks for fewer.
+        m: neighbours in the last dimension.
+    """
+
+    least: int = 1
+    m: int = 2
+
+    def __call__(self, scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
+        return keep_n_of_m(scores, max(self.least, budget(self.m, density)), self.m)  # n / m * m may fall short of n
+
+
 # Other rules than a budget.
 
 
-def keep_above(scores: Sequence[Tensor], cut: float, share: float) -> list[Tensor]:
+def keep_above(scores: Sequence[Tensor], cut: float, share: float, ranks: Ranks = ALONE) -> list[Tensor]:
     """Keeps the scores above a cut, and of each matrix of n at least the floor(share * n) + 1 highest."""
-    refuse_nan(scores)
+    refuse_nan(scores, ranks)
     masks = [tensor > cut for tensor in scores]
-    kept = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
-    least = [least_of(tensor.numel(), share) for tensor in scores]
+    least = [least_of(number, share) for number in groups(scores, ranks)]
     return [
-        mask if count >= enough else _keep([tensor], [1], enough)[0]
-        for tensor, mask, count, enough in zip(scores, masks, kept, least, strict=True)
+        mask if count >= enough else _keep([tensor], [1], enough, ranks)[0]
+        for tensor, mask, count, enough in zip(scores, masks, kept(masks, ranks), least, strict=True)
     ]
 
 
-def keep_global_and_least(scores: Sequence[Tensor], sizes: Sequence[int], density: float, share: float) -> list[Tensor]:
+def keep_global_and_least(
+    scores: Sequence[Tensor], sizes: Sequence[int], density: float, share: float, ranks: Ranks = ALONE
+) -> list[Tensor]:
     """Keeps floor(density * all weights), as `keep_global` does, but of each matrix at least as many as `keep_above` does."""
-    refuse_nan(scores)
-    least = [least_of(tensor.numel(), share) for tensor in scores]
+    refuse_nan(scores, ranks)
+    least = [least_of(number, share) for number in groups(scores, ranks)]
     masks: list[Tensor | None] = [None] * len(scores)
-    room = budget(_weights(scores, sizes), density)
+    room = budget(_weights(scores, sizes, ranks), density)
     while True:
         free = [index for index, mask in enumerate(masks) if mask is None]
         if not free:
             break
-        kept = _keep([scores[index] for index in free], [sizes[index] for index in free], room)
-        counts = torch.stack([mask.count_nonzero() for mask in kept]).tolist()
-        short = [index for index, count in zip(free, counts, strict=True) if count < least[index]]
-        for index, mask in zip(free, kept, strict=True):
+        chosen = _keep([scores[index] for index in free], [sizes[index] for index in free], room, ranks)
+        short = [index for index, count in zip(free, kept(chosen, ranks), strict=True) if count < least[index]]
+        for index, mask in zip(free, chosen, strict=True):
             masks[index] = mask if not short else None
         if not short:
             break
         for index in short:
-            masks[index] = _keep([scores[index]], [1], least[index])[0]
+            masks[index] = _keep([scores[index]], [1], least[index], ranks)[0]
             room = max(0, room - least[index] * sizes[index])
     return [mask for mask in masks if mask is not None]
 
@@ -293,8 +347,19 @@ def _keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     return (torch.stack(ahead, -1) < n).flatten(-2)
 
 
-def _weights(scores: Sequence[Tensor], sizes: Sequence[int]) -> int:
-    return sum(tensor.numel() * size for tensor, size in zip(scores, sizes, strict=True))
+def groups(scores: Sequence[Tensor], ranks: Ranks) -> list[int]:
+    """Returns how many groups each matrix has."""
+    return ranks.totals([tensor.numel() for tensor in scores])
+
+
+def kept(masks: Sequence[Tensor], ranks: Ranks) -> list[int]:
+    """Returns how many entries of each mask, a boolean or a gate, are not 0."""
+    counts: list[int] = ranks.total(torch.stack([mask.count_nonzero() for mask in masks])).tolist()
+    return counts
+
+
+def _weights(scores: Sequence[Tensor], sizes: Sequence[int], ranks: Ranks) -> int:
+    return sum(number * size for number, size in zip(groups(scores, ranks), sizes, strict=True))
 
 
 def budget(count: int, density: float) -> int:

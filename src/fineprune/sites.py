@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .ranks import Ranks, local
 from .structures import Structure
 
 PROBE = 64
@@ -43,14 +44,40 @@ def both(first: Tensor, second: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Weight:
-    """One pruned parameter p, its dense weight W and its mask M. Between steps p = W * M."""
+    """One pruned parameter p, its dense weight W and its mask M. Between steps p = W * M.
+
+    Where processes share the parameter out by rows, W, M and the gradient are those of the rows that this one holds.
+
+    Args:
+        name: in `named_parameters`.
+        parameter: p, a DTensor where it is sharded.
+        dense: W.
+        base_rate: the learning rate of p before any scheduling.
+        rows_before: how many rows other processes hold before those of this one.
+    """
 
     name: str
     parameter: nn.Parameter
     dense: Tensor
     base_rate: float
+    rows_before: int = 0
     mask: Tensor = field(init=False)
     version: tuple[int, int] = field(init=False)
+
+    @property
+    def held(self) -> Tensor:
+        """What this process holds of the parameter."""
+        return local(self.parameter)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """What this process holds of the parameter's gradient."""
+        return None if self.parameter.grad is None else local(self.parameter.grad)
+
+    @property
+    def rows(self) -> slice:
+        """Which rows of the whole this process holds."""
+        return slice(self.rows_before, self.rows_before + len(self.dense))
 
     def score_dtype(self) -> torch.dtype:
         """Scores are float32 for weights of lower precision."""
@@ -58,10 +85,8 @@ class Weight:
 
     def movement(self) -> Tensor | None:
         """G * W, in the scores' precision; None without a gradient."""
-        if self.parameter.grad is None:
-            return None
-        dtype = self.score_dtype()
-        return self.parameter.grad.to(dtype) * self.dense.to(dtype)
+        gradient, dtype = self.gradient, self.score_dtype()
+        return None if gradient is None else gradient.to(dtype) * self.dense.to(dtype)
 
     def effective(self, mask: Tensor) -> Tensor:
         """W' = W * M, with +0.0 where pruned."""
@@ -72,21 +97,21 @@ class Weight:
     def apply(self, mask: Tensor) -> None:
         """Lets the parameter, which holds W, hold W' = W * M, in place."""
         self.mask = mask
-        times_mask(self.parameter, mask)
+        times_mask(self.held, mask)
         self.version = self.current_version()
 
     def current_version(self) -> tuple[int, int]:
         """PyTorch counts the in-place changes of a tensor; its address tells when `.data` was replaced."""
-        return self.parameter._version, self.parameter.data_ptr()
+        return self.held._version, self.held.data_ptr()
 
     def probe(self) -> Tensor:
         """A few values, spread over the parameter."""
-        stride = max(1, self.parameter.numel() // PROBE)
-        return self.parameter.detach().flatten()[::stride]
+        held = self.held.detach().flatten()
+        return held[:: max(1, held.numel() // PROBE)]
 
     def was_changed(self) -> bool:
         """Whether the parameter holds anything but W * M."""
-        held, expected = self.parameter, self.dense.clone()
+        held, expected = self.held, self.dense.clone()
         times_mask(expected, self.mask)
         return (held.dtype, held.device) != (expected.dtype, expected.device) or not torch.equal(held, expected)
 
@@ -124,9 +149,27 @@ class Site:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of its scores."""
+        """The shape of its scores, on all processes together."""
         weight, cut = next(iter(self.cuts.items()))
         return cut.groups(weight.parameter.shape)
+
+    def whole(self, ranks: Ranks) -> "Site":
+        """Returns the site with the dense weights of all processes, for what must be known of the whole before training."""
+        cuts = {Weight(w.name, w.parameter, ranks.joined(w.dense), w.base_rate): cut for w, cut in self.cuts.items()}
+        return Site(cuts, None, None, self.key)
+
+    @property
+    def rows(self) -> slice:
+        """Which rows of the scores this process holds."""
+        weight, cut = next(iter(self.cuts.items()))
+        return slice(self.rows_before, self.rows_before + cut.groups(weight.dense.shape)[0])
+
+    @property
+    def rows_before(self) -> int:
+        """How many rows of its scores other processes hold before those of this one."""
+        weight, cut = next(iter(self.cuts.items()))
+        before = torch.Size([weight.rows_before, *weight.parameter.shape[1:]])
+        return cut.groups(before)[0] if weight.rows_before else 0
 
     @property
     def groups(self) -> int:
@@ -143,13 +186,13 @@ class Site:
 
     def spread(self, mask: Tensor) -> dict[Weight, Tensor]:
         """Gives each weight its group's M."""
-        spread = {weight: cut.expand(mask, weight.parameter.shape) for weight, cut in self.cuts.items()}
+        spread = {weight: cut.expand(mask, weight.dense.shape) for weight, cut in self.cuts.items()}
         return {weight: each if each.dtype is torch.bool else each.to(weight.dense.dtype) for weight, each in spread.items()}
 
     def restore(self) -> None:
         """Lets the parameters hold W."""
         for weight in self.cuts:
-            weight.parameter.copy_(weight.dense)
+            weight.held.copy_(weight.dense)
 
     def magnitude(self) -> Tensor:
         """Each group's magnitude, from the dense weights."""
@@ -182,7 +225,7 @@ class Site:
             if movement is not None:
                 for other in others:
                     if weight in other.cuts:
-                        movement *= other.cuts[weight].expand(other.mask, weight.parameter.shape)
+                        movement *= other.cuts[weight].expand(other.mask, weight.dense.shape)
                 sums.append(cut.reduce(movement))
         return sum(sums[1:], start=sums[0]) if sums else None
 

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,27 @@ def check_safetensors(path: Path) -> dict[str, str]:
         raise InvalidInputError(f"{path} is damaged: {error}. Choose a whole checkpoint.") from error
 
 
-def read_tensors(folder: str | Path) -> dict[str, Tensor]:
-    """Reads the tensors; call `read_facts` first."""
-    return safetensors.torch.load_file(Path(folder) / TENSORS)
+def read_tensors(folder: str | Path, rows: Mapping[str, slice] | None = None) -> dict[str, Tensor]:
+    """Reads the tensors; call `read_facts` first.
+
+    Args:
+        folder: of the state.
+        rows: which rows to read, by the beginning of a tensor's name up to a point; of the others all.
+    """
+    if not rows:
+        return safetensors.torch.load_file(Path(folder) / TENSORS)
+    with safetensors.safe_open(Path(folder) / TENSORS, framework="pt") as file:
+        return {name: _read(file, name, _of_beginning(rows, name)) for name in file.keys()}  # noqa: SIM118, it is no mapping
+
+
+def _of_beginning(rows: Mapping[str, slice], name: str) -> slice | None:
+    """Returns the rows for a name or the longest beginning of it, as `moments.W` of `moments.W.exp_avg`."""
+    while name not in rows and name:
+        name = name.rpartition(".")[0]
+    return rows.get(name)
+
+
+def _read(file: Any, name: str, rows: slice | None) -> Tensor:
+    stored = file.get_slice(name)
+    tensor: Tensor = file.get_tensor(name) if rows is None or not stored.get_shape() else stored[rows]
+    return tensor

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import targets
 from .errors import InvalidInputError
 from .layers import is_transposed
-from .selection import Select, budget, keep_n_of_m
+from .selection import Select, SelectNofM
 
 
 class Structure(ABC):
@@ -42,7 +42,7 @@ class Structure(ABC):
 
     def size(self, shape: torch.Size) -> int:
         """Returns how many weights of this shape one group holds."""
-        return math.prod(shape) // math.prod(self.groups(shape))
+        return math.prod(shape) // max(1, math.prod(self.groups(shape)))  # a process may hold none
 
     def magnitude(self, weight: Tensor) -> Tensor:
         """Returns each group's L2 norm over the square root of its size."""
@@ -194,10 +194,7 @@ class NofM(Unstructured):
         return shape
 
     def select(self, scope: Select) -> Select:
-        def keep(scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
-            return keep_n_of_m(scores, max(self.n, budget(self.m, density)), self.m)  # n / m * m may fall short of n
-
-        return keep
+        return SelectNofM(scope.scope, scope.kinds, scope.ranks, self.n, self.m)
 
     def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[dict[str, Structure]]:
         return Structure.link(self, model, weights)

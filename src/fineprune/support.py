@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import ranks
 from .errors import InvalidInputError, TrainingError, enumeration
+from .ranks import Ranks, local
 
-DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP or one process."
+DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP, FSDP2 (fully_shard) or one process."
+
+FSDP1 = "FSDP1 flattens the weights and cannot be pruned. Use FSDP2 (fully_shard; Accelerate's fsdp_version: 2), or DDP."
 
 
 def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -29,14 +33,6 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def shared_seed() -> int:
-    """Returns PyTorch's seed, that of rank 0 on every rank. It is read, not drawn: the random stream stays as it is."""
-    seed = [torch.initial_seed()]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(seed)
-    return seed[0]
-
-
 def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raises for trainers and optimisers that touch parameters elsewhere than in `step()`."""
     kind = type(optimizer)
@@ -53,39 +49,48 @@ def refuse_unsupported(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
         raise InvalidInputError("LBFGS needs a closure, which would run the model on its dense weights. Take AdamW, say.")
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
-        raise InvalidInputError("FSDP1 flattens the weights and cannot be pruned. Use DDP or one process.")
+        raise InvalidInputError(FSDP1)
 
 
 def refuse_unsupported_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raises for parameters that are sharded over processes, or whose gradients are gone before `step()`."""
+    """Raises for parameters that are sharded in other ways than by rows, or whose gradients are gone before `step()`."""
     devices = {str(parameter.device) for parameter in parameters.values()}
     if len(devices) > 1:
         raise InvalidInputError(
             f"The weights lie on several devices ({', '.join(sorted(devices))}), which is not supported. Put the model on "
             "one, or use DDP."
         )
-    dtensor = sys.modules.get("torch.distributed.tensor")
     for name, parameter in parameters.items():
         if "ds_id" in vars(parameter):
             raise InvalidInputError(DEEPSPEED)
-        if dtensor is not None and isinstance(parameter, dtensor.DTensor):
-            raise InvalidInputError(f"{name} is sharded over processes, which is not supported yet. Use DDP or one process.")
+        if not ranks.in_rows(parameter):
+            raise InvalidInputError(
+                f"{name} is sharded as {parameter.placements}; only whole rows can be (FSDP2 without tensor parallelism, and "  # type: ignore[attr-defined]
+                "its default placement). Shard with fully_shard alone."
+            )
         if parameter._post_accumulate_grad_hooks or "_in_backward_optimizers" in vars(parameter):
             raise InvalidInputError(
                 f"{name} has a hook that takes its gradient during backward (an optimiser in backward). The pruner needs the "
                 "gradient at step(); take an ordinary optimiser."
             )
+    if len({ranks.of(parameter) for parameter in parameters.values()}) > 1:
+        raise InvalidInputError(
+            "The weights to prune are shared out among several sets of processes, or some are and others are not. Shard all of "
+            "them with fully_shard over one mesh, or leave some out with exclude_modules."
+        )
 
 
-def refuse_broken_gradients(model: nn.Module, parameters: Sequence[nn.Parameter], step: int) -> None:
-    """Raises if a gradient is sparse, NaN or infinite. One question to the device for all of them.
+def refuse_broken_gradients(model: nn.Module, parameters: Sequence[nn.Parameter], step: int, sharers: Ranks) -> None:
+    """Raises if a gradient is sparse, NaN or infinite, on every rank that shares the weights. One question to the device for
+    all gradients.
 
     Args:
         model: whose names the message uses; other parameters get a number.
         parameters: those of the optimiser.
         step: about to be taken.
+        sharers: the processes among which the gradients are shared out.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if any(_is_sparse(gradient) for gradient in gradients):
         raise TrainingError(
             f"The gradient of {enumeration(_names_of(model, parameters, _is_sparse))} is sparse; pruning takes dense ones (an "
@@ -93,11 +98,13 @@ def refuse_broken_gradients(model: nn.Module, parameters: Sequence[nn.Parameter]
         )
     # NaN goes through aminmax, which is faster than asking each element (benchmarks/primitives.py).
     finite = [extreme.isfinite() for gradient in gradients if gradient.numel() for extreme in torch.aminmax(gradient)]
-    if not finite or torch.stack([answer.to(finite[0].device) for answer in finite]).all():
+    whole = not finite or bool(torch.stack([answer.to(finite[0].device) for answer in finite]).all())
+    if not sharers.any(not whole):
         return
     broken = _names_of(model, parameters, lambda gradient: not gradient.isfinite().all())
     raise TrainingError(
-        f"At step {step} the gradient is NaN or infinite in {enumeration(broken)}. Nothing was changed. Lower the "
+        f"At step {step} the gradient is NaN or infinite in {enumeration(broken or ['what another rank holds'])}. Nothing was "
+        "changed. Lower the "
         "learning rate, look for a division by zero in the loss, or use bf16 or a GradScaler instead of plain fp16."
     )
 
@@ -109,4 +116,5 @@ def _is_sparse(gradient: Tensor) -> bool:
 def _names_of(model: nn.Module, parameters: Sequence[nn.Parameter], wrong: Callable[[Tensor], bool]) -> list[str]:
     """The parameters whose gradient is wrong; those from outside the model get a number for a name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names.get(id(p), f"parameter {n}") for n, p in enumerate(parameters) if p.grad is not None and wrong(p.grad)]
+    held = [(names.get(id(p), f"parameter {n}"), local(p.grad)) for n, p in enumerate(parameters) if p.grad is not None]
+    return [name for name, gradient in held if wrong(gradient)]

@@ -45,6 +45,7 @@ class PruningCallback(TrainerCallback, ExportableState):
       for, the scores' mean, spread and range, and the joint gradient norm; every evaluation, `eval_density`.
     - Each checkpoint also holds the pruner's state, written before older checkpoints are deleted;
       `train(resume_from_checkpoint=...)` takes it up. `last_whole_checkpoint` chooses one.
+    - On several ranks their masks are compared before each evaluation and each save, and a run whose ranks disagree is stopped.
     - Only evaluations at the final density count for `load_best_model_at_end` and early stopping.
 
     Args:
@@ -64,6 +65,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._trainer_state: TrainerState | None = None
         self._control: TrainerControl | None = None
         self._max_grad_norm = 0.0
+        self._compared_at: int | None = None
+        """The step at which the ranks were compared last."""
 
     # Begin and end.
 
@@ -73,6 +76,7 @@ class PruningCallback(TrainerCallback, ExportableState):
             self.pruner.detach()  # left from a run that broke off
             self._give_back_clipping()
         self._arguments, self._trainer_state, self._control = args, state, control
+        self._compared_at = None
         clip = float(args.max_grad_norm or 0.0)
         self.pruner = Pruner(
             kwargs["model"], kwargs["optimizer"], self.config, total_steps=state.max_steps, max_grad_norm=clip or None
@@ -117,6 +121,31 @@ class PruningCallback(TrainerCallback, ExportableState):
         if self._arguments is not None and self._max_grad_norm:
             self._arguments.max_grad_norm, self._max_grad_norm = self._max_grad_norm, 0.0
 
+    # Several ranks: all of them take part in a save, where Trainer asks the first one alone for its state.
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Compares the ranks before an evaluation or a save, and saves."""
+        self._save_together(control)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Compares the ranks before an evaluation or a save, and saves."""
+        self._save_together(control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Compares the ranks, where another callback asked for the evaluation."""
+        if self._control is not None and self._compared_at != state.global_step:
+            self._attached().check_ranks()
+
+    def _save_together(self, control: TrainerControl) -> None:
+        pruner = self._attached()
+        if pruner.alone or not (control.should_save or control.should_evaluate) or self._compared_at == self._step:
+            return
+        self._compared_at = self._step
+        if self._keeps_state(control):
+            pruner.save(self._checkpoint())
+        else:
+            pruner.check_ranks()
+
     # Logs.
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -141,12 +170,13 @@ class PruningCallback(TrainerCallback, ExportableState):
         Trainer asks exportable callbacks for their state within each save, after the model and the
         optimiser and before older checkpoints are deleted: a crash never leaves no whole checkpoint.
         """
-        if self._is_saving():
+        if self._is_saving() and self._attached().alone:
             self._attached().save(self._checkpoint())
         return {"args": {"config": self.config.to_dict()}, "attributes": {}}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Checks that the state lies in the checkpoint."""
+        self._save_together(control)  # where another callback, or a best model, asked for it
         if not args.save_only_model and state.is_world_process_zero and not (self._checkpoint() / pruner_state.FACTS).is_file():
             logger.warning("%s holds no pruner state and cannot be resumed (a hyper-parameter search?).", self._checkpoint())
 
@@ -154,8 +184,19 @@ class PruningCallback(TrainerCallback, ExportableState):
         """Whether Trainer is writing a checkpoint: it asks for the state at other times too, and elsewhere in a search."""
         if self._arguments is None or self._trainer_state is None or self._control is None:
             return False
-        wanted = self._control.should_save and not self._arguments.save_only_model
-        return wanted and not self._trainer_state.is_hyper_param_search and self._checkpoint().is_dir()
+        return self._keeps_state(self._control) and self._checkpoint().is_dir()
+
+    def _keeps_state(self, control: TrainerControl) -> bool:
+        """Whether the checkpoint that is wanted can be resumed from."""
+        assert self._arguments is not None
+        assert self._trainer_state is not None
+        wanted = control.should_save and not self._arguments.save_only_model
+        return wanted and not self._trainer_state.is_hyper_param_search
+
+    @property
+    def _step(self) -> int:
+        assert self._trainer_state is not None
+        return self._trainer_state.global_step
 
     def _checkpoint(self) -> Path:
         assert self._arguments is not None
