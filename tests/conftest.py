@@ -108,7 +108,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batc
 
 
 def scores(pruner: Pruner) -> dict[str, Tensor]:
-    return {site.name: site.scores.clone() for site in pruner._sites if site.scores is not None}
+    return {site.name: site.value().clone() for site in pruner._sites if site.scores is not None}
 
 
 def dense(pruner: Pruner) -> dict[str, Tensor]:

@@ -359,7 +359,7 @@ def test_the_modules_of_a_rule_share_a_budget_of_their_own(attach: Attach) -> No
     pruner = attach(model, optimizer, scope="global", density=0.25, method=method, rules=[Rule(["up"], density=0.5)])
     for site in pruner._sites:
         if site.name.startswith("blocks.0"):
-            site.scores += 1
+            site.value().add_(1)
     train(model, optimizer, stack_batches(10))
     assert kept(pruner) == {UPS[0]: 96, UPS[1]: 0, DOWNS[0]: 48, DOWNS[1]: 0}
 

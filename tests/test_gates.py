@@ -169,7 +169,7 @@ def test_a_step_is_taken_under_the_gates_of_its_forward_passes(run: Run) -> None
     def watch(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         seen.update({name: model.get_parameter(name).grad.clone() for name in weights})
 
-    before = {site.name: site.optimizer.state[site.scores]["exp_avg"].clone() for site in pruner._sites}
+    before = {site.name: site.scores.tensors()["moments.exp_avg"].clone() for site in pruner._sites}
     slopes = {name: (score + 2 / 3 * math.log(11)).sigmoid() for name, score in scores(pruner).items()}
     handle = optimizer.register_step_pre_hook(watch)
     optimizer.step()
@@ -177,7 +177,7 @@ def test_a_step_is_taken_under_the_gates_of_its_forward_passes(run: Run) -> None
     for site in pruner._sites:
         penalty = 5.0 * (1 - (1 - 3 / 6) ** 3) / (4 * 96) * slopes[site.name] * (1 - slopes[site.name])
         moment = 0.9 * before[site.name] + 0.1 * (expected[site.name] + penalty)
-        assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], moment, rtol=1e-10, atol=1e-16)
+        assert torch.allclose(site.scores.tensors()["moments.exp_avg"], moment, rtol=1e-10, atol=1e-16)
         assert torch.allclose(seen[site.name], gradients[site.name] * gates[site.name], rtol=1e-13, atol=0)
 
 

@@ -211,7 +211,7 @@ def test_movement_of_a_linked_group_is_that_of_all_its_weights(attach: Attach, s
         expected[site.name] = torch.stack(sums).sum(0)
     optimizer.step()
     for site in pruner._sites:
-        assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * expected[site.name], rtol=1e-4, atol=1e-9)
+        assert torch.allclose(site.scores.tensors()["moments.exp_avg"], 0.1 * expected[site.name], rtol=1e-4, atol=1e-9)
 
 
 def test_a_site_of_features_spans_the_model(attach: Attach) -> None:
@@ -243,8 +243,8 @@ def test_the_penalty_of_a_linked_group_counts_its_weights(attach: Attach) -> Non
     lambda_ = part.penalty(10)
     assert lambda_ > 0
     for site in part.sites:
-        gradient = part.score_gradient(site, torch.zeros_like(site.scores), 10)
-        slope = torch.sigmoid(site.scores) * (1 - torch.sigmoid(site.scores))
+        gradient = part.score_gradient(site, torch.zeros_like(site.value()), 10)
+        slope = torch.sigmoid(site.value()) * (1 - torch.sigmoid(site.value()))
         assert torch.allclose(gradient, lambda_ * site.size / total * slope)
 
 
@@ -370,7 +370,7 @@ def test_scores_of_both_rules_of_a_hybrid_move_by_what_the_other_leaves(attach: 
                 if one is not site and weight in one.cuts
             ]
             sums += cut.reduce(math.prod(others, start=whole[weight]))
-        assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * sums, rtol=1e-4, atol=1e-9)
+        assert torch.allclose(site.scores.tensors()["moments.exp_avg"], 0.1 * sums, rtol=1e-4, atol=1e-9)
     for name, mask in kept.items():
         assert torch.equal(seen[name], gradients[name] * mask), "the optimiser sees G * M"
 

@@ -149,7 +149,8 @@ def test_bits_are_numbers_of_16_bits_evenly_spread() -> None:
 
 def test_bits_of_pieces_are_those_of_the_whole() -> None:
     whole = bits(LARGE)
-    assert torch.equal(torch.cat([bits(CHUNK), bits(LARGE - CHUNK, start=CHUNK)]), whole)
+    for first in (1, 6, CHUNK, CHUNK + 3):
+        assert torch.equal(torch.cat([bits(first), bits(LARGE - first, start=first)]), whole)
     assert torch.equal(bits(5), whole[:5])
     assert bits(0).shape == (0,)
 

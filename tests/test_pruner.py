@@ -466,7 +466,7 @@ def test_weights_of_lower_precision_have_scores_of_full_precision(attach: Attach
         if name in pruner.names
     }
     optimizer.step()
-    moments = {site.name: site.optimizer.state[site.scores]["exp_avg"] for site in pruner._sites}
+    moments = {site.name: site.scores.tensors()["moments.exp_avg"] for site in pruner._sites}
     assert {moment.dtype for moment in moments.values()} == {torch.float32}
     assert all(torch.allclose(moments[name], expected[name], rtol=1e-6, atol=0) for name in expected)
     optimizer.zero_grad()

@@ -126,8 +126,8 @@ def test_the_score_of_a_group_learns_from_all_its_weights(attach: Attach) -> Non
     expected = {name: (model.get_parameter(name).grad * weight).sum(1) for name, weight in dense(pruner).items()}
     optimizer.step()
     for site in pruner._sites:
-        assert site.scores.shape == expected[site.name].shape
-        assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * expected[site.name], rtol=1e-12)
+        assert site.value().shape == expected[site.name].shape
+        assert torch.allclose(site.scores.tensors()["moments.exp_avg"], 0.1 * expected[site.name], rtol=1e-12)
 
 
 def test_linked_weights_share_their_scores(attach: Attach) -> None:
@@ -142,7 +142,7 @@ def test_linked_weights_share_their_scores(attach: Attach) -> None:
     optimizer.zero_grad()
     for site in pruner._sites:
         both = movement[site.name].sum(1) + movement[site.name.replace("up", "down")].sum(0)
-        assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * both, rtol=1e-12)
+        assert torch.allclose(site.scores.tensors()["moments.exp_avg"], 0.1 * both, rtol=1e-12)
         assert (site.groups, site.size) == (12, 16)
     train(model, optimizer, stack_batches(9))
     for block in model.blocks:
@@ -178,7 +178,7 @@ def test_linked_weights_with_one_gradient_only(attach: Attach) -> None:
     model.blocks[0].down.weight.grad = None
     optimizer.step()
     site = pruner._sites[0]
-    assert torch.allclose(site.optimizer.state[site.scores]["exp_avg"], 0.1 * expected, rtol=1e-12)
+    assert torch.allclose(site.scores.tensors()["moments.exp_avg"], 0.1 * expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("method", "structure"), [(Sensitivity(), Along(0)), (Movement(), InnerFeatures())], ids=repr)
@@ -257,8 +257,8 @@ def test_scores_learn_from_a_gradient_that_lies_otherwise_in_memory(attach: Atta
     site = pruner._sites[0]
     gradient = torch.randn(8, 12, dtype=torch.float64).t()
     assert not gradient.is_contiguous()
-    site.learn(gradient, 0.1)
-    assert torch.allclose(site.scores, -0.1 * gradient.sign(), atol=1e-6)
+    site.scores.learn([gradient], 0.1)
+    assert torch.allclose(site.value(), -0.1 * gradient.sign(), atol=1e-6)
 
 
 @pytest.mark.parametrize("birth", [Constant(0.0), Uniform(0.1)], ids=repr)

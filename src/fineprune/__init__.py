@@ -6,11 +6,13 @@ from .distillation import Distillation
 from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
 from .inspection import Inspection, inspect
 from .linked import EmbeddingColumns, Heads, HiddenFeatures, Layers, Neurons, Together
+from .masks import AppliedMask, apply_mask
 from .methods import L0, Constant, FromMagnitude, KaimingUniform, Magnitude, Movement, Random, SoftMovement, Uniform
 from .packing import load
 from .proximal import GroupLasso
 from .pruner import Pruner
 from .schedules import CubicSchedule
+from .scores import BFloat16Scores, FullScores, LowRankScores
 from .shrinking import from_pretrained, shrink
 from .sparse import BFloat16, Float32, Int8, to_dense, to_sparse
 from .structures import Blocks, Columns, NofM, Rows, Unstructured
@@ -21,7 +23,9 @@ __version__ = VERSION
 
 __all__ = [
     "L0",
+    "AppliedMask",
     "BFloat16",
+    "BFloat16Scores",
     "Blocks",
     "Columns",
     "Constant",
@@ -32,6 +36,7 @@ __all__ = [
     "FinepruneError",
     "Float32",
     "FromMagnitude",
+    "FullScores",
     "GroupLasso",
     "Heads",
     "HiddenFeatures",
@@ -42,6 +47,7 @@ __all__ = [
     "InvalidInputError",
     "KaimingUniform",
     "Layers",
+    "LowRankScores",
     "Magnitude",
     "MissingExtraError",
     "Movement",
@@ -58,6 +64,7 @@ __all__ = [
     "Uniform",
     "Unstructured",
     "__version__",
+    "apply_mask",
     "from_pretrained",
     "inspect",
     "load",

@@ -39,6 +39,11 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
     sharers = ranks.of(next(iter(everything.values())))
     for settings, parameters in assigned:
         settings.schedule.check(total_steps)
+        if sharers.count > 1 and not settings.scores.shards:
+            raise InvalidInputError(
+                f"scores was given as {settings.scores}, and the weights are shared out among {sharers.count} processes, where "
+                "B would be on all and A on each. Take BFloat16Scores() or FullScores(), or train with DDP."
+            )
         _refuse_untrained(parameters, groups)
         _refuse_resting(parameters, groups, settings.method)
         if settings.structure.density() is not None and not weights.keys().isdisjoint(parameters):
@@ -53,9 +58,9 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
             for name in cuts:
                 if name not in weights:
                     p = parameters[name]
-                    dense = ranks.local(p.detach()).clone()
-                    weights[name] = Weight(name, p, dense, _base_rate(groups[id(p)]), ranks.rows_before(p))
-            sites.append(_site(key, {weights[name]: cut for name, cut in cuts.items()}, settings, generator, sharers))
+                    weights[name] = _weight(name, p, groups, settings)
+            held = {weights[name]: cut for name, cut in cuts.items()}
+            sites.append(_site(key, held, settings, sharers, generator, seed, place + len(sites)))
         parts.append(Part(settings, sites, total_steps, seed, place, sharers).with_controller())
         parts[-1].refuse_idle_groups()
         parts[-1].refuse_empty_budget(left)
@@ -65,6 +70,15 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
             left |= {weight: left.get(weight, 1.0) * share for weight in thinned}
         place += len(sites)
     return parts
+
+
+def _weight(name: str, parameter: nn.Parameter, groups: Groups, config: PruningConfig) -> Weight:
+    dense = ranks.local(parameter.detach()).clone()
+    if config.dense_on_cpu and dense.device.type != "cpu":
+        dense = dense.cpu().pin_memory()
+    return Weight(
+        name, parameter, dense, _base_rate(groups[id(parameter)]), ranks.rows_before(parameter), config.frozen_weights
+    )
 
 
 def _free_key(name: str, parts: Sequence[Part], sites: Sequence[Site]) -> str:
@@ -146,14 +160,18 @@ def _refuse_cut_groups(parameters: Mapping[str, nn.Parameter], cuts: Mapping[str
 
 
 def _site(
-    key: str, cuts: dict[Weight, Structure], config: PruningConfig, generator: torch.Generator, sharers: ranks.Ranks
+    key: str,
+    cuts: dict[Weight, Structure],
+    config: PruningConfig,
+    sharers: ranks.Ranks,
+    generator: torch.Generator,
+    seed: int,
+    place: int,
 ) -> Site:
     """Makes a site of the weights that share their scores, and lets the scores be born: those of the whole, on each process."""
-    site, method = Site(cuts, None, None, key), config.method
-    born = method.birth_scores(site.whole(sharers).stretched_magnitude(), generator)
-    if born is not None:
-        site.scores = born.contiguous() if sharers.count == 1 else born[site.rows].clone(memory_format=torch.contiguous_format)
-    site.optimizer = method.optimizer(site.scores) if method.learns and site.scores is not None else None
+    site = Site(cuts, None, key)
+    magnitude = site.whole(sharers).stretched_magnitude()
+    site.scores = config.scores.born(config.method, magnitude, generator, seed, place, site.rows)
     return site
 
 
@@ -175,11 +193,11 @@ def save(parts: Sequence[Part], folder: str | Path, facts: dict[str, Any], write
         writes: whether this process is the one that writes.
     """
     sites = [site for part in parts for site in part.sites]
-    tensors = {}
+    sharers, tensors = parts[0].ranks, {}
     for name, tensor in ((name, tensor) for site in sites for name, tensor in site.tensors().items()):
-        whole = parts[0].ranks.joined(tensor) if tensor.dim() else tensor
+        whole = sharers.joined(tensor.to(sharers.device)) if sharers.count > 1 and tensor.dim() else tensor
         if writes:
-            tensors[name] = whole.cpu() if parts[0].ranks.count > 1 else whole
+            tensors[name] = whole.cpu() if sharers.count > 1 else whole
     here = {
         "seed": parts[0].seed,
         "base_rates": {weight.name: weight.base_rate for site in sites for weight in site.weights},
@@ -232,11 +250,11 @@ def _rows(parts: Sequence[Part]) -> dict[str, slice]:
 def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
     rates = facts["base_rates"]
     held = {weight for part in parts for site in part.sites for weight in site.cuts}
-    saved = {w: Weight(w.name, w.parameter, tensors[f"dense.{w.name}"].to(w.dense), rates[w.name], w.rows_before) for w in held}
+    saved = {w: replace(w, dense=tensors[f"dense.{w.name}"].to(w.dense), base_rate=rates[w.name]) for w in held}
     return [
         replace(
             part,
-            sites=[_saved_site(part, site, saved, tensors) for site in part.sites],
+            sites=[_saved_site(site, saved, tensors) for site in part.sites],
             seed=int(facts["seed"]),
             controller=None if controller is None else Controller(**controller),
         )
@@ -244,16 +262,17 @@ def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Ma
     ]
 
 
-def _saved_site(part: Part, site: Site, saved: Mapping[Weight, Weight], tensors: Mapping[str, Tensor]) -> Site:
-    scores = None if site.scores is None else tensors[f"scores.{site.key}"].to(site.scores)
-    optimizer = None
-    if site.optimizer is not None and scores is not None:
-        optimizer = part.method.optimizer(scores)
-        for key, tensor in tensors.items():
-            owner, _, moment = key.rpartition(".")
-            if owner == f"moments.{site.key}":
-                optimizer.state[scores][moment] = tensor.to(scores.device)
-    return Site({saved[weight]: cut for weight, cut in site.cuts.items()}, scores, optimizer, site.key)
+def _saved_site(site: Site, saved: Mapping[Weight, Weight], tensors: Mapping[str, Tensor]) -> Site:
+    scores = None
+    if site.scores is not None:
+        own: dict[str, Tensor] = {}
+        for kind in ("scores", "moments"):
+            whole = f"{kind}.{site.key}"
+            own |= {
+                kind + name.removeprefix(whole): each for name, each in tensors.items() if f"{name}.".startswith(f"{whole}.")
+            }
+        scores = site.scores.like_saved(own)
+    return Site({saved[weight]: cut for weight, cut in site.cuts.items()}, scores, site.key)
 
 
 def refuse_other_weights(

@@ -13,6 +13,7 @@ from .budgets import Budget, InWeights
 from .errors import InvalidInputError, is_number, nearest
 from .methods import Birth, Method, Penalised
 from .schedules import CubicSchedule, Schedule
+from .scores import FullScores, ScoreForm
 from .selection import SCOPES, Scope
 from .structures import Structure, Unstructured
 from .version import VERSION
@@ -71,6 +72,11 @@ class PruningConfig:
         rules: other settings for some modules, or whole groups to take out first. The first rule that names a module holds
             for it.
         budget: what the density is a share of where groups of several sizes share it: InWeights() or InFlops().
+        scores: how scores are kept: FullScores() in float32, BFloat16Scores() or LowRankScores() in less memory.
+        frozen_weights: whether only the scores learn, and the pruned weights stay what they are (SMP, Jiang et al. 2022): what
+            comes out is a mask, see `Pruner.save_mask`. Other parameters train as the optimiser has them.
+        dense_on_cpu: whether the dense weights wait in the memory of the CPU while the model is on a GPU: 4 bytes less a weight
+            there, and two copies over the bus at each step.
 
     Raises:
         InvalidInputError: if a field has a value outside what it allows, or the wrong type.
@@ -85,9 +91,12 @@ class PruningConfig:
     exclude_modules: list[str] | str | None = None
     rules: list[Rule] | None = None
     budget: Budget = InWeights()
+    scores: ScoreForm = FullScores()
+    frozen_weights: bool = False
+    dense_on_cpu: bool = False
 
     def __post_init__(self) -> None:
-        for name, base in (("method", Method), ("structure", Structure), ("schedule", Schedule), ("budget", Budget)):
+        for name, base in BASES.items():
             if not isinstance(getattr(self, name), base) or not dataclasses.is_dataclass(getattr(self, name)):
                 raise InvalidInputError(
                     f"{name} was given as {getattr(self, name)!r}; it takes one of "
@@ -97,7 +106,16 @@ class PruningConfig:
             raise InvalidInputError(f"scope was given as {self.scope!r}; {nearest(str(self.scope), SCOPES)}")
         for name in ("target_modules", "exclude_modules"):
             _check_patterns(name, getattr(self, name))
+        for name in ("frozen_weights", "dense_on_cpu"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInputError(f"{name} was given as {getattr(self, name)!r}; it takes true or false.")
         self._check_density()
+        self.scores.check(self.method)
+        if self.frozen_weights and not self.method.learns:
+            raise InvalidInputError(
+                f"frozen_weights was given, and the scores of {self.method} do not learn, so nothing would. Take a method "
+                "whose scores do, as Movement(), or leave it out."
+            )
         if self.budget != InWeights() and not isinstance(self.method, Penalised):
             if self.method.decides_density:
                 raise InvalidInputError(f"budget was given as {self.budget}, and {self.method} shares out none. Leave it out.")
@@ -296,5 +314,14 @@ def _choice(value: Any, unknown: Unknown) -> Any:
     return _build(known[path], value.get("init_args") or {}, unknown)
 
 
-CHOICES = (Method, Birth, Structure, Schedule, Budget)
+BASES: dict[str, type[Any]] = {
+    "method": Method,
+    "structure": Structure,
+    "schedule": Schedule,
+    "budget": Budget,
+    "scores": ScoreForm,
+}
+"""The settings that are one of several choices, each with the abstract class of them."""
+
+CHOICES: tuple[type[Any], ...] = (*BASES.values(), Birth)
 """The abstract classes of which a config holds one of several."""

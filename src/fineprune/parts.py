@@ -73,7 +73,7 @@ class Part:
 
     def scores(self) -> list[Tensor]:
         """What ranks the groups of each site now, of those that are left."""
-        scores = [self.method.current(site.scores, site.magnitude) for site in self.sites]
+        scores = [self.method.current(None if site.scores is None else site.value(), site.magnitude) for site in self.sites]
         return list(map(_of_left, scores, self.left))
 
     def masks(self, step: int) -> list[Tensor]:
@@ -108,10 +108,9 @@ class Part:
         """M of each site for the forward passes of a step, drawn anew."""
         gates = []
         for place, site in enumerate(self.sites, self.place):
-            assert site.scores is not None
             start = site.rows_before * math.prod(site.shape[1:])
             gates.append(
-                self.method.gate(site.scores, partial(logit_noise, seed=self.seed, step=step, place=place, start=start))
+                self.method.gate(site.value(), partial(logit_noise, seed=self.seed, step=step, place=place, start=start))
             )
         return gates
 
@@ -123,8 +122,7 @@ class Part:
 
     def score_gradient(self, site: Site, movement: Tensor, step: int) -> Tensor:
         """dL/dS of a site whose scores learn; may change the movement."""
-        assert site.scores is not None
-        return self.method.score_gradient(site.scores, movement, site.mask, self.penalty(step) / self._share(site))
+        return self.method.score_gradient(site.value(), movement, site.mask, self.penalty(step) / self._share(site))
 
     def _share(self, site: Site) -> float:
         """What R divides sigmoid(S) by: the mean over sites of means over scores; a linked group counts by what it takes."""
@@ -142,7 +140,7 @@ class Part:
         """
         factors = self.method.contraction(site.magnitude(), rate * max(self.penalty(step), 0.0))
         for weight, cut in site.cuts.items():
-            weight.dense.mul_(cut.expand(factors, weight.dense.shape))
+            weight.dense.mul_(cut.expand(factors, weight.dense.shape).to(weight.dense.device))
 
     def steer(self, step: int, rate: float) -> None:
         """Sets the penalty for a step, where a density is asked for.
@@ -171,7 +169,7 @@ class Part:
         low, where, high = control.scores_at(samples, weights, [2 * value, value, value / 2])
         near = [(sample >= low) & (sample <= high) for sample in samples]
         moments = [
-            site.second_moment(partial(self._sampled_left, site, left))
+            None if site.scores is None else site.scores.second_moment(partial(self._sampled_left, site, left))
             for site, left in zip(self.sites, self.left, strict=True)
         ]
         unit = control.penalty_unit(

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import building, inspection, parts, ranks, support, targets
+from . import building, inspection, masks, parts, ranks, support, targets
 from .config import PruningConfig
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
 from .methods import Penalised
@@ -158,7 +158,7 @@ class Pruner:
         """Returns S of each weight that has scores of its own, spread over its shape; copies. Of a weight under several rules,
         those of the last."""
         return {
-            weight.name: cut.expand(site.scores, weight.parameter.shape).clone()
+            weight.name: self._ranks.joined(cut.expand(site.value(), weight.dense.shape).clone())
             for site in self._sites
             if site.scores is not None
             for weight, cut in site.cuts.items()
@@ -328,14 +328,16 @@ class Pruner:
         learned = self._learned(unscale)
         clip = None
         if self.max_grad_norm is not None:
-            learned = iter(gradients := list(learned))
-            clip = self._clip_factor([gradient for _, _, gradient in gradients], unscale, self.max_grad_norm)
+            learned = iter(held := list(learned))
+            clip = self._clip_factor(
+                [gradient for _, _, gradients in held for gradient in gradients], unscale, self.max_grad_norm
+            )
             for parameter in self._parameters():
                 if parameter.grad is not None:
                     _times(local(parameter.grad), clip)
-        for part, site, gradient in learned:
-            if gradient is not None:
-                site.learn(_times(gradient, clip), self._score_rate(part, site, groups))
+        for part, site, gradients in learned:
+            if gradients and site.scores is not None:
+                site.scores.learn([_times(gradient, clip) for gradient in gradients], self._score_rate(part, site, groups))
             site.restore()
 
     @torch.no_grad()
@@ -343,33 +345,36 @@ class Pruner:
         if self._skipping:
             return
         for weight in self._weights:
-            weight.dense.copy_(weight.held)
+            weight.take_step()
         self._contract()
         self._apply(parts.masks(self._parts, self.step + 1))
         self.step += 1
         self._drawn = False
         self._inside_step = False
 
-    def _learned(self, unscale: Tensor | None) -> Iterator[tuple[Part, Site, Tensor | None]]:
-        """Yields each site with dL/dS, None where its scores do not learn or no gradient came; leaves G * M behind."""
+    def _learned(self, unscale: Tensor | None) -> Iterator[tuple[Part, Site, list[Tensor]]]:
+        """Yields each site with the gradients of its scores, none where they do not learn or no gradient came; leaves G * M
+        behind."""
         sites = self._sites
         last = {weight: site for site in sites for weight in site.cuts}  # which needs G of a shared weight
         shared = parts.share_weights(self._parts)
         for part in self._parts:
             for site in part.sites:
                 others = [other for other in sites if other is not site] if shared else []
-                movement = site.movement(others) if site.optimizer is not None else None
-                if movement is None and site.scores is not None and part.penalty(self.step):
-                    movement = torch.zeros_like(site.scores)  # the penalty reaches a matrix that the loss does not
-                gradient = None if movement is None else part.score_gradient(site, _times(movement, unscale), self.step)
+                movement = site.movement(others) if site.learns else None
+                if movement is None and site.learns and part.penalty(self.step):
+                    movement = torch.zeros_like(site.value())  # the penalty reaches a matrix that the loss does not
+                gradients = []
+                if movement is not None and site.scores is not None:
+                    gradients = site.scores.gradients(part.score_gradient(site, _times(movement, unscale), self.step))
                 for weight in site.weights:
-                    if weight.gradient is not None and last[weight] is site:
-                        times_mask(weight.gradient, weight.mask)
-                yield part, site, gradient
+                    if last[weight] is site:
+                        weight.end_gradient()
+                yield part, site, gradients
 
     def _score_rate(self, part: Part, site: Site, groups: Mapping[int, dict[str, Any]]) -> float:
         """The learning rate of a site's scores now; 0 where they do not learn."""
-        if site.optimizer is None:
+        if not site.learns:
             return 0.0
         weight = site.weights[0]
         return part.method.score_rate(_rate_factor(groups[id(weight.parameter)], weight.base_rate))
@@ -389,15 +394,13 @@ class Pruner:
                 part.contract(site, self.step, self._penalised_rate(part, site, groups))
                 site.restore()
 
-    def _clip_factor(
-        self, score_gradients: Sequence[Tensor | None], unscale: Tensor | None, max_grad_norm: float
-    ) -> Tensor | None:
+    def _clip_factor(self, score_gradients: Sequence[Tensor], unscale: Tensor | None, max_grad_norm: float) -> Tensor | None:
         """min(1, max_grad_norm / norm), by the paper's joint norm: of G * M, of all other gradients and of dL/dS."""
         norms: dict[Ranks, list[Tensor]] = {}
         for parameter in self._parameters():
             if parameter.grad is not None:
                 norms.setdefault(ranks.of(parameter), []).append(_times(_norm(local(parameter.grad)), unscale))
-        norms.setdefault(self._ranks, []).extend(gradient.norm() for gradient in score_gradients if gradient is not None)
+        norms.setdefault(self._ranks, []).extend(gradient.norm() for gradient in score_gradients)
         joint = [_joint(of_sharers, sharers) for sharers, of_sharers in norms.items() if of_sharers]
         if not joint:
             return None
@@ -515,10 +518,41 @@ class Pruner:
                 "sharded, and does every rank take the same steps? Resume from the last checkpoint; nothing was saved since."
             )
 
+    @torch.no_grad()
+    def save_mask(self, path: str | Path) -> None:
+        """Writes what a run with frozen weights comes to: the masks, one bit a weight, and other parameters that it trained.
+
+        `fineprune.apply_mask` gives it to the same pretrained model. In a run of several processes each of them calls this, and
+        rank 0 writes.
+
+        Args:
+            path: of the one file; one that holds a mask is replaced.
+
+        Raises:
+            InvalidInputError: if weights were trained, or gates are no bits (L0). Nothing is written then.
+            FileError: if the file cannot be written.
+        """
+        trained = [weight.name for weight in self._weights if not weight.frozen]
+        if trained or self._draws:
+            what = f"this run trains {enumeration(trained)}" if trained else "L0's gates are numbers from 0 to 1"
+            raise InvalidInputError(
+                f"A mask alone is what a run with frozen_weights=True and a method like Movement() comes to, and {what}. Save "
+                "the model with save_pretrained()."
+            )
+        self.check_ranks()
+        held = {id(parameter) for parameter in self._parameters()}
+        pruned = {id(weight.parameter) for weight in self._weights}
+        others = {n: p for n, p in self._model.named_parameters() if id(p) in held - pruned and p.requires_grad}
+        weights = {w.name: (self._ranks.joined(w.wide()), self._ranks.joined(w.mask)) for w in self._weights}
+        values = {name: ranks.of(p).joined(local(p.detach())) for name, p in others.items()}
+        with self._everyone.together():
+            if self._everyone.place == 0:
+                masks.save(path, weights, values)
+
     def _facts(self) -> dict[str, Any]:
         """What a state must share with the pruner that takes it up."""
         shapes = {weight.name: [str(weight.parameter.dtype), *weight.parameter.shape] for weight in self._weights}
-        config = {name: setting for name, setting in self.config.to_dict().items() if name != "version"}
+        config = {name: setting for name, setting in self.config.to_dict().items() if name not in ("version", "dense_on_cpu")}
         return {"format": FORMAT, "config": config, "total_steps": self.total_steps, "weights": shapes}
 
     @torch.no_grad()
@@ -534,13 +568,13 @@ class Pruner:
         """
         with self._everyone.together():
             saved, step = building.load(self._parts, folder, self._facts())
-        masks = parts.masks(saved, step)
+        found = parts.masks(saved, step)
         at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
         with self._everyone.together():
-            building.refuse_other_weights(saved, masks, at_attach, folder)
+            building.refuse_other_weights(saved, found, at_attach, folder)
         self._parts, self.step = saved, step
         self._inside_step, self._drawn, self._drawn_at = False, False, None
-        self._hold(masks)
+        self._hold(found)
 
 
 def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:

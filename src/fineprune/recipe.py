@@ -197,6 +197,7 @@ def _known(made: jsonargparse.ArgumentParser, full: bool) -> Iterator[str]:
     """Yields the names of all settings: whole ones, or only the last word of each."""
     for name in made.get_defaults().keys():  # noqa: SIM118, a Namespace is no mapping
         yield name if full else name.rpartition(".")[2]
-    for kind in [kind for base in (*CHOICES, Task) for kind in kinds(base)]:
+    bases: tuple[type[Any], ...] = (*CHOICES, Task)
+    for kind in [kind for base in bases for kind in kinds(base)]:
         yield kind.__name__
         yield from (setting.name for setting in dataclasses.fields(kind))

@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from .ranks import Ranks, local
+from .scores import Scores
 from .structures import Structure
 
 PROBE = 64
@@ -54,6 +55,7 @@ class Weight:
         dense: W.
         base_rate: the learning rate of p before any scheduling.
         rows_before: how many rows other processes hold before those of this one.
+        frozen: whether it stays as it is, and only scores learn.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Weight:
     dense: Tensor
     base_rate: float
     rows_before: int = 0
+    frozen: bool = False
     mask: Tensor = field(init=False)
     version: tuple[int, int] = field(init=False)
 
@@ -83,16 +86,34 @@ class Weight:
         """Scores are float32 for weights of lower precision."""
         return torch.promote_types(self.parameter.dtype, torch.float32)
 
+    def wide(self) -> Tensor:
+        """W in the scores' precision, where the parameter lies."""
+        return self.dense.to(self.held.device, self.score_dtype())
+
     def movement(self) -> Tensor | None:
         """G * W, in the scores' precision; None without a gradient."""
         gradient, dtype = self.gradient, self.score_dtype()
-        return None if gradient is None else gradient.to(dtype) * self.dense.to(dtype)
+        return None if gradient is None else gradient.to(dtype) * self.wide()
 
     def effective(self, mask: Tensor) -> Tensor:
         """W' = W * M, with +0.0 where pruned."""
-        held = self.dense.clone()
+        held = self.dense.to(mask.device, copy=True)
         times_mask(held, mask)
         return held
+
+    def take_step(self) -> None:
+        """Lets W be what the optimiser has made of it; a frozen weight stays, whatever that is."""
+        if self.frozen:
+            self.held.copy_(self.dense)
+        else:
+            self.dense.copy_(self.held)
+
+    def end_gradient(self) -> None:
+        """Leaves G * M to the optimiser; of a frozen weight nothing, so that it has no moments for it either."""
+        if self.frozen:
+            self.parameter.grad = None
+        elif self.gradient is not None:
+            times_mask(self.gradient, self.mask)
 
     def apply(self, mask: Tensor) -> None:
         """Lets the parameter, which holds W, hold W' = W * M, in place."""
@@ -111,8 +132,7 @@ class Weight:
 
     def was_changed(self) -> bool:
         """Whether the parameter holds anything but W * M."""
-        held, expected = self.held, self.dense.clone()
-        times_mask(expected, self.mask)
+        held, expected = self.held, self.effective(self.mask)
         return (held.dtype, held.device) != (expected.dtype, expected.device) or not torch.equal(held, expected)
 
 
@@ -122,14 +142,12 @@ class Site:
 
     Args:
         cuts: how each weight is cut into groups, all into as many.
-        scores: S; None where they are made anew at each step.
-        optimizer: of the scores, where they learn.
+        scores: S and what makes it learn; None where it is made anew from the weights at each step.
         key: what its scores are saved under.
     """
 
     cuts: dict[Weight, Structure]
-    scores: Tensor | None
-    optimizer: torch.optim.Optimizer | None
+    scores: Scores | None
     key: str
     mask: Tensor = field(init=False)
     """M of each group."""
@@ -148,6 +166,16 @@ class Site:
         return f"{re.sub(r'[0-9]+', '*', self.name)}, {self.groups} of {self.size}"
 
     @property
+    def learns(self) -> bool:
+        """Whether its scores have a gradient."""
+        return self.scores is not None and self.scores.learns
+
+    def value(self) -> Tensor:
+        """S; may be what is kept, so not to be changed."""
+        assert self.scores is not None
+        return self.scores.value(self.stretched_magnitude)
+
+    @property
     def shape(self) -> torch.Size:
         """The shape of its scores, on all processes together."""
         weight, cut = next(iter(self.cuts.items()))
@@ -155,8 +183,11 @@ class Site:
 
     def whole(self, ranks: Ranks) -> "Site":
         """Returns the site with the dense weights of all processes, for what must be known of the whole before training."""
-        cuts = {Weight(w.name, w.parameter, ranks.joined(w.dense), w.base_rate): cut for w, cut in self.cuts.items()}
-        return Site(cuts, None, None, self.key)
+        cuts = {
+            Weight(w.name, w.parameter, ranks.joined(w.dense.to(w.held.device)), w.base_rate): cut
+            for w, cut in self.cuts.items()
+        }
+        return Site(cuts, None, self.key)
 
     @property
     def rows(self) -> slice:
@@ -198,8 +229,8 @@ class Site:
         """Each group's magnitude, from the dense weights."""
         if len(self.cuts) == 1:
             ((weight, cut),) = self.cuts.items()
-            return cut.magnitude(weight.dense.to(weight.score_dtype()))
-        squares = [cut.reduce(weight.dense.to(weight.score_dtype()).square()) for weight, cut in self.cuts.items()]
+            return cut.magnitude(weight.wide())
+        squares = [cut.reduce(weight.wide().square()) for weight, cut in self.cuts.items()]
         return (torch.stack(squares).sum(0) / self.size).sqrt()
 
     def stretched_magnitude(self) -> Tensor:
@@ -234,32 +265,10 @@ class Site:
         left = [cut.reduce(masks[weight].to(weight.score_dtype())) for weight, cut in self.cuts.items() if weight in masks]
         return torch.stack(left).sum(0) > 0 if left else None
 
-    def learn(self, gradient: Tensor, rate: float) -> None:
-        """Takes one step of the scores' optimiser."""
-        assert self.scores is not None
-        assert self.optimizer is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.scores.grad = gradient.contiguous()  # Adam's fused form on a CPU takes both to lie alike in memory
-        self.optimizer.step()
-        self.scores.grad = None
-
-    def second_moment(self, part: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Adam's running mean of the squared gradient of some of the scores, bias corrected; None before its first step."""
-        assert self.optimizer is not None
-        assert self.scores is not None
-        moments = self.optimizer.state[self.scores]
-        if "exp_avg_sq" not in moments:
-            return None
-        _, beta = self.optimizer.param_groups[0]["betas"]
-        unbiased: Tensor = part(moments["exp_avg_sq"]) / (1 - beta ** float(moments["step"]))
-        return unbiased
-
     def tensors(self) -> dict[str, Tensor]:
         """What must be saved: W of each weight, S and its optimiser's moments."""
         saved = {f"dense.{weight.name}": weight.dense for weight in self.cuts}
-        if self.scores is not None:
-            saved[f"scores.{self.key}"] = self.scores
-        if self.scores is not None and self.optimizer is not None:
-            saved |= {f"moments.{self.key}.{key}": moment for key, moment in self.optimizer.state[self.scores].items()}
+        for name, tensor in {} if self.scores is None else self.scores.tensors().items():
+            kind, _, rest = name.partition(".")
+            saved[f"{kind}.{self.key}{rest and '.'}{rest}"] = tensor
         return saved

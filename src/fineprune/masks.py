@@ -1,0 +1,479 @@
+"""Masks alone, for weights that stay the pretrained ones: one bit a weight, and several tasks on one backbone.
+
+    save                W, M, trained  ->  one file: M as packed bits, a fingerprint of W, the trained values
+    apply_mask          p = W where M, else +0.0;  the trained parameters take their values
+    AppliedMask.remove  p = W, to the bit
+
+The file is specified in docs/masks.md; this is the only place that writes and reads it. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import math
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .errors import FileError, InvalidInputError, TrainingError, enumeration, nearest
+from .sites import INTEGERS, zero_where_pruned
+from .state import check_safetensors, replace_whole
+from .targets import unwrap
+
+FORMAT = "fineprune mask"
+VERSION = "1"
+
+MASK, TRAINED = "mask.", "trained."
+"""What the names of the tensors in the file begin with."""
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Name in the file -> dtype of weights and of trained parameters."""
+
+NAN = 0x7FC0
+"""The bfloat16 that stands for every NaN in a fingerprint: which one rounding gives depends on the processor."""
+
+MOST_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A mask as packed bits.
+
+    Args:
+        shape: of the mask.
+        bits: its flattened values, eight a byte, the first in the lowest bit; the last byte is filled up with 0.
+    """
+
+    shape: tuple[int, ...]
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "Packed":
+        return cls(tuple(mask.shape), np.packbits(mask.cpu().numpy().reshape(-1), bitorder="little"))
+
+    def mask(self) -> Tensor:
+        """Returns the mask, bool, on the CPU."""
+        flat = np.unpackbits(self.bits, count=math.prod(self.shape), bitorder="little")
+        return torch.from_numpy(flat.view(np.bool_)).view(self.shape)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """What a mask's file holds.
+
+    Args:
+        masks: by the parameter's name.
+        fingerprints: of the dense weights that they were made for, by the same names.
+        trained: values of other parameters, by their names; on the CPU.
+    """
+
+    masks: Mapping[str, Packed]
+    fingerprints: Mapping[str, str]
+    trained: Mapping[str, Tensor]
+
+
+def fingerprint(W: Tensor) -> str:
+    """Returns what a dense weight is known by, in whatever precision it was loaded: SHA-256, as 64 hexadecimal digits.
+
+    Of the values rounded to bfloat16 (to float32 first, each time to nearest, ties to even), every NaN as 0x7FC0,
+    little-endian, in C order.
+
+    Args:
+        W: floats of any shape, on any device.
+    """
+    rounded = W.detach().to(torch.float32).to(torch.bfloat16)
+    rounded.view(torch.int16).masked_fill_(rounded.isnan(), NAN)
+    return hashlib.sha256(_bytes(rounded)).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The values' bits as little-endian whole numbers, in C order."""
+    bits = tensor.detach().cpu().view(INTEGERS[tensor.element_size()]).numpy().reshape(-1)
+    return bits.astype(bits.dtype.newbyteorder("<"), copy=False).data
+
+
+def _checksum(data: memoryview | bytes) -> str:
+    """The CRC-32, as eight hexadecimal digits: to notice damage, not forgery."""
+    return f"{zlib.crc32(data):08x}"
+
+
+# Writing.
+
+
+def save(path: str | Path, weights: Mapping[str, tuple[Tensor, Tensor]], trained: Mapping[str, Tensor]) -> None:
+    """Writes masks into one file, atomically. A mask that has this name already is replaced as a whole.
+
+    Args:
+        path: of the file; its folder is made if absent.
+        weights: parameter name -> its dense weight W, floats of any shape, and its mask M, bool, of the same shape.
+        trained: parameter name -> value of a parameter without a mask that the run has trained (a task's head, biases); may
+            be empty.
+
+    Raises:
+        InvalidInputError: if a tensor is not of this kind, or the name is that of something else than a mask.
+        FileError: if the disk is full or the folder cannot be written; no partial file is left.
+    """
+    path = Path(path)
+    _refuse_unsavable(weights, trained)
+    _refuse_to_overwrite(path)
+    container: dict[str, Tensor] = {}
+    said: dict[str, dict[str, Any]] = {}
+    for name, (W, M) in weights.items():
+        bits = Packed.of(M).bits
+        container[MASK + name] = torch.from_numpy(bits)
+        said[MASK + name] = {"shape": list(M.shape), "checksum": _checksum(bits.data), "weight": fingerprint(W)}
+    for name, value in trained.items():
+        container[TRAINED + name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        dtype = next(key for key, known in DTYPES.items() if known is value.dtype)
+        said[TRAINED + name] = {"shape": list(value.shape), "checksum": _checksum(_bytes(value)), "dtype": dtype}
+    tensors = json.dumps(said, separators=(",", ":"))
+    metadata = {"format": FORMAT, "version": VERSION, "tensors": tensors, "checksum": _checksum(tensors.encode())}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_whole(path, lambda temporary: safetensors.torch.save_file(container, temporary, metadata))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(f"The mask could not be saved as {path}: {error}. Free some space and save again.") from error
+
+
+def _refuse_unsavable(weights: Mapping[str, tuple[Tensor, Tensor]], trained: Mapping[str, Tensor]) -> None:
+    if not weights:
+        raise InvalidInputError("No weight was given, so there is no mask to save. Give each pruned weight with its mask.")
+    both = [name for name in trained if name in weights]
+    if both:
+        raise InvalidInputError(
+            f"{enumeration(both)} was given with a mask and as trained. A weight with a mask stays as it was; give it once."
+        )
+    for name, tensor in [*((name, W) for name, (W, _) in weights.items()), *trained.items()]:
+        if unfit := _unfit(tensor):
+            raise InvalidInputError(f"{name} cannot be saved with a mask: it {unfit}.")
+    for name, (W, M) in weights.items():
+        if M.dtype is not torch.bool or M.shape != W.shape:
+            raise InvalidInputError(
+                f"The mask of {name} was given as {_kind(M)}; it is bool {_shape(W)}, as its weight: True where kept."
+            )
+        if not W.numel() or W.dim() > MOST_DIMENSIONS:
+            raise InvalidInputError(
+                f"{name} was given with shape {_shape(W)}; a weight with a mask has a value at least, and {MOST_DIMENSIONS} "
+                "dimensions at most."
+            )
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """Raises if the name is taken by something that is no mask: a typing error must not cost a checkpoint."""
+    if not path.exists():
+        return
+    try:
+        other = check_safetensors(path).get("format") != FORMAT
+    except InvalidInputError:
+        other = True
+    if other:
+        raise InvalidInputError(f"{path} exists already and is no mask, so it is not overwritten. Give another name.")
+
+
+def _unfit(tensor: Tensor) -> str | None:
+    """Says what keeps a tensor from being masked or saved, if anything does."""
+    dtensor = sys.modules.get("torch.distributed.tensor")  # loaded, if there is one
+    if dtensor is not None and isinstance(tensor, dtensor.DTensor):
+        return "is sharded over processes, which is not supported; take a whole model in each process"
+    if tensor.is_meta:
+        return "is on the meta device, without values; load the model in full"
+    if tensor.layout is not torch.strided or tensor.dtype not in DTYPES.values():
+        return f"is {_kind(tensor)}, {tensor.layout}; only dense floats of 16, 32 or 64 bits are supported"
+    return None
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {_shape(tensor)}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+# Reading.
+
+
+def read(path: str | Path) -> MaskFile:
+    """Reads a mask's file, in full.
+
+    Raises:
+        InvalidInputError: if it is missing, none, damaged or cut off, or of another version.
+    """
+    with _telling(path):
+        container: Any
+        with safetensors.safe_open(path, framework="pt") as container:
+            said = _said(container.metadata() or {})
+            if said.keys() != set(container.keys()):
+                differing = enumeration(sorted(name[:80] for name in said.keys() ^ set(container.keys())))
+                raise InvalidInputError(f"its header describes other tensors than it holds: {differing}")
+            masks = {name.removeprefix(MASK): name for name in said if name.startswith(MASK)}
+            trained = {name.removeprefix(TRAINED): name for name in said if name.startswith(TRAINED)}
+            if len(masks) + len(trained) < len(said) or masks.keys() & trained.keys() or not masks:
+                raise InvalidInputError("its tensors are not masks, one at least, and trained values of other parameters")
+            return MaskFile(
+                {name: _mask(container, full, said[full]) for name, full in masks.items()},
+                {name: _text(full, said[full], "weight") for name, full in masks.items()},
+                {name: _value(container, full, said[full]) for name, full in trained.items()},
+            )
+
+
+@contextmanager
+def _telling(path: str | Path) -> Iterator[None]:
+    """Lets errors say which file could not be read."""
+    try:
+        yield
+    except (InvalidInputError, safetensors.SafetensorError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}. Choose a whole file, or save the mask again.") from error
+
+
+def _said(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What the header says of each tensor."""
+    if metadata.get("format") != FORMAT:
+        raise InvalidInputError("it is no mask: its header names another format, or none")
+    version = metadata.get("version", "")
+    if version != VERSION:
+        raise InvalidInputError(f"its version is {version[:20]!r}, and this fineprune reads version {VERSION}")
+    tensors = metadata.get("tensors", "")
+    if metadata.get("checksum") != _checksum(tensors.encode()):
+        raise InvalidInputError("the description of its tensors and the checksum of that do not belong together")
+    try:
+        said = json.loads(tensors)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"the description of its tensors cannot be read ({error})") from error
+    if not isinstance(said, dict) or not all(isinstance(each, dict) for each in said.values()):
+        raise InvalidInputError("the description of its tensors is no object of objects")
+    return said
+
+
+def _mask(container: Any, name: str, said: Mapping[str, Any]) -> Packed:
+    shape = said.get("shape")
+    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(type(size) is int and size > 0 for size in shape):
+        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(shape)[:80]}")
+    size = math.prod(shape)
+    bits = _tensor(container, name, said, "U8", [-(-size // 8)]).numpy()
+    if size % 8 and bits[-1] >> size % 8:
+        raise InvalidInputError(f"{name[:80]} has bits set beyond its {size:,} values")
+    return Packed(tuple(shape), bits)
+
+
+def _value(container: Any, name: str, said: Mapping[str, Any]) -> Tensor:
+    dtype = _text(name, said, "dtype")
+    if dtype not in DTYPES:
+        raise InvalidInputError(f"{name[:80]} is said to be {dtype[:40]}; known are {enumeration(DTYPES)}")
+    return _tensor(container, name, said, dtype, said.get("shape"))
+
+
+def _tensor(container: Any, name: str, said: Mapping[str, Any], dtype: str, shape: Any) -> Tensor:
+    """Reads a tensor of this dtype and shape, whose checksum is right."""
+    held = container.get_slice(name)
+    if [held.get_dtype(), list(held.get_shape())] != [dtype, shape]:
+        raise InvalidInputError(
+            f"{name[:80]} is {held.get_dtype()} {held.get_shape()}, and its description asks for {dtype} {str(shape)[:80]}"
+        )
+    tensor: Tensor = container.get_tensor(name).clone()  # not a view of the file, which may change
+    if _checksum(_bytes(tensor)) != _text(name, said, "checksum"):
+        raise InvalidInputError(f"{name[:80]} and its checksum do not belong together")
+    return tensor
+
+
+def _text(name: str, said: Mapping[str, Any], key: str) -> str:
+    text = said.get(key)
+    if not isinstance(text, str):
+        raise InvalidInputError(f"{name[:80]} says {key} {str(text)[:40]!r}, which is no text")
+    return text
+
+
+# In force.
+
+
+@dataclass(eq=False)
+class Change:
+    """What is done to one parameter, and what takes it back.
+
+    Args:
+        name: of the parameter.
+        parameter: that is changed, in place.
+        kept: where it keeps its value.
+        value: what all of it becomes; None: +0.0 where it is not kept.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    kept: Packed
+    value: Tensor | None
+    before: Tensor = field(init=False)
+    """The bits that are not kept, in C order; on the CPU, as memory of an accelerator is short and a change of task rare."""
+    kind: str = field(init=False)
+    checksum: str = field(init=False)
+    """Of what the parameter holds after the change."""
+
+    def __post_init__(self) -> None:
+        self.kind = _kind(self.parameter)
+        self.before = _bits(self.parameter).masked_select(self._lost()).cpu()
+
+    def make(self) -> None:
+        if self.value is None:
+            zero_where_pruned(self.parameter, ~self._lost())
+        else:
+            _bits(self.parameter).copy_(_bits(self.value))
+        self.checksum = _checksum(_bytes(self.parameter))
+
+    def undo(self) -> None:
+        """Also right for a change that was not made, or only in part."""
+        _bits(self.parameter).masked_scatter_(self._lost(), self.before.to(self.parameter.device))
+
+    def _lost(self) -> Tensor:
+        return ~self.kept.mask().to(self.parameter.device)
+
+    def hindrance(self, parameter: nn.Parameter | None) -> str | None:
+        """Says what keeps it from being undone, if anything does.
+
+        Args:
+            parameter: what the model now has under the name.
+        """
+        if parameter is not self.parameter:
+            return "is no longer the parameter that the mask was applied to"
+        if _kind(parameter) != self.kind:
+            return f"is {_kind(parameter)} by now, and was {self.kind}"
+        if _checksum(_bytes(parameter)) != self.checksum:
+            return "holds other values than the mask gave it: something has changed them since (training, a reload?)"
+        return None
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The same memory as whole numbers, so that copying keeps every NaN and -0.0 as it is."""
+    return tensor.detach().view(INTEGERS[tensor.element_size()])
+
+
+class AppliedMask:
+    """A mask in force on a model; a context manager, at whose end the model gets its own weights back."""
+
+    def __init__(self, model: nn.Module, changes: list[Change]) -> None:
+        self._model = model
+        self._changes = changes
+
+    def __enter__(self) -> "AppliedMask":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Gives the model its own weights back, to the bit, and does nothing the second time.
+
+        The model may have moved to another device since.
+
+        Raises:
+            TrainingError: if any parameter that the mask has changed was replaced, is of another shape or dtype, or holds
+                anything but what the mask gave it: W * M, or the trained value. Nothing has been changed then, and the mask
+                stays in force.
+        """
+        parameters = dict(self._model.named_parameters())
+        for change in self._changes:
+            if hindrance := change.hindrance(parameters.get(change.name)):
+                raise TrainingError(
+                    f"The mask cannot be removed: {change.name} {hindrance}. Nothing was changed. Put back what the mask gave "
+                    "it; or save the model as it is, and load the backbone anew."
+                )
+        while self._changes:
+            self._changes[-1].undo()
+            self._changes.pop()
+
+
+def apply_mask(model: nn.Module, path: str | Path) -> AppliedMask:
+    """Lets a model hold W * M, +0.0 where pruned, in place, and the trained values of the mask's task.
+
+        with fineprune.apply_mask(model, "sst2.mask.safetensors"):
+            model(**batch)
+
+    Args:
+        model: the backbone that the mask was made on, in training or evaluation mode, on any device, in float32 or bfloat16
+            (float64 too, if its weights are those of float32); wrappers of PyTorch are looked through.
+        path: of a file that `Pruner.save_mask` wrote.
+
+    Returns:
+        What takes the mask off again. It keeps the pruned values on the CPU.
+
+    Raises:
+        InvalidInputError: if the file is missing or damaged, another mask is in force, or the mask is of another backbone:
+            it names the first parameter that is missing, of another shape, or not the one the mask was made on. A trained
+            parameter must be there with the same shape and dtype. Nothing has been changed then.
+    """
+    model, file = unwrap(model), read(path)
+    parameters = dict(model.named_parameters())
+    for name, mask in file.masks.items():
+        _refuse_unfit(parameters, name, path, mask.shape)
+    for name, value in file.trained.items():
+        _refuse_unfit(parameters, name, path, tuple(value.shape))
+    for name, expected in file.fingerprints.items():
+        if fingerprint(parameters[name]) != expected:
+            raise InvalidInputError(_other_weight(parameters[name], name, path))
+    for name, value in file.trained.items():
+        _refuse_other_dtype(parameters[name], name, path, value.dtype)
+    changes = [Change(name, parameters[name], mask, None) for name, mask in file.masks.items()]
+    for name, value in file.trained.items():
+        nothing = Packed.of(torch.zeros(value.shape, dtype=torch.bool))
+        changes.append(Change(name, parameters[name], nothing, value))
+    _make_all(changes)
+    return AppliedMask(model, changes)
+
+
+def _make_all(changes: list[Change]) -> None:
+    """Makes all changes, or none."""
+    try:
+        for change in changes:
+            change.make()
+    except BaseException:
+        for change in changes:
+            change.undo()
+        raise
+
+
+def _refuse_unfit(parameters: Mapping[str, nn.Parameter], name: str, path: str | Path, shape: tuple[int, ...]) -> None:
+    """Raises unless the model has a parameter of this name and shape."""
+    if name not in parameters:
+        raise InvalidInputError(
+            f"{path} is of another model: this one has no parameter {name[:80]!r}; {nearest(name[:80], parameters)} "
+            "Load the backbone that the mask was made on, with the same head."
+        )
+    parameter = parameters[name]
+    if unfit := _unfit(parameter):
+        raise InvalidInputError(f"{path} cannot be applied: {name} {unfit}.")
+    if tuple(parameter.shape) != shape:
+        raise InvalidInputError(
+            f"{path} is of another model: {name} has shape {_shape(parameter)} here, and {shape} there. Load the backbone "
+            "that the mask was made on, with the same head."
+        )
+
+
+def _refuse_other_dtype(parameter: nn.Parameter, name: str, path: str | Path, dtype: torch.dtype) -> None:
+    """Raises unless a trained parameter is of the dtype in which it was trained."""
+    if parameter.dtype is not dtype:
+        here, there = (str(each).removeprefix("torch.") for each in (parameter.dtype, dtype))
+        raise InvalidInputError(
+            f"{path} holds {name} as it was trained, in {there}, and here it is {here}. Turn that part of the model, or all "
+            f"of it, into {there} first."
+        )
+
+
+def _other_weight(parameter: nn.Parameter, name: str, path: str | Path) -> str:
+    """Says that a weight is not the one that a mask was made on, and what may be the reason."""
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    message = f"{path} was made on another {name} than the model holds, in {dtype}. "
+    zeros = parameter.numel() - int(parameter.detach().count_nonzero())
+    if zeros:
+        message += f"{zeros:,} of its {parameter.numel():,} values are 0: if another mask is in force, remove() that first. "
+    if parameter.dtype is torch.float16:
+        message += "If it was rounded to float16, it is not known again: load the backbone in float32 or bfloat16. "
+    return message + "A mask fits only the backbone that it was made on: load that."
