@@ -1,6 +1,9 @@
 """Runs of every method on several processes, for the tests to compare with the same runs on one.
 
-python ranks_run.py RANK WORLD_SIZE FOLDER        prunes under DDP, then under FSDP2, and writes what came out into the folder
+python ranks_run.py RANK WORLD_SIZE FOLDER SAVED
+
+prunes under DDP, then under FSDP2, and writes what came out into FOLDER. Then it goes on from what one process has saved in
+SAVED, saves itself half-way through a run, and finds a flipped bit.
 """
 
 import contextlib
@@ -11,18 +14,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from fineprune import (
     L0,
+    BFloat16Scores,
     Blocks,
+    Columns,
     Constant,
     CubicSchedule,
+    InvalidInputError,
     KaimingUniform,
+    LowRankScores,
     Magnitude,
     Movement,
     NofM,
@@ -31,6 +46,7 @@ from fineprune import (
     Random,
     Rows,
     SoftMovement,
+    TrainingError,
     Uniform,
 )
 from fineprune.proximal import GroupLasso
@@ -70,7 +86,18 @@ RUNS = {
     "L0": Run(L0(birth=Uniform(3.0), score_lr=0.4), max_grad_norm=0.1),
     "L0 by penalty": Run(L0(penalty=1.0, birth=Uniform(3.0), score_lr=0.4), None),
     "group lasso": Run(GroupLasso(), settings={"structure": Rows()}),
+    "frozen": Run(Movement(), settings={"frozen_weights": True, "scope": "global"}),
 }
+
+ROUNDED = {"movement in bfloat16": Run(Movement(), settings={"scores": BFloat16Scores()})}
+"""Equal on all ranks, but not equal to one process: a last place of a gradient can turn a rounding."""
+
+WHOLE = {"movement of low rank": Run(Movement(), settings={"scores": LowRankScores(2)})}
+"""Refused where weights are sharded."""
+
+SAVED = ("movement global", "L0")
+"""Runs that are saved and resumed."""
+HALF = 5
 
 
 class Layers(nn.Module):
@@ -107,8 +134,13 @@ def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def prune(run: Run, mode: str, rank: int = 0, world_size: int = 1, steps: int = STEPS) -> tuple[nn.Module, Pruner, Any]:
-    """Trains for some of the steps; every rank takes its rows of each batch."""
+WHOLE_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def prune(
+    run: Run, mode: str, rank: int = 0, world_size: int = 1, steps: int = STEPS, saved: Path | None = None
+) -> tuple[nn.Module, Pruner, Any]:
+    """Trains for some of the steps, from the first or from what was saved; every rank takes its rows of each batch."""
     torch.manual_seed(100)
     model = Layers()
     wrapped: nn.Module = model
@@ -117,10 +149,25 @@ def prune(run: Run, mode: str, rank: int = 0, world_size: int = 1, steps: int = 
     elif mode == "fsdp":
         shard(model, world_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=False, foreach=False)
+    if saved is not None:
+        state = torch.load(saved / "model.pt", weights_only=True)
+        set_model_state_dict(model, state["model"], options=WHOLE_STATE)
+        set_optimizer_state_dict(model, optimizer, state["optimizer"], options=WHOLE_STATE)
     pruner = Pruner(wrapped, optimizer, run.config(), total_steps=STEPS, max_grad_norm=run.max_grad_norm)
+    if saved is not None:
+        pruner.load(saved)
     torch.manual_seed(7 + rank)  # what is drawn in training is not the same on all ranks
     go_on(wrapped, pruner, optimizer, rank, world_size, steps)
     return model, pruner, optimizer
+
+
+def save(folder: Path, model: nn.Module, pruner: Pruner, optimizer: torch.optim.Optimizer, rank: int = 0) -> None:
+    """Saves as a user would: every rank calls, rank 0 writes, and what it writes is whole."""
+    pruner.save(folder)
+    state = {"model": get_model_state_dict(model, options=WHOLE_STATE)}
+    state["optimizer"] = get_optimizer_state_dict(model, optimizer, options=WHOLE_STATE)
+    if rank == 0:
+        torch.save(state, folder / "model.pt")
 
 
 def go_on(model: nn.Module, pruner: Pruner, optimizer: Any, rank: int, world_size: int, until: int) -> None:
@@ -149,21 +196,55 @@ def outcome(model: nn.Module, pruner: Pruner) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 
-def main(rank: int, world_size: int, folder: str) -> None:
+def refused(config: PruningConfig) -> None:
+    """Asserts that a config does not fit a sharded model, on every rank and before anything is changed."""
+    model = Layers()
+    shard(model, distributed.get_world_size())
+    with pytest.raises(InvalidInputError, match="shared out among"):
+        Pruner(model, torch.optim.AdamW(model.parameters()), config, total_steps=STEPS)
+
+
+def flip_a_bit(pruner: Pruner, rank: int, folder: Path) -> None:
+    """Flips one bit of the first rank's mask; every rank must hear of it, and nothing be written."""
+    if rank == 0:
+        pruner._weights[1].mask[0, 0].logical_not_()
+    with pytest.raises(TrainingError, match=r"the ranks hold different masks of blocks\.1\.0\.weight\."):
+        pruner.save(folder)
+    assert not folder.exists()
+
+
+def main(rank: int, world_size: int, folder: str, saved: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
     for mode in ("ddp", "fsdp"):
         results = {}
-        for name, run in RUNS.items():
+        for name, run in {**RUNS, **ROUNDED, **(WHOLE if mode == "ddp" else {})}.items():
             model, pruner, _ = prune(run, mode, rank, world_size)
             pruner.check_ranks()
             results[name] = outcome(model, pruner)
             pruner.detach()
+            if name == "movement":
+                flip_a_bit(pruner, rank, Path(folder) / "flipped")
         torch.save(results, Path(folder) / f"{mode}-{rank}.pt")
+    for config in (
+        WHOLE["movement of low rank"].config(),
+        PruningConfig(Movement(), 0.3, structure=Columns()),
+        PruningConfig(Movement(), 0.3, structure=Blocks(10, 1), target_modules=["0.0"]),
+    ):
+        refused(config)
+    results = {}
+    for name in SAVED:
+        model, pruner, optimizer = prune(RUNS[name], "fsdp", rank, world_size, HALF)
+        save(Path(folder) / name, model, pruner, optimizer, rank)
+        pruner.detach()
+        model, pruner, _ = prune(RUNS[name], "fsdp", rank, world_size, saved=Path(saved) / name)
+        results[name] = outcome(model, pruner)
+        pruner.detach()
+    torch.save(results, Path(folder) / f"resumed-{rank}.pt")
     distributed.barrier()  # a rank that leaves while another still talks to it can bring that one down
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

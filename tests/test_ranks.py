@@ -38,20 +38,42 @@ def alone() -> dict[str, dict[str, Tensor]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process has saved half-way."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name in ranks_run.SAVED:
+        model, pruner, optimizer = ranks_run.prune(ranks_run.RUNS[name], "alone", steps=ranks_run.HALF)
+        ranks_run.save(folder / name, model, pruner, optimizer)
+        pruner.detach()
+    return folder
+
+
+def equal(found: dict[str, Tensor], expected: dict[str, Tensor], where: object) -> None:
+    """Asserts that masks are equal, and all else to rounding."""
+    assert found.keys() == expected.keys(), where
+    for key, tensor in expected.items():
+        if tensor.dtype is torch.bool:
+            assert torch.equal(found[key], tensor), (where, key)
+        assert torch.allclose(found[key].double(), tensor.double(), rtol=0, atol=TOLERANCE), (where, key)
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_a_run_comes_out_as_on_one_process(world_size: int, tmp_path: Path, alone: dict[str, dict[str, Tensor]]) -> None:
-    finished(started(tmp_path, world_size))
-    for mode in ("ddp", "fsdp"):
+def test_a_run_comes_out_as_on_one_process(
+    world_size: int, tmp_path: Path, alone: dict[str, dict[str, Tensor]], saved: Path
+) -> None:
+    finished(started(tmp_path, world_size, str(saved)))
+    for mode in ("ddp", "fsdp", "resumed"):
         of_ranks = [torch.load(tmp_path / f"{mode}-{rank}.pt", weights_only=True) for rank in range(world_size)]
-        for name, expected in alone.items():
-            first = of_ranks[0][name]
-            assert first.keys() == expected.keys()
+        for name, first in of_ranks[0].items():
             for other in of_ranks[1:]:
                 assert [key for key in first if not torch.equal(first[key], other[name][key])] == [], (mode, name)
-            for key, tensor in expected.items():
-                if tensor.dtype is torch.bool:
-                    assert torch.equal(first[key], tensor), (mode, name, key)
-                assert torch.allclose(first[key].double(), tensor.double(), rtol=0, atol=TOLERANCE), (mode, name, key)
+            if name in alone:
+                equal(first, alone[name], (mode, name))
+    for name in ranks_run.SAVED:  # one process goes on from what several have saved
+        model, pruner, _ = ranks_run.prune(ranks_run.RUNS[name], "alone", saved=tmp_path / name)
+        equal(ranks_run.outcome(model, pruner), alone[name], name)
+        pruner.detach()
 
 
 def test_the_runs_have_what_could_go_wrong(alone: dict[str, dict[str, Tensor]]) -> None:

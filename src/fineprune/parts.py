@@ -73,19 +73,30 @@ class Part:
 
     def scores(self) -> list[Tensor]:
         """What ranks the groups of each site now, of those that are left."""
-        scores = [self.method.current(None if site.scores is None else site.value(), site.magnitude) for site in self.sites]
-        return list(map(_of_left, scores, self.left))
+        return [self._ranking(place) for place in range(len(self.sites))]
+
+    def _ranking(self, place: int) -> Tensor:
+        site = self.sites[place]
+        scores = self.method.current(None if site.scores is None else site.value(), site.magnitude)
+        return _of_left(scores, self.left[place])
 
     def masks(self, step: int) -> list[Tensor]:
         """M of each site for a step, without noise."""
-        scores = self.scores()
-        open_ = [place for place, of_site in enumerate(scores) if of_site.numel() or self.left[place] is None]
+        every = list(range(len(self.sites)))
+        one_by_one = self.config.scores.made_anew and self.config.scope == "local" and self.method.ranks
+        shares = [[place] for place in every] if one_by_one else [every]
+        return [mask for places in shares for mask in self._masks(places, step)]
+
+    def _masks(self, places: Sequence[int], step: int) -> list[Tensor]:
+        """M of some sites that share a budget, or of one that has its own."""
+        scores = {place: self._ranking(place) for place in places}
+        open_ = [place for place in places if scores[place].numel() or self.left[place] is None]
         scope = Select(self.config.scope, [self.sites[place].kind for place in open_], self.ranks)
         costs = [self.cost(self.sites[place]) for place in open_]
         select = self.config.structure.select(scope)
         found = self.method.masks([scores[place] for place in open_], costs, self.value(step), select) if open_ else []
         chosen = dict(zip(open_, found, strict=True))
-        return [self._among_all(place, chosen.get(place)) for place in range(len(self.sites))]
+        return [self._among_all(place, chosen.get(place)) for place in places]
 
     def _among_all(self, place: int, mask: Tensor | None) -> Tensor:
         """Puts the mask of the groups that are left among those of all groups of a site."""

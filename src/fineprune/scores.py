@@ -33,6 +33,9 @@ class ScoreForm(ABC):
     shards: ClassVar[bool] = True
     """Whether each process can keep some rows of them for itself, as FSDP2 shares a weight out."""
 
+    made_anew: ClassVar[bool] = False
+    """Whether S in full takes memory only while it is asked for, so that it is better asked for one site at a time."""
+
     @abstractmethod
     def check(self, method: Method) -> None:
         """Raises InvalidInputError for a method whose scores cannot be kept so."""
@@ -224,6 +227,8 @@ class BFloat16Scores(ScoreForm):
     value tie, and the lower index is kept.
     """
 
+    made_anew: ClassVar[bool] = True
+
     def check(self, method: Method) -> None:
         _refuse_resting(self, method)
         _adam_of(self, method)
@@ -373,6 +378,7 @@ class LowRankScores(ScoreForm):
     rank: int = 8
 
     shards: ClassVar[bool] = False
+    made_anew: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
