@@ -80,7 +80,9 @@ def _train(arguments: list[str]) -> None:
     from . import recipe, training
 
     wanted = recipe.read(arguments)
-    show(training.train(wanted), f"{wanted.model}, saved in {wanted.training.output_dir}")
+    result = training.train(wanted)
+    if wanted.training.process_index == 0:  # of several, under torchrun, one speaks
+        show(result, f"{wanted.model}, saved in {wanted.training.output_dir}")
 
 
 def _evaluate(arguments: list[str]) -> None:

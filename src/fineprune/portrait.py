@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import ranks
 from .errors import InvalidInputError
 from .pruner import Pruner
 from .targets import unwrap
@@ -72,6 +73,7 @@ def _parameters(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 def _sample(tensor: Tensor, matrices: int) -> Tensor:
     """Returns places of one of so many matrices, evenly spread over it, as a copy in float32 on the CPU."""
+    tensor = ranks.of(tensor).joined(ranks.local(tensor))
     stride = max(-(-tensor.numel() * matrices // MOST), 1)
     while math.gcd(stride, math.prod(tensor.shape[1:])) > 1:  # a shared factor would pass by the same columns in every row
         stride += 1

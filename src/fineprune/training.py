@@ -202,7 +202,7 @@ def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except InvalidInputError:
-        if folder.is_dir() and not any(folder.iterdir()):
+        if folder.is_dir() and not any(folder.iterdir()) and trainer.is_world_process_zero():
             folder.rmdir()
         raise
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
@@ -264,7 +264,12 @@ def facts(trainer: Trainer, recipe: Recipe, result: Result) -> dict[str, Any]:
         "seconds": result.seconds,
         "steps": trainer.state.global_step,
         "seed": result.seed,
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "device": str(trainer.args.device)},
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": str(trainer.args.device),
+            "processes": trainer.args.world_size,
+        },
         "versions": {"fineprune": VERSION, **{name: version(name) for name in ("torch", "transformers")}},
         "date": time.strftime("%Y-%m-%d"),
         "history": result.history,
@@ -279,7 +284,9 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 def _save(trainer: Trainer, recipe: Recipe, result: Result, portrait: Portrait, folder: Path) -> None:
     measured = facts(trainer, recipe, result)
     try:
-        trainer.save_model(str(folder))
+        trainer.save_model(str(folder))  # on every rank: where weights are sharded, the first one fetches them
+        if not trainer.is_world_process_zero():
+            return
         portrait.save(folder)
         if recipe.source:
             (folder / RECIPE).write_text(recipe.source, encoding="utf-8")
