@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fineprune.noise import EPSILON, logit_noise
 from fineprune.selection import keep_highest, keep_highest_by_sorting
-from fineprune.sites import zero_where_pruned
+from fineprune.weights import zero_where_pruned
 
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 

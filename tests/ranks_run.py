@@ -7,6 +7,7 @@ SAVED, saves itself half-way through a run, and finds a flipped bit.
 """
 
 import contextlib
+import datetime
 import itertools
 import sys
 from collections.abc import Iterator
@@ -48,9 +49,9 @@ from fineprune import (
     SoftMovement,
     TrainingError,
     Uniform,
+    ranks,
 )
 from fineprune.proximal import GroupLasso
-from fineprune.ranks import of
 
 STEPS = 10
 ROWS = [8] * (2 * STEPS - 1) + [3]
@@ -187,11 +188,11 @@ def go_on(model: nn.Module, pruner: Pruner, optimizer: Any, rank: int, world_siz
 
 def outcome(model: nn.Module, pruner: Pruner) -> dict[str, Tensor]:
     """Everything that must be the same, whole."""
-    found = {f"weight {name}": of(p).joined(p.to_local() if of(p).count > 1 else p) for name, p in model.named_parameters()}
+    found = {f"weight {name}": ranks.of(p).joined(ranks.local(p)) for name, p in model.named_parameters()}
     for site in pruner._sites:
-        ranks = pruner._ranks
-        found[f"mask {site.key}"] = ranks.joined(site.mask)
-        found |= {f"state {name}": ranks.joined(each) if each.dim() else each for name, each in site.tensors().items()}
+        joined = pruner._ranks.joined
+        found[f"mask {site.key}"] = joined(site.mask)
+        found |= {f"state {name}": joined(each) if each.dim() else each for name, each in site.tensors().items()}
     found["figures"] = torch.tensor(list(pruner.statistics().values()), dtype=torch.float64)
     return {name: tensor.detach().clone() for name, tensor in found.items()}
 
@@ -211,6 +212,17 @@ def flip_a_bit(pruner: Pruner, rank: int, folder: Path) -> None:
     with pytest.raises(TrainingError, match=r"the ranks hold different masks of blocks\.1\.0\.weight\."):
         pruner.save(folder)
     assert not folder.exists()
+
+
+def alone_at_the_door(rank: int, world_size: int) -> None:
+    """Where one rank saves and the others do not, it must say so, and not wait for ever."""
+    distributed.barrier()
+    ranks.PATIENCE = datetime.timedelta(seconds=4)
+    _, pruner, _ = prune(RUNS["movement"], "ddp", rank, world_size)
+    if rank == 0:
+        with pytest.raises(TrainingError, match=r"Not every rank came to compare its masks: .*every rank calls them"):
+            pruner.save("nowhere")
+    pruner.detach()
 
 
 def main(rank: int, world_size: int, folder: str, saved: str) -> None:
@@ -242,6 +254,7 @@ def main(rank: int, world_size: int, folder: str, saved: str) -> None:
         results[name] = outcome(model, pruner)
         pruner.detach()
     torch.save(results, Path(folder) / f"resumed-{rank}.pt")
+    alone_at_the_door(rank, world_size)
     distributed.barrier()  # a rank that leaves while another still talks to it can bring that one down
     distributed.destroy_process_group()
 

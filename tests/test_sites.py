@@ -27,11 +27,11 @@ from fineprune import (
     SoftMovement,
     Uniform,
 )
+from fineprune.clipping import norm
 from fineprune.methods import Birth, Method
-from fineprune.pruner import _norm
 from fineprune.schedules import Schedule
-from fineprune.sites import zero_where_pruned
 from fineprune.structures import Structure
+from fineprune.weights import zero_where_pruned
 
 Attach = Callable[..., Pruner]
 
@@ -324,4 +324,4 @@ def test_rules_may_name_everything_in_a_model_without_blocks(attach: Attach) -> 
 
 
 def test_the_norm_of_a_large_half_precision_gradient_is_finite() -> None:
-    assert float(_norm(torch.full((1000, 1000), 100.0, dtype=torch.float16))) == pytest.approx(1e5, rel=1e-3)
+    assert float(norm(torch.full((1000, 1000), 100.0, dtype=torch.float16))) == pytest.approx(1e5, rel=1e-3)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fineprune import FileError, InvalidInputError, state
+from conftest import Stack, adamw
+from fineprune import FileError, InvalidInputError, Pruner, state
 
 TENSORS = {"dense.a": torch.arange(6.0).view(2, 3), "scores.a": torch.zeros(2, 3, dtype=torch.float64)}
 FACTS = {"step": 3, "names": ["a"]}
@@ -194,3 +196,18 @@ def test_the_facts_are_json_for_people(folder: Path) -> None:
     assert json.loads(text)["step"] == 3
     assert text.endswith("}\n")
     assert '\n  "step": 3' in text
+
+
+def test_a_state_from_before_a_setting_existed_resumes(attach: Callable[..., Pruner], tmp_path: Path) -> None:
+    model = Stack()
+    pruner = attach(model, adamw(model))
+    pruner.save(tmp_path)
+    facts = json.loads((tmp_path / "pruner.json").read_text())
+    for name in ("scores", "frozen_weights", "budget"):
+        del facts["config"][name]
+    (tmp_path / "pruner.json").write_text(json.dumps(facts))
+    pruner.load(tmp_path)
+    facts["config"]["density"] = 0.4
+    (tmp_path / "pruner.json").write_text(json.dumps(facts))
+    with pytest.raises(InvalidInputError, match=r"another config: density 0\.4 there, 0\.3 here"):
+        pruner.load(tmp_path)

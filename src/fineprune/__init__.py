@@ -6,13 +6,15 @@ from .distillation import Distillation
 from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
 from .inspection import Inspection, inspect
 from .linked import EmbeddingColumns, Heads, HiddenFeatures, Layers, Neurons, Together
+from .low_rank import LowRankScores
 from .masks import AppliedMask, apply_mask
 from .methods import L0, Constant, FromMagnitude, KaimingUniform, Magnitude, Movement, Random, SoftMovement, Uniform
 from .packing import load
 from .proximal import GroupLasso
 from .pruner import Pruner
+from .rounded import BFloat16Scores
 from .schedules import CubicSchedule
-from .scores import BFloat16Scores, FullScores, LowRankScores
+from .scores import FullScores
 from .shrinking import from_pretrained, shrink
 from .sparse import BFloat16, Float32, Int8, to_dense, to_sparse
 from .structures import Blocks, Columns, NofM, Rows, Unstructured

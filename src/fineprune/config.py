@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import linked, proximal  # noqa: F401, a choice is found by its class, once its room is imported
+from . import linked, low_rank, proximal, rounded  # noqa: F401, a choice is found by its class, once its room is imported
 from .budgets import Budget, InWeights
 from .errors import InvalidInputError, is_number, nearest
 from .methods import Birth, Method, Penalised

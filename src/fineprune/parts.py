@@ -17,7 +17,8 @@ from .methods import Method, Penalised
 from .noise import logit_noise
 from .ranks import ALONE, Ranks
 from .selection import Select, budget, groups, kept, least_of
-from .sites import Site, Weight, both
+from .sites import Site
+from .weights import Weight, both
 
 
 @dataclass

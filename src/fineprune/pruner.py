@@ -12,7 +12,6 @@ Between two steps each pruned parameter holds the effective weight W' = W * M. A
 
 import logging
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import building, inspection, masks, parts, ranks, support, targets
+from . import building, inspection, masks, parts, ranks, saving, support, targets
+from .clipping import joint_norm, times
 from .config import PruningConfig
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
 from .methods import Penalised
 from .parts import Part
 from .ranks import Ranks, local
 from .selection import groups, kept
-from .sites import Site, Weight, times_mask
+from .sites import Site
+from .weights import Weight, times_mask
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Pruner:
                 optimizer.zero_grad()
 
     At the end of the `with` block the hooks are removed and the final density is logged. A loop
-    without `with` calls `close()`.
+    without `with` calls `close()`. In a run of several processes each has a pruner, and all call the same methods of it.
 
     Args:
         model: the model to prune, already on its device. Its classes, signatures and state-dict
@@ -141,7 +142,7 @@ class Pruner:
         return self._everyone.count == 1
 
     def density(self) -> float:
-        """Returns the fraction of the prunable weights that the masks keep now. Where weights are sharded, every rank asks."""
+        """Returns the fraction of the prunable weights that the masks keep now."""
         return parts.density(self._parts, parts.masks(self._parts, self.step) if self._drawn else self._masks)
 
     @torch.no_grad()
@@ -334,10 +335,10 @@ class Pruner:
             )
             for parameter in self._parameters():
                 if parameter.grad is not None:
-                    _times(local(parameter.grad), clip)
+                    times(local(parameter.grad), clip)
         for part, site, gradients in learned:
             if gradients and site.scores is not None:
-                site.scores.learn([_times(gradient, clip) for gradient in gradients], self._score_rate(part, site, groups))
+                site.scores.learn([times(gradient, clip) for gradient in gradients], self._score_rate(part, site, groups))
             site.restore()
 
     @torch.no_grad()
@@ -366,7 +367,7 @@ class Pruner:
                     movement = torch.zeros_like(site.value())  # the penalty reaches a matrix that the loss does not
                 gradients = []
                 if movement is not None and site.scores is not None:
-                    gradients = site.scores.gradients(part.score_gradient(site, _times(movement, unscale), self.step))
+                    gradients = site.scores.gradients(part.score_gradient(site, times(movement, unscale), self.step))
                 for weight in site.weights:
                     if last[weight] is site:
                         weight.end_gradient()
@@ -395,17 +396,12 @@ class Pruner:
                 site.restore()
 
     def _clip_factor(self, score_gradients: Sequence[Tensor], unscale: Tensor | None, max_grad_norm: float) -> Tensor | None:
-        """min(1, max_grad_norm / norm), by the paper's joint norm: of G * M, of all other gradients and of dL/dS."""
-        norms: dict[Ranks, list[Tensor]] = {}
-        for parameter in self._parameters():
-            if parameter.grad is not None:
-                norms.setdefault(ranks.of(parameter), []).append(_times(_norm(local(parameter.grad)), unscale))
-        norms.setdefault(self._ranks, []).extend(gradient.norm() for gradient in score_gradients)
-        joint = [_joint(of_sharers, sharers) for sharers, of_sharers in norms.items() if of_sharers]
-        if not joint:
+        """min(1, max_grad_norm / norm); None where there is no gradient."""
+        norm = joint_norm(self._parameters(), score_gradients, unscale, self._ranks)
+        if norm is None:
             return None
-        self.gradient_norm = joint[0] if len(joint) == 1 else _joint(joint, ranks.ALONE)
-        return (max_grad_norm / (self.gradient_norm + 1e-6)).clamp(max=1.0)
+        self.gradient_norm = norm
+        return (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
 
     @torch.no_grad()
     def _apply(self, masks: Sequence[Sequence[Tensor]]) -> None:
@@ -492,7 +488,7 @@ class Pruner:
         self.check_ranks()
         writes = self._everyone.place == 0
         with self._everyone.together():
-            building.save(self._parts, folder, {**self._facts(), "step": self.step}, writes)
+            saving.save(self._parts, folder, {**self._facts(), "step": self.step}, writes)
 
     @torch.no_grad()
     def check_ranks(self) -> None:
@@ -506,7 +502,7 @@ class Pruner:
         if self._everyone.count == 1:
             return
         self._quieten()
-        wrong = self._everyone.unequal([zlib.crc32(_bytes(weight.mask)) for weight in self._weights], self._ranks.place)
+        wrong = self._everyone.unequal([weight.checksum() for weight in self._weights], self._ranks.place)
         if self._ranks.count > 1:
             again = parts.spread(self._parts, parts.masks(self._parts, self.step))
             astray = self._everyone.totals([not torch.equal(weight.mask, again[weight]) for weight in self._weights])
@@ -552,8 +548,7 @@ class Pruner:
     def _facts(self) -> dict[str, Any]:
         """What a state must share with the pruner that takes it up."""
         shapes = {weight.name: [str(weight.parameter.dtype), *weight.parameter.shape] for weight in self._weights}
-        config = {name: setting for name, setting in self.config.to_dict().items() if name not in ("version", "dense_on_cpu")}
-        return {"format": FORMAT, "config": config, "total_steps": self.total_steps, "weights": shapes}
+        return {"format": FORMAT, "config": saving.settings(self.config), "total_steps": self.total_steps, "weights": shapes}
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
@@ -567,36 +562,14 @@ class Pruner:
                 or does not belong to the weights that the model holds. Nothing has been changed then.
         """
         with self._everyone.together():
-            saved, step = building.load(self._parts, folder, self._facts())
+            saved, step = saving.load(self._parts, folder, self._facts())
         found = parts.masks(saved, step)
         at_attach = {weight.name: weight.dense for weight in self._weights} if self.step == 0 else {}
         with self._everyone.together():
-            building.refuse_other_weights(saved, found, at_attach, folder)
+            saving.refuse_other_weights(saved, found, at_attach, folder)
         self._parts, self.step = saved, step
         self._inside_step, self._drawn, self._drawn_at = False, False, None
         self._hold(found)
-
-
-def _times(tensor: Tensor, factor: Tensor | None) -> Tensor:
-    """Multiplies in place by a number on any device; None stands for 1."""
-    return tensor if factor is None else tensor.mul_(factor.to(tensor.device))
-
-
-def _joint(norms: Sequence[Tensor], sharers: Ranks) -> Tensor:
-    """Returns the norm of what has these norms, on all processes that share it."""
-    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
-    norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
-    return norm if sharers.count == 1 else sharers.total(norm.square()).sqrt()
-
-
-def _norm(gradient: Tensor) -> Tensor:
-    """In float32 at least: the norm of a float16 gradient that is still scaled may be more than float16 holds."""
-    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
-    return norm
-
-
-def _bytes(mask: Tensor) -> bytes:
-    return mask.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _rate_factor(group: dict[str, Any], base_rate: float) -> float:

@@ -60,8 +60,18 @@ class Ranks:
         return self.totals([int(answer)])[0] > 0
 
     def unequal(self, values: Sequence[int], place: int) -> list[bool]:
-        """Tells of each value whether ranks that give the same place give different ones."""
-        seen = self.stacked(torch.tensor([place, *values], device=self.device))
+        """Tells of each value whether ranks that give the same place give different ones.
+
+        Raises:
+            TrainingError: if a rank does not come.
+        """
+        try:
+            seen = self.stacked(torch.tensor([place, *values], device=self.device))
+        except RuntimeError as error:
+            raise TrainingError(
+                f"Not every rank came to compare its masks: {error}. Either one has died, or not all have called save(), "
+                "save_mask() or check_ranks(): every rank calls them, and rank 0 writes."
+            ) from error
         peers = [seen[seen[:, 0] == row[0]] for row in seen]
         return torch.stack([(rows != rows[0]).any(0) for rows in peers]).any(0)[1:].tolist()
 

@@ -1,10 +1,6 @@
-"""Masks alone, for weights that stay the pretrained ones: one bit a weight, and several tasks on one backbone.
+"""The file of a mask: M as packed bits, a fingerprint of W, and the trained values.
 
-    save                W, M, trained  ->  one file: M as packed bits, a fingerprint of W, the trained values
-    apply_mask          p = W where M, else +0.0;  the trained parameters take their values
-    AppliedMask.remove  p = W, to the bit
-
-The file is specified in docs/masks.md; this is the only place that writes and reads it. Nothing is pickled.
+It is specified in docs/masks.md; this is the only place that writes and reads it. Nothing is pickled.
 """
 
 import hashlib
@@ -14,9 +10,8 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,12 +19,11 @@ import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from .errors import FileError, InvalidInputError, TrainingError, enumeration, nearest
-from .sites import INTEGERS, zero_where_pruned
-from .state import check_safetensors, replace_whole
-from .targets import unwrap
+from ..errors import FileError, InvalidInputError, enumeration
+from ..state import check_safetensors, replace_whole
+from ..weights import INTEGERS
 
 FORMAT = "fineprune mask"
 VERSION = "1"
@@ -94,16 +88,16 @@ def fingerprint(W: Tensor) -> str:
     """
     rounded = W.detach().to(torch.float32).to(torch.bfloat16)
     rounded.view(torch.int16).masked_fill_(rounded.isnan(), NAN)
-    return hashlib.sha256(_bytes(rounded)).hexdigest()
+    return hashlib.sha256(bytes_of(rounded)).hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The values' bits as little-endian whole numbers, in C order."""
     bits = tensor.detach().cpu().view(INTEGERS[tensor.element_size()]).numpy().reshape(-1)
     return bits.astype(bits.dtype.newbyteorder("<"), copy=False).data
 
 
-def _checksum(data: memoryview | bytes) -> str:
+def checksum(data: memoryview | bytes) -> str:
     """The CRC-32, as eight hexadecimal digits: to notice damage, not forgery."""
     return f"{zlib.crc32(data):08x}"
 
@@ -132,13 +126,13 @@ def save(path: str | Path, weights: Mapping[str, tuple[Tensor, Tensor]], trained
     for name, (W, M) in weights.items():
         bits = Packed.of(M).bits
         container[MASK + name] = torch.from_numpy(bits)
-        said[MASK + name] = {"shape": list(M.shape), "checksum": _checksum(bits.data), "weight": fingerprint(W)}
+        said[MASK + name] = {"shape": list(M.shape), "checksum": checksum(bits.data), "weight": fingerprint(W)}
     for name, value in trained.items():
         container[TRAINED + name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         dtype = next(key for key, known in DTYPES.items() if known is value.dtype)
-        said[TRAINED + name] = {"shape": list(value.shape), "checksum": _checksum(_bytes(value)), "dtype": dtype}
+        said[TRAINED + name] = {"shape": list(value.shape), "checksum": checksum(bytes_of(value)), "dtype": dtype}
     tensors = json.dumps(said, separators=(",", ":"))
-    metadata = {"format": FORMAT, "version": VERSION, "tensors": tensors, "checksum": _checksum(tensors.encode())}
+    metadata = {"format": FORMAT, "version": VERSION, "tensors": tensors, "checksum": checksum(tensors.encode())}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_whole(path, lambda temporary: safetensors.torch.save_file(container, temporary, metadata))
@@ -155,16 +149,16 @@ def _refuse_unsavable(weights: Mapping[str, tuple[Tensor, Tensor]], trained: Map
             f"{enumeration(both)} was given with a mask and as trained. A weight with a mask stays as it was; give it once."
         )
     for name, tensor in [*((name, W) for name, (W, _) in weights.items()), *trained.items()]:
-        if unfit := _unfit(tensor):
-            raise InvalidInputError(f"{name} cannot be saved with a mask: it {unfit}.")
+        if reason := unfit(tensor):
+            raise InvalidInputError(f"{name} cannot be saved with a mask: it {reason}.")
     for name, (W, M) in weights.items():
         if M.dtype is not torch.bool or M.shape != W.shape:
             raise InvalidInputError(
-                f"The mask of {name} was given as {_kind(M)}; it is bool {_shape(W)}, as its weight: True where kept."
+                f"The mask of {name} was given as {kind_of(M)}; it is bool {shape_of(W)}, as its weight: True where kept."
             )
         if not W.numel() or W.dim() > MOST_DIMENSIONS:
             raise InvalidInputError(
-                f"{name} was given with shape {_shape(W)}; a weight with a mask has a value at least, and {MOST_DIMENSIONS} "
+                f"{name} was given with shape {shape_of(W)}; a weight with a mask has a value at least, and {MOST_DIMENSIONS} "
                 "dimensions at most."
             )
 
@@ -181,7 +175,7 @@ def _refuse_to_overwrite(path: Path) -> None:
         raise InvalidInputError(f"{path} exists already and is no mask, so it is not overwritten. Give another name.")
 
 
-def _unfit(tensor: Tensor) -> str | None:
+def unfit(tensor: Tensor) -> str | None:
     """Says what keeps a tensor from being masked or saved, if anything does."""
     dtensor = sys.modules.get("torch.distributed.tensor")  # loaded, if there is one
     if dtensor is not None and isinstance(tensor, dtensor.DTensor):
@@ -189,15 +183,17 @@ def _unfit(tensor: Tensor) -> str | None:
     if tensor.is_meta:
         return "is on the meta device, without values; load the model in full"
     if tensor.layout is not torch.strided or tensor.dtype not in DTYPES.values():
-        return f"is {_kind(tensor)}, {tensor.layout}; only dense floats of 16, 32 or 64 bits are supported"
+        return f"is {kind_of(tensor)}, {tensor.layout}; only dense floats of 16, 32 or 64 bits are supported"
     return None
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {_shape(tensor)}"
+def kind_of(tensor: Tensor) -> str:
+    """Returns `float32 (5, 3)`, say."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape_of(tensor)}"
 
 
-def _shape(tensor: Tensor) -> str:
+def shape_of(tensor: Tensor) -> str:
+    """Returns `(5, 3)`, say."""
     return str(tuple(tensor.shape))
 
 
@@ -245,7 +241,7 @@ def _said(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     if version != VERSION:
         raise InvalidInputError(f"its version is {version[:20]!r}, and this fineprune reads version {VERSION}")
     tensors = metadata.get("tensors", "")
-    if metadata.get("checksum") != _checksum(tensors.encode()):
+    if metadata.get("checksum") != checksum(tensors.encode()):
         raise InvalidInputError("the description of its tensors and the checksum of that do not belong together")
     try:
         said = json.loads(tensors)
@@ -282,7 +278,7 @@ def _tensor(container: Any, name: str, said: Mapping[str, Any], dtype: str, shap
             f"{name[:80]} is {held.get_dtype()} {held.get_shape()}, and its description asks for {dtype} {str(shape)[:80]}"
         )
     tensor: Tensor = container.get_tensor(name).clone()  # not a view of the file, which may change
-    if _checksum(_bytes(tensor)) != _text(name, said, "checksum"):
+    if checksum(bytes_of(tensor)) != _text(name, said, "checksum"):
         raise InvalidInputError(f"{name[:80]} and its checksum do not belong together")
     return tensor
 
@@ -292,188 +288,3 @@ def _text(name: str, said: Mapping[str, Any], key: str) -> str:
     if not isinstance(text, str):
         raise InvalidInputError(f"{name[:80]} says {key} {str(text)[:40]!r}, which is no text")
     return text
-
-
-# In force.
-
-
-@dataclass(eq=False)
-class Change:
-    """What is done to one parameter, and what takes it back.
-
-    Args:
-        name: of the parameter.
-        parameter: that is changed, in place.
-        kept: where it keeps its value.
-        value: what all of it becomes; None: +0.0 where it is not kept.
-    """
-
-    name: str
-    parameter: nn.Parameter
-    kept: Packed
-    value: Tensor | None
-    before: Tensor = field(init=False)
-    """The bits that are not kept, in C order; on the CPU, as memory of an accelerator is short and a change of task rare."""
-    kind: str = field(init=False)
-    checksum: str = field(init=False)
-    """Of what the parameter holds after the change."""
-
-    def __post_init__(self) -> None:
-        self.kind = _kind(self.parameter)
-        self.before = _bits(self.parameter).masked_select(self._lost()).cpu()
-
-    def make(self) -> None:
-        if self.value is None:
-            zero_where_pruned(self.parameter, ~self._lost())
-        else:
-            _bits(self.parameter).copy_(_bits(self.value))
-        self.checksum = _checksum(_bytes(self.parameter))
-
-    def undo(self) -> None:
-        """Also right for a change that was not made, or only in part."""
-        _bits(self.parameter).masked_scatter_(self._lost(), self.before.to(self.parameter.device))
-
-    def _lost(self) -> Tensor:
-        return ~self.kept.mask().to(self.parameter.device)
-
-    def hindrance(self, parameter: nn.Parameter | None) -> str | None:
-        """Says what keeps it from being undone, if anything does.
-
-        Args:
-            parameter: what the model now has under the name.
-        """
-        if parameter is not self.parameter:
-            return "is no longer the parameter that the mask was applied to"
-        if _kind(parameter) != self.kind:
-            return f"is {_kind(parameter)} by now, and was {self.kind}"
-        if _checksum(_bytes(parameter)) != self.checksum:
-            return "holds other values than the mask gave it: something has changed them since (training, a reload?)"
-        return None
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as whole numbers, so that copying keeps every NaN and -0.0 as it is."""
-    return tensor.detach().view(INTEGERS[tensor.element_size()])
-
-
-class AppliedMask:
-    """A mask in force on a model; a context manager, at whose end the model gets its own weights back."""
-
-    def __init__(self, model: nn.Module, changes: list[Change]) -> None:
-        self._model = model
-        self._changes = changes
-
-    def __enter__(self) -> "AppliedMask":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        """Gives the model its own weights back, to the bit, and does nothing the second time.
-
-        The model may have moved to another device since.
-
-        Raises:
-            TrainingError: if any parameter that the mask has changed was replaced, is of another shape or dtype, or holds
-                anything but what the mask gave it: W * M, or the trained value. Nothing has been changed then, and the mask
-                stays in force.
-        """
-        parameters = dict(self._model.named_parameters())
-        for change in self._changes:
-            if hindrance := change.hindrance(parameters.get(change.name)):
-                raise TrainingError(
-                    f"The mask cannot be removed: {change.name} {hindrance}. Nothing was changed. Put back what the mask gave "
-                    "it; or save the model as it is, and load the backbone anew."
-                )
-        while self._changes:
-            self._changes[-1].undo()
-            self._changes.pop()
-
-
-def apply_mask(model: nn.Module, path: str | Path) -> AppliedMask:
-    """Lets a model hold W * M, +0.0 where pruned, in place, and the trained values of the mask's task.
-
-        with fineprune.apply_mask(model, "sst2.mask.safetensors"):
-            model(**batch)
-
-    Args:
-        model: the backbone that the mask was made on, in training or evaluation mode, on any device, in float32 or bfloat16
-            (float64 too, if its weights are those of float32); wrappers of PyTorch are looked through.
-        path: of a file that `Pruner.save_mask` wrote.
-
-    Returns:
-        What takes the mask off again. It keeps the pruned values on the CPU.
-
-    Raises:
-        InvalidInputError: if the file is missing or damaged, another mask is in force, or the mask is of another backbone:
-            it names the first parameter that is missing, of another shape, or not the one the mask was made on. A trained
-            parameter must be there with the same shape and dtype. Nothing has been changed then.
-    """
-    model, file = unwrap(model), read(path)
-    parameters = dict(model.named_parameters())
-    for name, mask in file.masks.items():
-        _refuse_unfit(parameters, name, path, mask.shape)
-    for name, value in file.trained.items():
-        _refuse_unfit(parameters, name, path, tuple(value.shape))
-    for name, expected in file.fingerprints.items():
-        if fingerprint(parameters[name]) != expected:
-            raise InvalidInputError(_other_weight(parameters[name], name, path))
-    for name, value in file.trained.items():
-        _refuse_other_dtype(parameters[name], name, path, value.dtype)
-    changes = [Change(name, parameters[name], mask, None) for name, mask in file.masks.items()]
-    for name, value in file.trained.items():
-        nothing = Packed.of(torch.zeros(value.shape, dtype=torch.bool))
-        changes.append(Change(name, parameters[name], nothing, value))
-    _make_all(changes)
-    return AppliedMask(model, changes)
-
-
-def _make_all(changes: list[Change]) -> None:
-    """Makes all changes, or none."""
-    try:
-        for change in changes:
-            change.make()
-    except BaseException:
-        for change in changes:
-            change.undo()
-        raise
-
-
-def _refuse_unfit(parameters: Mapping[str, nn.Parameter], name: str, path: str | Path, shape: tuple[int, ...]) -> None:
-    """Raises unless the model has a parameter of this name and shape."""
-    if name not in parameters:
-        raise InvalidInputError(
-            f"{path} is of another model: this one has no parameter {name[:80]!r}; {nearest(name[:80], parameters)} "
-            "Load the backbone that the mask was made on, with the same head."
-        )
-    parameter = parameters[name]
-    if unfit := _unfit(parameter):
-        raise InvalidInputError(f"{path} cannot be applied: {name} {unfit}.")
-    if tuple(parameter.shape) != shape:
-        raise InvalidInputError(
-            f"{path} is of another model: {name} has shape {_shape(parameter)} here, and {shape} there. Load the backbone "
-            "that the mask was made on, with the same head."
-        )
-
-
-def _refuse_other_dtype(parameter: nn.Parameter, name: str, path: str | Path, dtype: torch.dtype) -> None:
-    """Raises unless a trained parameter is of the dtype in which it was trained."""
-    if parameter.dtype is not dtype:
-        here, there = (str(each).removeprefix("torch.") for each in (parameter.dtype, dtype))
-        raise InvalidInputError(
-            f"{path} holds {name} as it was trained, in {there}, and here it is {here}. Turn that part of the model, or all "
-            f"of it, into {there} first."
-        )
-
-
-def _other_weight(parameter: nn.Parameter, name: str, path: str | Path) -> str:
-    """Says that a weight is not the one that a mask was made on, and what may be the reason."""
-    dtype = str(parameter.dtype).removeprefix("torch.")
-    message = f"{path} was made on another {name} than the model holds, in {dtype}. "
-    zeros = parameter.numel() - int(parameter.detach().count_nonzero())
-    if zeros:
-        message += f"{zeros:,} of its {parameter.numel():,} values are 0: if another mask is in force, remove() that first. "
-    if parameter.dtype is torch.float16:
-        message += "If it was rounded to float16, it is not known again: load the backbone in float32 or bfloat16. "
-    return message + "A mask fits only the backbone that it was made on: load that."
