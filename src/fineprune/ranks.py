@@ -52,7 +52,7 @@ class Ranks:
         """Returns the sums of numbers over the ranks."""
         if self.group is None:
             return list(numbers)
-        summed: list[int] = self.total(torch.tensor(numbers, device=self.device)).tolist()
+        summed: list[int] = self.total(torch.tensor(numbers, dtype=torch.int64, device=self.device)).tolist()
         return summed
 
     def any(self, answer: bool) -> bool:
