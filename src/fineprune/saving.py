@@ -97,7 +97,8 @@ def _rows(parts: Sequence[Part]) -> dict[str, slice]:
 def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
     rates = facts["base_rates"]
     held = {weight for part in parts for site in part.sites for weight in site.cuts}
-    saved = {w: replace(w, dense=tensors[f"dense.{w.name}"].to(w.dense), base_rate=rates[w.name]) for w in held}
+    # copied: what is read lies in the file itself, which would have to stay
+    saved = {w: replace(w, dense=tensors[f"dense.{w.name}"].to(w.dense, copy=True), base_rate=rates[w.name]) for w in held}
     return [
         replace(
             part,

@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,7 +78,14 @@ def _keep_on_cpu(flat: Sequence[Any], count: int) -> list[Tensor]:
     A sample brackets the cut (Floyd & Rivest 1975): what lies above the bracket is kept, what lies in
     it is ranked. If the bracket misses the cut, or the scores are few, all of them are ranked.
     """
+    if count in (0, sum(map(len, flat))):
+        return [torch.full((len(values),), bool(count)) for values in flat]
     for low, high in (_bracket(flat, count), (-math.inf, math.inf)):
+        if low == high:  # many are equal, as at a birth: their places are marked, not listed
+            above, equal = [values > low for values in flat], [values == low for values in flat]
+            room = count - sum(map(np.count_nonzero, above))
+            if 0 <= room <= sum(map(np.count_nonzero, equal)):
+                return [torch.from_numpy(mask | tied) for mask, tied in zip(above, _first(equal, room), strict=True)]
         above, near = zip(*_each(functools.partial(_split, low=low, high=high), flat, work=sum(map(len, flat))), strict=True)
         room = count - sum(map(np.count_nonzero, above))
         if 0 <= room <= sum(map(len, near)):
@@ -88,6 +95,14 @@ def _keep_on_cpu(flat: Sequence[Any], count: int) -> list[Tensor]:
     for mask, where, kept in zip(above, near, np.split(chosen, ends[:-1]), strict=True):
         mask[where[kept]] = True
     return [torch.from_numpy(mask) for mask in above]
+
+
+def _first(marked: Sequence[Any], count: int) -> Iterator[Any]:
+    """Leaves marked the first so many of the marked places, matrix by matrix."""
+    for mask in marked:
+        mask[np.flatnonzero(mask)[count:]] = False
+        count -= np.count_nonzero(mask)
+        yield mask
 
 
 def _split(values: Any, low: float, high: float) -> tuple[Any, Any]:
