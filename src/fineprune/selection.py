@@ -82,10 +82,10 @@ def _keep_on_cpu(flat: Sequence[Any], count: int) -> list[Tensor]:
         return [torch.full((len(values),), bool(count)) for values in flat]
     for low, high in (_bracket(flat, count), (-math.inf, math.inf)):
         if low == high:  # many are equal, as at a birth: their places are marked, not listed
-            above, equal = [values > low for values in flat], [values == low for values in flat]
-            room = count - sum(map(np.count_nonzero, above))
+            higher, equal = [values > low for values in flat], [values == low for values in flat]
+            room = count - sum(map(np.count_nonzero, higher))
             if 0 <= room <= sum(map(np.count_nonzero, equal)):
-                return [torch.from_numpy(mask | tied) for mask, tied in zip(above, _first(equal, room), strict=True)]
+                return [torch.from_numpy(mask | tied) for mask, tied in zip(higher, _first(equal, room), strict=True)]
         above, near = zip(*_each(functools.partial(_split, low=low, high=high), flat, work=sum(map(len, flat))), strict=True)
         room = count - sum(map(np.count_nonzero, above))
         if 0 <= room <= sum(map(len, near)):
@@ -101,7 +101,7 @@ def _first(marked: Sequence[Any], count: int) -> Iterator[Any]:
     """Leaves marked the first so many of the marked places, matrix by matrix."""
     for mask in marked:
         mask[np.flatnonzero(mask)[count:]] = False
-        count -= np.count_nonzero(mask)
+        count -= int(np.count_nonzero(mask))
         yield mask
 
 
