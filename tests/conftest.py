@@ -1,8 +1,16 @@
 """Small models, and ways to look inside a pruner, for all tests."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing asks the Hub, nor waits for it where there is no network
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, too: as many tests as processors run at once
+# Numba's index of what it compiled has no lock, so that processes that compile at once may mistake each other's code.
+os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parents[1] / "build/numba" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
+
+import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +19,9 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from fineprune import CubicSchedule, Movement, Pruner, PruningConfig
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")  # a machine may be busy
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it forks a process full of threads, to tell of its use
 
 
 @pytest.fixture(autouse=True)

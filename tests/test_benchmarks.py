@@ -50,6 +50,23 @@ def test_the_table_of_packed_models_is_what_was_measured() -> None:
     assert benchmark("packed_quality").table(measured["rows"]) in (ROOT / "docs" / "storage.md").read_text(encoding="utf-8")
 
 
+def test_the_tables_of_memory_are_what_was_measured_and_what_follows_from_it() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text(encoding="utf-8"))
+    page, memory = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8"), benchmark("memory")
+    assert [(row["dtype"], row["choice"]) for row in measured["rows"]] == memory.ROWS
+    assert [table for table in memory.tables(measured) if table not in page] == []
+    for row in measured["rows"]:
+        counted = sum(row.get("held", {}).values()) + row["optimizer"] - 2 * row["weights"]  # over dense fine-tuning
+        assert row.get("resident", 0.0) == pytest.approx(counted, abs=0.2)
+
+
+def test_the_table_of_faults_is_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    rows = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text(encoding="utf-8"))["rows"]
+    assert benchmark("faults").table(rows) in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert Counter(row["kind"] for row in rows if row["equal"]) == {"trainer": 10, "fsdp": 10, "example": 10}
+
+
 def test_packed_files_come_close_to_the_bound() -> None:
     rows = json.loads((ROOT / "benchmarks" / "results" / "storage.json").read_text(encoding="utf-8"))["rows"]
     assert {row["values"] for row in rows} == {"int8", "fp16", "fp32"}

@@ -388,7 +388,7 @@ def test_tied_weights(method: Method) -> None:
 
 
 @pytest.mark.parametrize(
-    ("structure", "cut"), [(Rows(), straight_through.columns), (Columns(), straight_through.rows)], ids=repr
+    ("structure", "cut"), [(Rows(), straight_through.columns), (Columns(), straight_through.rows)], ids=["rows", "columns"]
 )
 def test_weights_that_lie_transposed(structure: Structure, cut: straight_through.Cut) -> None:
     model = Stack()

@@ -24,9 +24,7 @@ def last_whole_checkpoint(output_dir: str | Path, pruned: bool = True) -> str | 
     numbered = {int(path.name.removeprefix("checkpoint-")): path for path in checkpoints(output_dir)}
     for _, checkpoint in sorted(numbered.items(), reverse=True):
         try:
-            if pruned:
-                state.read_facts(checkpoint)
-            _check_whole(checkpoint)
+            _check_whole(checkpoint, state.read_facts(checkpoint).get("processes", 1) if pruned else 1)
         except InvalidInputError as error:
             logger.warning("Passing over %s. %s", checkpoint, error)
         else:
@@ -39,13 +37,14 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     return [path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
 
 
-def _check_whole(checkpoint: Path) -> None:
-    """Raises InvalidInputError unless every file of Trainer's is there to its end."""
+def _check_whole(checkpoint: Path, processes: int) -> None:
+    """Raises InvalidInputError unless every file of Trainer's is there to its end, of each of the processes that wrote it."""
     weights = list(checkpoint.glob("model*.safetensors"))
     required = {
         **{name: [name] for name in ("trainer_state.json", "scheduler.pt")},
         "optimizer.pt": ["optimizer.pt", "optimizer.bin", "optimizer_0/.metadata"],  # the others under FSDP
         "model.safetensors": ["model*.safetensors", "pytorch_model_fsdp.bin", "pytorch_model_fsdp_0/.metadata"],
+        **{name: [name] for name in (f"rng_state_{rank}.pth" for rank in range(processes)) if processes > 1},
     }
     missing = [name for name, forms in required.items() if not any(any(checkpoint.glob(form)) for form in forms)]
     if missing:

@@ -29,7 +29,7 @@ from .parts import Part
 from .ranks import Ranks, local
 from .selection import groups, kept
 from .sites import Site
-from .weights import Weight, times_mask
+from .weights import Weight, checksum, times_mask
 
 logger = logging.getLogger(__name__)
 
@@ -488,7 +488,7 @@ class Pruner:
         self.check_ranks()
         writes = self._everyone.place == 0
         with self._everyone.together():
-            saving.save(self._parts, folder, {**self._facts(), "step": self.step}, writes)
+            saving.save(self._parts, folder, {**self._facts(), "step": self.step, "processes": self._everyone.count}, writes)
 
     @torch.no_grad()
     def check_ranks(self) -> None:
@@ -502,7 +502,7 @@ class Pruner:
         if self._everyone.count == 1:
             return
         self._quieten()
-        wrong = self._everyone.unequal([weight.checksum() for weight in self._weights], self._ranks.place)
+        wrong = self._everyone.unequal(self._checksums(), self._ranks.place)
         if self._ranks.count > 1:
             again = parts.spread(self._parts, parts.masks(self._parts, self.step))
             astray = self._everyone.totals([not torch.equal(weight.mask, again[weight]) for weight in self._weights])
@@ -510,9 +510,20 @@ class Pruner:
         if any(wrong):
             names = [weight.name for weight, is_wrong in zip(self._weights, wrong, strict=True) if is_wrong]
             raise TrainingError(
-                f"At step {self.step} the ranks hold different masks of {enumeration(names)}. Is the model wrapped in DDP or "
-                "sharded, and does every rank take the same steps? Resume from the last checkpoint; nothing was saved since."
+                f"At step {self.step} the ranks hold different masks, weights or scores of {enumeration(names)}. Is the model "
+                "wrapped in DDP or sharded, and does every rank take the same steps? Resume from the last checkpoint; nothing "
+                "was saved since."
             )
+
+    def _checksums(self) -> list[int]:
+        """Of each weight, with the scores of the site that it comes first in: a wrong mask is made anew at the next step, and
+        what it has done to W and S by then stays."""
+        sums = {weight: weight.checksum() for weight in self._weights}
+        for site in self._sites:
+            for name, tensor in sorted(site.tensors().items()):
+                if name.startswith("scores."):
+                    sums[site.weights[0]] = checksum(tensor, sums[site.weights[0]])
+        return list(sums.values())
 
     @torch.no_grad()
     def save_mask(self, path: str | Path) -> None:

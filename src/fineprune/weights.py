@@ -36,6 +36,11 @@ def both(first: Tensor, second: Tensor) -> Tensor:
     return first & second if first.dtype is second.dtype is torch.bool else first * second
 
 
+def checksum(tensor: Tensor, before: int = 0) -> int:
+    """The CRC-32 of a tensor, after that of others."""
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, before)
+
+
 @dataclass(eq=False)
 class Weight:
     """One pruned parameter p, its dense weight W and its mask M. Between steps p = W * M.
@@ -95,8 +100,8 @@ class Weight:
         return held
 
     def checksum(self) -> int:
-        """The CRC-32 of M."""
-        return zlib.crc32(self.mask.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        """The CRC-32 of M and W."""
+        return checksum(self.dense, checksum(self.mask))
 
     def take_step(self) -> None:
         """Lets W be what the optimiser has made of it; a frozen weight stays, whatever that is."""
