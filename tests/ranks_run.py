@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -49,6 +50,7 @@ from fineprune import (
     SoftMovement,
     TrainingError,
     Uniform,
+    control,
     ranks,
 )
 from fineprune.proximal import GroupLasso
@@ -60,12 +62,13 @@ ROWS = [8] * (2 * STEPS - 1) + [3]
 
 @dataclass(frozen=True)
 class Run:
-    """A config, and how the pruner clips."""
+    """A config, how the pruner clips, and whether FSDP2 gathers the whole model at once."""
 
     method: Any
     density: float | None = 0.25
     settings: dict[str, Any] = field(default_factory=dict)
     max_grad_norm: float | None = None
+    in_one_group: bool = False
 
     def config(self) -> PruningConfig:
         return PruningConfig(self.method, self.density, schedule=CubicSchedule(2, 3), **self.settings)
@@ -81,11 +84,12 @@ RUNS = {
     "movement kaiming": Run(Movement(birth=KaimingUniform()), settings={"scope": "global"}),
     "movement rows": Run(Movement(birth=KaimingUniform()), settings={"structure": Rows(), "scope": "global"}),
     "movement blocks": Run(Movement(), settings={"structure": Blocks(2, 5), "target_modules": ["2.0"]}),
-    "movement n of m": Run(Movement(), None, {"structure": NofM(2, 4), "target_modules": ["0.0"]}),
+    "movement n of m": Run(Movement(), None, {"structure": NofM(2, 5), "target_modules": ["1.0"]}),
     "soft movement": Run(SoftMovement(score_lr=0.4), max_grad_norm=0.1),
     "soft movement by penalty": Run(SoftMovement(penalty=1.0, score_lr=0.4), None),
     "L0": Run(L0(birth=Uniform(3.0), score_lr=0.4), max_grad_norm=0.1),
     "L0 by penalty": Run(L0(penalty=1.0, birth=Uniform(3.0), score_lr=0.4), None),
+    "L0 in one group": Run(L0(birth=Uniform(3.0), score_lr=0.4), in_one_group=True),
     "group lasso": Run(GroupLasso(), settings={"structure": Rows()}),
     "frozen": Run(Movement(), settings={"frozen_weights": True, "scope": "global"}),
 }
@@ -109,16 +113,18 @@ class Layers(nn.Module):
         sizes = [16, 10, 5, 16]
         pairs = itertools.pairwise(sizes)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(*pair, dtype=torch.float64), nn.Tanh()) for pair in pairs)
+        self.head = nn.Linear(16, 3, dtype=torch.float64)
 
     def forward(self, features: Tensor) -> Tensor:
         for block in self.blocks:
             features = block(features)
-        return features
+        return self.head(features)
 
 
-def shard(model: nn.Module, world_size: int) -> None:
-    mesh = init_device_mesh("cpu", (world_size,))
-    for block in model.blocks:
+def shard(model: nn.Module, *sizes: int, in_one_group: bool = False) -> None:
+    """Shares a model out among processes; of two sizes the first is how many copies there are."""
+    mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("copies", "shards")[-len(sizes) :])
+    for block in () if in_one_group else model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
@@ -148,7 +154,9 @@ def prune(
     if mode == "ddp":
         wrapped = DistributedDataParallel(model)
     elif mode == "fsdp":
-        shard(model, world_size)
+        shard(model, world_size, in_one_group=run.in_one_group)
+    elif mode == "hsdp":
+        shard(model, 2, world_size // 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=False, foreach=False)
     if saved is not None:
         state = torch.load(saved / "model.pt", weights_only=True)
@@ -158,7 +166,8 @@ def prune(
     if saved is not None:
         pruner.load(saved)
     torch.manual_seed(7 + rank)  # what is drawn in training is not the same on all ranks
-    go_on(wrapped, pruner, optimizer, rank, world_size, steps)
+    with mock.patch.object(control, "SAMPLE", 32):  # so that what is sampled is not all
+        go_on(wrapped, pruner, optimizer, rank, world_size, steps)
     return model, pruner, optimizer
 
 
@@ -178,6 +187,7 @@ def go_on(model: nn.Module, pruner: Pruner, optimizer: Any, rank: int, world_siz
         if not pruner.step <= place // 2 < until:
             continue
         mine, last = batch.tensor_split(world_size)[rank], place % 2 == 1
+        evaluate(model)
         with accumulating(model, last):
             loss = (model(mine) - 0.3).square().sum() / len(batch) / 2
             (loss * world_size).backward()  # gradients are averaged over the ranks
@@ -186,14 +196,25 @@ def go_on(model: nn.Module, pruner: Pruner, optimizer: Any, rank: int, world_siz
             optimizer.zero_grad()
 
 
+@torch.no_grad()
+def evaluate(model: nn.Module) -> None:
+    """Leaves whole weights behind in the outermost group of FSDP2, until the next step."""
+    model.eval()
+    model(torch.ones(2, 16, dtype=torch.float64))
+    model.train()
+
+
 def outcome(model: nn.Module, pruner: Pruner) -> dict[str, Tensor]:
     """Everything that must be the same, whole."""
+    evaluate(model)
+    counted = pruner.summary().layers  # what an evaluation has left is no hindrance
     found = {f"weight {name}": ranks.of(p).joined(ranks.local(p)) for name, p in model.named_parameters()}
+    found["kept"] = torch.tensor([count.kept for count in counted])
     for site in pruner._sites:
         joined = pruner._ranks.joined
         found[f"mask {site.key}"] = joined(site.mask)
         found |= {f"state {name}": joined(each) if each.dim() else each for name, each in site.tensors().items()}
-    found["figures"] = torch.tensor(list(pruner.statistics().values()), dtype=torch.float64)
+    found["figures"] = torch.tensor([*pruner.statistics().values(), pruner.density()], dtype=torch.float64)
     return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 
@@ -214,13 +235,54 @@ def flip_a_bit(pruner: Pruner, rank: int, folder: Path) -> None:
     assert not folder.exists()
 
 
+def hear_of_a_nan(rank: int, world_size: int) -> None:
+    """Where one rank's shard of a gradient is NaN, every rank must stop."""
+    model, pruner, optimizer = prune(RUNS["movement"], "fsdp", rank, world_size, 2)
+    model(torch.ones(2, 16, dtype=torch.float64)).sum().backward()
+    if rank == 1:
+        ranks.local(model.blocks[0][0].weight.grad)[0, 0] = torch.nan
+    where = r"blocks\.0\.0\.weight" if rank == 1 else "what another rank holds"
+    with pytest.raises(TrainingError, match=f"NaN or infinite in {where}"):
+        optimizer.step()
+    pruner.detach()
+
+
+def hear_of_a_change(rank: int, world_size: int) -> None:
+    """Where somebody has changed one rank's shard, every rank must stop."""
+    model, pruner, optimizer = prune(RUNS["movement"], "fsdp", rank, world_size, 2)
+    model(torch.ones(2, 16, dtype=torch.float64)).sum().backward()
+    if rank == 1:
+        ranks.local(model.blocks[0][0].weight.detach())[0, 0] += 1
+    with pytest.raises(TrainingError, match="something other than the optimiser changed"):
+        optimizer.step()
+    pruner.detach()
+
+
+def hear_of_another_run(rank: int) -> None:
+    """Where one rank was given other steps, every rank must say so at the start."""
+    model = Layers()
+    with pytest.raises(InvalidInputError, match="different values of total_steps"):
+        Pruner(model, torch.optim.AdamW(model.parameters()), RUNS["movement"].config(), total_steps=STEPS + (rank == 1))
+
+
+def break_off_alone(rank: int, world_size: int) -> None:
+    """Where one rank's own code fails with L0's gates drawn, it must not wait for the others."""
+    model, pruner, _ = prune(RUNS["L0"], "fsdp", rank, world_size, 2)
+    model(torch.ones(2, 16, dtype=torch.float64))
+    if rank == 1:
+        with contextlib.suppress(ZeroDivisionError), pruner:
+            raise ZeroDivisionError
+    distributed.barrier()  # reached by all: the others have not been asked for anything
+    pruner.detach()
+
+
 def alone_at_the_door(rank: int, world_size: int) -> None:
     """Where one rank saves and the others do not, it must say so, and not wait for ever."""
     distributed.barrier()
     ranks.PATIENCE = datetime.timedelta(seconds=4)
     _, pruner, _ = prune(RUNS["movement"], "ddp", rank, world_size)
     if rank == 0:
-        with pytest.raises(TrainingError, match=r"Not every rank came to compare its masks: .*every rank calls them"):
+        with pytest.raises(TrainingError, match=r"Not every rank came to compare or to save: .*every rank calls them"):
             pruner.save("nowhere")
     pruner.detach()
 
@@ -245,6 +307,13 @@ def main(rank: int, world_size: int, folder: str, saved: str) -> None:
         PruningConfig(Movement(), 0.3, structure=Blocks(10, 1), target_modules=["0.0"]),
     ):
         refused(config)
+    hear_of_a_nan(rank, world_size)
+    hear_of_a_change(rank, world_size)
+    hear_of_another_run(rank)
+    break_off_alone(rank, world_size)
+    _, pruner, _ = prune(RUNS["frozen"], "fsdp", rank, world_size)
+    pruner.save_mask(Path(folder) / "frozen.mask")
+    pruner.detach()
     results = {}
     for name in SAVED:
         model, pruner, optimizer = prune(RUNS[name], "fsdp", rank, world_size, HALF)
@@ -254,6 +323,11 @@ def main(rank: int, world_size: int, folder: str, saved: str) -> None:
         results[name] = outcome(model, pruner)
         pruner.detach()
     torch.save(results, Path(folder) / f"resumed-{rank}.pt")
+    if world_size == 4:
+        model, pruner, _ = prune(RUNS["L0"], "hsdp", rank, world_size)
+        torch.save({"L0": outcome(model, pruner)}, Path(folder) / f"hsdp-{rank}.pt")
+        flip_a_bit(pruner, rank, Path(folder) / "flipped")
+        pruner.detach()
     alone_at_the_door(rank, world_size)
     distributed.barrier()  # a rank that leaves while another still talks to it can bring that one down
     distributed.destroy_process_group()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ranks_run
+from fineprune import apply_mask
 
 TOLERANCE = 1e-12
 """In float64: the processes add up gradients and scores in another order than one does."""
@@ -63,7 +64,7 @@ def test_a_run_comes_out_as_on_one_process(
     world_size: int, tmp_path: Path, alone: dict[str, dict[str, Tensor]], saved: Path
 ) -> None:
     finished(started(tmp_path, world_size, str(saved)))
-    for mode in ("ddp", "fsdp", "resumed"):
+    for mode in ("ddp", "fsdp", "resumed", *(["hsdp"] if world_size == 4 else [])):
         of_ranks = [torch.load(tmp_path / f"{mode}-{rank}.pt", weights_only=True) for rank in range(world_size)]
         for name, first in of_ranks[0].items():
             for other in of_ranks[1:]:
@@ -74,6 +75,11 @@ def test_a_run_comes_out_as_on_one_process(
         model, pruner, _ = ranks_run.prune(ranks_run.RUNS[name], "alone", saved=tmp_path / name)
         equal(ranks_run.outcome(model, pruner), alone[name], name)
         pruner.detach()
+    torch.manual_seed(100)
+    backbone = ranks_run.Layers()
+    apply_mask(backbone, tmp_path / "frozen.mask")
+    for name, parameter in backbone.named_parameters():
+        assert torch.allclose(parameter, alone["frozen"][f"weight {name}"], rtol=0, atol=TOLERANCE), name
 
 
 def test_the_runs_have_what_could_go_wrong(alone: dict[str, dict[str, Tensor]]) -> None:

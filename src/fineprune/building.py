@@ -152,8 +152,8 @@ def _refuse_cut_groups(parameters: Mapping[str, nn.Parameter], cuts: Mapping[str
         if sharers.count > 1 and sharers.totals([own]) != [whole[0]]:
             raise InvalidInputError(
                 f"{name} is shared out among {sharers.count} processes by rows, and groups of {structure} would lie on several "
-                "of them. Take Unstructured(), NofM() or Rows(), or Blocks() whose rows divide those of each process; or train "
-                "with DDP."
+                "of them (of a layer that keeps its weight transposed, as GPT-2's, all groups but single weights do). Take "
+                "Unstructured(), or NofM(), Rows() or Blocks() whose rows divide those of each process; or train with DDP."
             )
 
 

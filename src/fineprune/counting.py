@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import InvalidInputError
 from .ranks import Ranks
 
 DIGIT = 11
@@ -32,7 +31,7 @@ def keep_across(
     """Keeps, in each pool of matrices, the longest ranked prefix of the groups whose weights fit in its budget.
 
     Args:
-        scores: of each matrix those that this process holds, flat, all float32 or all float64.
+        scores: of each matrix those that this process holds, flat, all float32 or all float64, none NaN.
         sizes: weights per group, one number a matrix.
         pools: the number of each matrix's pool, from 0: the matrices of one share its budget.
         budgets: of each pool, in weights.
@@ -40,12 +39,7 @@ def keep_across(
 
     Returns:
         A boolean tensor for each tensor of scores, True where the group is kept.
-
-    Raises:
-        InvalidInputError: on every rank, if a score is NaN on one of them.
     """
-    if ranks.any(any(bool(tensor.isnan().any()) for tensor in scores)):
-        raise InvalidInputError("A score is NaN: scores must be numbers that can be ranked. Look for an overflow.")
     cuts, rooms = _cuts(scores, sizes, pools, budgets, ranks)
     masks = [ordered(tensor) > cuts[pool] for tensor, pool in zip(scores, pools, strict=True)]
     tied = [ordered(tensor) == cuts[pool] for tensor, pool in zip(scores, pools, strict=True)]

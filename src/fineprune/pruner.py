@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the saved state."""
 
-NONE = torch.full((2,), -math.inf)
-"""The extremes of no scores."""
-
 
 class Pruner:
     """Prunes a model while an optimiser trains it.
@@ -96,24 +93,24 @@ class Pruner:
         if any(isinstance(getattr(hook, "__self__", None), Pruner) for hook in hooks):
             raise InvalidInputError("This optimiser has a pruner already. Close that one first.")
         ranks.reshard(self._model)
-        self._parts = building.build(self._model, self._groups(), config, total_steps, ranks.shared_seed())
         self._everyone = ranks.everyone()
+        support.refuse_other_runs(self._everyone, self._model, saving.settings(config), total_steps)
+        self._parts = building.build(self._model, self._groups(), config, total_steps, ranks.shared_seed())
         self._skipping = False
         self._inside_step = False
         self._drawn = False
         """Whether the parameters hold W' with M drawn."""
         self._drawn_at: int | None = None
         """The last step for whose forward passes M was drawn."""
-        self._apply(parts.masks(self._parts, self.step))
+        self._settle(parts.masks(self._parts, self.step))
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
         ]
         if self._draws:
             before_forward = torch.compiler.disable(self._before_forward)  # type: ignore[no-untyped-call]
-            self._hooks.append(
-                self._model.register_forward_pre_hook(before_forward, prepend=True)
-            )  # before shards are gathered
+            # first of all: `fully_shard` gathers the weights in such a hook
+            self._hooks.append(self._model.register_forward_pre_hook(before_forward, prepend=True))
             self._hooks.append(self._model.register_state_dict_pre_hook(self._before_state_dict))  # type: ignore[no-untyped-call]
 
     # What a user asks.
@@ -143,7 +140,7 @@ class Pruner:
 
     def density(self) -> float:
         """Returns the fraction of the prunable weights that the masks keep now."""
-        return parts.density(self._parts, parts.masks(self._parts, self.step) if self._drawn else self._masks)
+        return self._density if self._ranks.count > 1 else parts.density(self._parts, self._quiet_masks())
 
     @torch.no_grad()
     def summary(self) -> inspection.Inspection:
@@ -176,7 +173,7 @@ class Pruner:
         count = sum(groups(scores, self._ranks))
         mean = self._sum([score.sum(dtype=torch.float64) for score in scores]) / count
         variance = self._sum([(score - mean).square().sum(dtype=torch.float64) for score in scores]) / count
-        extremes = torch.stack([torch.stack([-score.amin(), score.amax()]) for score in scores if score.numel()] or [NONE])
+        extremes = torch.stack([_extremes(score) for score in scores])
         lowest, highest = self._ranks.highest(extremes.amax(0)).tolist()
         figures = {
             "density": self.density(),
@@ -268,6 +265,7 @@ class Pruner:
         if model is not self._model or self._inside_step:
             return  # a copy of the model has its hooks, too
         if model.training and not self._drawn:
+            ranks.reshard(model)
             self._refuse_changed_weights()
             self._draw()
         elif not model.training:
@@ -286,13 +284,20 @@ class Pruner:
             self._undraw()
 
     def _draw(self) -> None:
+        self._quiet = self._masks if self._ranks.count > 1 else None
         gates = [part.gates(self.step) if part.method.draws else [site.mask for site in part.sites] for part in self._parts]
         self._hold(gates)
         self._drawn, self._drawn_at = True, self.step
 
     def _undraw(self) -> None:
-        self._hold(parts.masks(self._parts, self.step))
+        self._hold(self._quiet_masks())
         self._drawn = False
+
+    def _quiet_masks(self) -> Sequence[Sequence[Tensor]]:
+        """M without noise: made again from the scores, but where that takes the other ranks, and one may ask alone."""
+        if not self._drawn:
+            return self._masks
+        return parts.masks(self._parts, self.step) if self._quiet is None else self._quiet
 
     # Around the step.
 
@@ -308,7 +313,7 @@ class Pruner:
             )
         found_inf, grad_scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         # Under GradScaler a fused optimiser is called even if it must skip, and unscales within its own kernel.
-        self._skipping = found_inf is not None and bool(found_inf)
+        self._skipping = (found_inf is not None and bool(found_inf)) or support.only_makes_state(optimizer, self._ranks)
         if self._skipping:
             return
         ranks.reshard(self._model)
@@ -348,7 +353,7 @@ class Pruner:
         for weight in self._weights:
             weight.take_step()
         self._contract()
-        self._apply(parts.masks(self._parts, self.step + 1))
+        self._settle(parts.masks(self._parts, self.step + 1))
         self.step += 1
         self._drawn = False
         self._inside_step = False
@@ -403,6 +408,11 @@ class Pruner:
         self.gradient_norm = norm
         return (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
 
+    def _settle(self, masks: Sequence[Sequence[Tensor]]) -> None:
+        """Applies masks without noise, and counts them while all ranks are here."""
+        self._apply(masks)
+        self._density = parts.density(self._parts, masks) if self._ranks.count > 1 else 0.0
+
     @torch.no_grad()
     def _apply(self, masks: Sequence[Sequence[Tensor]]) -> None:
         """Lets the parameters, which hold W, hold W' = W * M."""
@@ -435,9 +445,10 @@ class Pruner:
                     "the Pruner."
                 )
         changed = self._changed()
-        if changed:
+        if self._ranks.any(bool(changed)):
+            names = enumeration(changed or ["what another rank holds"])
             raise TrainingError(
-                f"Between two steps something other than the optimiser changed {enumeration(changed)} (a reload, an average "
+                f"Between two steps something other than the optimiser changed {names} (a reload, an average "
                 "swapped in?). The pruner would overwrite it. Put the weights back before the step, or take up the state "
                 "that belongs to them with pruner.load()."
             )
@@ -482,8 +493,9 @@ class Pruner:
         processes each of them calls this, and rank 0 writes.
 
         Raises:
-            FileError: if the folder cannot be written; on every rank.
-            TrainingError: if the ranks hold different masks, see `check_ranks`. Nothing has been written then.
+            FileError: if the folder cannot be written.
+            TrainingError: if the ranks hold different masks, see `check_ranks`: nothing has been written then. And on the
+                others, if the rank that writes could not.
         """
         self.check_ranks()
         writes = self._everyone.place == 0
@@ -527,7 +539,8 @@ class Pruner:
 
     @torch.no_grad()
     def save_mask(self, path: str | Path) -> None:
-        """Writes what a run with frozen weights comes to: the masks, one bit a weight, and other parameters that it trained.
+        """Writes what a run with frozen weights comes to: the masks, one bit a weight, and other parameters that it trained;
+        no buffers.
 
         `fineprune.apply_mask` gives it to the same pretrained model. In a run of several processes each of them calls this, and
         rank 0 writes.
@@ -547,6 +560,7 @@ class Pruner:
                 "the model with save_pretrained()."
             )
         self.check_ranks()
+        ranks.reshard(self._model)
         held = {id(parameter) for parameter in self._parameters()}
         pruned = {id(weight.parameter) for weight in self._weights}
         others = {n: p for n, p in self._model.named_parameters() if id(p) in held - pruned and p.requires_grad}
@@ -581,6 +595,12 @@ class Pruner:
         self._parts, self.step = saved, step
         self._inside_step, self._drawn, self._drawn_at = False, False, None
         self._hold(found)
+        self._density = parts.density(self._parts, found) if self._ranks.count > 1 else 0.0
+
+
+def _extremes(scores: Tensor) -> Tensor:
+    """Returns the negative lowest and the highest; of none, minus infinity twice."""
+    return torch.stack([-scores.amin(), scores.amax()]) if scores.numel() else scores.new_full((2,), -math.inf)
 
 
 def _rate_factor(group: dict[str, Any], base_rate: float) -> float:

@@ -4,6 +4,7 @@ Under FSDP2 (`fully_shard`) each process holds some rows of every weight, and so
 of the whole is a sum, a maximum, or a few values: these travel. Under DDP, or alone, a process holds the whole.
 """
 
+import atexit
 import contextlib
 import datetime
 import functools
@@ -24,7 +25,7 @@ class Ranks:
 
     Args:
         group: of torch.distributed; None where this process holds the whole.
-        device: where numbers must lie to travel in the group.
+        device: where values must lie to travel in the group; they come back to where they were.
     """
 
     group: Any = None
@@ -52,7 +53,7 @@ class Ranks:
         """Returns the sums of numbers over the ranks."""
         if self.group is None:
             return list(numbers)
-        summed: list[int] = self.total(torch.tensor(numbers, dtype=torch.int64, device=self.device)).tolist()
+        summed: list[int] = self.total(torch.tensor(numbers, dtype=torch.int64)).tolist()
         return summed
 
     def any(self, answer: bool) -> bool:
@@ -65,13 +66,8 @@ class Ranks:
         Raises:
             TrainingError: if a rank does not come.
         """
-        try:
-            seen = self.stacked(torch.tensor([place, *values], device=self.device))
-        except RuntimeError as error:
-            raise TrainingError(
-                f"Not every rank came to compare its masks: {error}. Either one has died, or not all have called save(), "
-                "save_mask() or check_ranks(): every rank calls them, and rank 0 writes."
-            ) from error
+        with _all_coming():
+            seen = self.stacked(torch.tensor([place, *values]))
         peers = [seen[seen[:, 0] == row[0]] for row in seen]
         return torch.stack([(rows != rows[0]).any(0) for rows in peers]).any(0)[1:].tolist()
 
@@ -85,16 +81,19 @@ class Ranks:
         try:
             yield
         except Exception:
-            self.any(True)
+            with _all_coming():
+                self.any(True)
             raise
-        if self.any(False):
+        with _all_coming():
+            failed = self.any(False)
+        if failed:
             raise TrainingError("Another rank failed, and this one stops with it: its message says why.")
 
     def joined(self, values: Tensor) -> Tensor:
         """Returns the values of all ranks, one after the other along the first dimension, which may be of different lengths."""
         if self.group is None:
             return values
-        lengths = self.stacked(torch.tensor([len(values)], device=self.device)).flatten().tolist()
+        lengths = self.stacked(torch.tensor([len(values)])).flatten().tolist()
         padded = values.new_zeros(max(lengths), *values.shape[1:])
         padded[: len(values)] = values
         return torch.cat([part[:length] for part, length in zip(self.stacked(padded), lengths, strict=True)])
@@ -103,30 +102,61 @@ class Ranks:
         """Returns the values of all ranks, of one shape on each, along a new first dimension."""
         if self.group is None:
             return values[None]
-        gathered = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(self.count)]
-        distributed.all_gather(gathered, values.contiguous(), group=self.group)
-        return torch.stack(gathered)
+        sent = values.to(self.device).contiguous()
+        gathered = [torch.empty_like(sent) for _ in range(self.count)]
+        distributed.all_gather(gathered, sent, group=self.group)
+        return torch.stack(gathered).to(values.device)
 
     def _reduced(self, values: Tensor, operation: Any) -> Tensor:
         if self.group is None:
             return values
-        reduced = values.clone(memory_format=torch.contiguous_format)
+        reduced = values.to(self.device, copy=True).contiguous()
         distributed.all_reduce(reduced, operation, group=self.group)
-        return reduced
+        return reduced.to(values.device)
 
 
 ALONE = Ranks()
 """This process holds the whole."""
 
-PATIENCE = datetime.timedelta(minutes=10)
-"""How long a rank waits for the others where all of them must come."""
+PATIENCE = datetime.timedelta(minutes=30)
+"""How long a rank waits for the others where all of them must come, and rank 0 may have to write a large file."""
 
 
 def everyone() -> Ranks:
-    """Returns all processes of the run, in a group that sends little and from the CPU; every process calls it."""
+    """Returns all processes of the run, in a group of their own; every process calls it.
+
+    In a group of its own nothing that only some ranks ask for can be taken for a message of the training.
+    """
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return ALONE
-    return Ranks(distributed.new_group(backend="gloo", timeout=PATIENCE))
+    return Ranks(_meeting(distributed.group.WORLD, PATIENCE))
+
+
+@functools.lru_cache(maxsize=1)
+def _meeting(world: Any, patience: datetime.timedelta) -> Any:
+    """The group in which all processes of one world meet: one, whatever the number of pruners."""
+    group = distributed.new_group(backend="gloo", timeout=patience)
+    atexit.register(_leave, group)
+    return group
+
+
+def _leave(group: Any) -> None:
+    """Ends a group before the interpreter does, which could meet its threads at work."""
+    _meeting.cache_clear()
+    with contextlib.suppress(AssertionError, RuntimeError, ValueError):  # all groups may have been ended already
+        distributed.destroy_process_group(group)
+
+
+@contextlib.contextmanager
+def _all_coming() -> Iterator[None]:
+    """Says in words when a rank does not come."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(
+            f"Not every rank came to compare or to save: {error}. Either one has died, or not all have called save(), "
+            "save_mask(), load() or check_ranks(): every rank calls them, and rank 0 writes."
+        ) from error
 
 
 def shared_seed() -> int:
@@ -153,12 +183,8 @@ def of(tensor: Tensor) -> Ranks:
     if not is_sharded(tensor):
         return ALONE
     sharded = [axis for axis, placement in enumerate(tensor.placements) if placement.is_shard()]  # type: ignore[attr-defined]
-    return _along(tensor.device_mesh, sharded[0]) if sharded else ALONE  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _along(mesh: Any, axis: int) -> Ranks:
-    return Ranks(mesh.get_group(axis), mesh.device_type)
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    return Ranks(mesh.get_group(sharded[0]), mesh.device_type) if sharded else ALONE
 
 
 def in_rows(tensor: Tensor) -> bool:
@@ -172,7 +198,7 @@ def in_rows(tensor: Tensor) -> bool:
 def rows_before(tensor: Tensor) -> int:
     """Returns how many rows of a tensor other processes hold before those of this one."""
     ranks = of(tensor)
-    return sum(ranks.stacked(torch.tensor([len(local(tensor))], device=tensor.device)).flatten().tolist()[: ranks.place])
+    return sum(ranks.stacked(torch.tensor([len(local(tensor))])).flatten().tolist()[: ranks.place])
 
 
 def reshard(model: nn.Module) -> None:

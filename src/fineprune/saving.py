@@ -97,8 +97,7 @@ def _rows(parts: Sequence[Part]) -> dict[str, slice]:
 def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Part]:
     rates = facts["base_rates"]
     held = {weight for part in parts for site in part.sites for weight in site.cuts}
-    # copied: what is read lies in the file itself, which would have to stay
-    saved = {w: replace(w, dense=tensors[f"dense.{w.name}"].to(w.dense, copy=True), base_rate=rates[w.name]) for w in held}
+    saved = {w: replace(w, dense=_like(w.dense, tensors[f"dense.{w.name}"]), base_rate=rates[w.name]) for w in held}
     return [
         replace(
             part,
@@ -108,6 +107,12 @@ def _saved_parts(parts: Sequence[Part], tensors: Mapping[str, Tensor], facts: Ma
         )
         for part, controller in zip(parts, facts["controllers"], strict=True)
     ]
+
+
+def _like(dense: Tensor, saved: Tensor) -> Tensor:
+    """A copy where the dense weight lies: what is read lies in the file itself, which would have to stay."""
+    copied = saved.to(dense, copy=True)
+    return copied.pin_memory() if dense.is_pinned() else copied
 
 
 def _saved_site(site: Site, saved: Mapping[Weight, Weight], tensors: Mapping[str, Tensor]) -> Site:
@@ -128,12 +133,21 @@ def refuse_other_weights(
 ) -> None:
     """Raises unless the model holds W * M of the parts, or held it when a pruner was attached."""
     for weight, mask in spread(parts, masks).items():
-        held = (weight.held, at_attach.get(weight.name, weight.held))
-        if not any(torch.equal(tensor, weight.effective(mask)) for tensor in held):
+        held = (weight.held, at_attach.get(weight.name, weight.held).to(mask.device))
+        if not any(_is_effective(tensor, weight, mask) for tensor in held):
             raise InvalidInputError(
                 f"The model's {weight.name} is not the one saved with the state in {folder}: it is not the dense "
                 "weight times the mask. Load the model from the same checkpoint before the pruner's state."
             )
+
+
+def _is_effective(tensor: Tensor, weight: Weight, mask: Tensor) -> bool:
+    """Whether a tensor is W * M: to the bit, but for gates, which come out otherwise in a last place where shards are."""
+    effective = weight.effective(mask)
+    if mask.dtype is torch.bool:
+        return torch.equal(tensor, effective)
+    nearly = 8 * torch.finfo(effective.dtype).eps * weight.dense.to(mask.device).abs()
+    return tensor.shape == effective.shape and bool(((tensor - effective).abs() <= nearly).all())
 
 
 def _difference(saved: Any, mine: Any) -> str:

@@ -300,7 +300,9 @@ class SelectNofM(Select):
     m: int = 2
 
     def __call__(self, scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
-        return keep_n_of_m(scores, max(self.least, budget(self.m, density)), self.m)  # n / m * m may fall short of n
+        return keep_n_of_m(
+            scores, max(self.least, budget(self.m, density)), self.m, self.ranks
+        )  # n / m * m may fall short of n
 
 
 # Other rules than a budget.
@@ -346,14 +348,14 @@ def least_of(groups: int, share: float) -> int:
     return math.floor(share * groups) + 1
 
 
-def keep_n_of_m(scores: Sequence[Tensor], n: int, m: int) -> list[Tensor]:
+def keep_n_of_m(scores: Sequence[Tensor], n: int, m: int, ranks: Ranks = ALONE) -> list[Tensor]:
     """Keeps the n highest of every m neighbours in the last dimension; equal ones from the front."""
-    refuse_nan(scores)
+    refuse_nan(scores, ranks)
     return [_keep_n_of_m(tensor, n, m) for tensor in scores]
 
 
 def _keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
-    columns = scores.reshape(*scores.shape[:-1], -1, m).unbind(-1)
+    columns = scores.reshape(*scores.shape[:-1], scores.shape[-1] // m, m).unbind(-1)
     ahead = [torch.zeros_like(columns[0], dtype=torch.int16) for _ in range(m)]  # how many of the m rank before each
     for first, second in itertools.combinations(range(m), 2):
         first_wins = columns[first] >= columns[second]

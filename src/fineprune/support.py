@@ -1,6 +1,8 @@
 """Which optimisers and trainers can be pruned around: those that touch parameters only in `step()`."""
 
+import json
 import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,28 @@ from .ranks import Ranks, local
 DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP, FSDP2 (fully_shard) or one process."
 
 FSDP1 = "FSDP1 flattens the weights and cannot be pruned. Use FSDP2 (fully_shard; Accelerate's fsdp_version: 2), or DDP."
+
+
+def only_makes_state(optimizer: torch.optim.Optimizer, sharers: Ranks) -> bool:
+    """Whether a step is no step: PyTorch's sharded checkpoints take one with a rate of 0 and gradients of 0, to let an
+    optimiser make its state."""
+    if optimizer.state or any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
+        return False
+    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    return not sharers.any(any(gradient is not None and bool(local(gradient).any()) for gradient in gradients))
+
+
+def refuse_other_runs(everyone: Ranks, model: nn.Module, settings: Mapping[str, Any], total_steps: int) -> None:
+    """Raises, on every rank, if ranks are to prune other models, by another config or over another number of steps."""
+    shapes = {name: [str(parameter.dtype), *parameter.shape] for name, parameter in model.named_parameters()}
+    known = {"config": settings, "total_steps": total_steps, "model": shapes}
+    unlike = everyone.unequal([zlib.crc32(json.dumps(fact).encode()) for fact in known.values()], 0)
+    names = [name for name, is_unlike in zip(known, unlike, strict=True) if is_unlike]
+    if names:
+        raise InvalidInputError(
+            f"The ranks were given different values of {enumeration(names)} (total_steps is {total_steps} here). Every rank "
+            "takes as many steps, of the same model, by the same config; with loaders of different lengths give the shortest."
+        )
 
 
 def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -67,6 +67,8 @@ class PruningCallback(TrainerCallback, ExportableState):
         self._max_grad_norm = 0.0
         self._compared_at: int | None = None
         """The step at which the ranks were compared last."""
+        self._saved_at: int | None = None
+        """The step at which all ranks saved last."""
 
     # Begin and end.
 
@@ -76,7 +78,7 @@ class PruningCallback(TrainerCallback, ExportableState):
             self.pruner.detach()  # left from a run that broke off
             self._give_back_clipping()
         self._arguments, self._trainer_state, self._control = args, state, control
-        self._compared_at = None
+        self._compared_at = self._saved_at = None
         clip = float(args.max_grad_norm or 0.0)
         self.pruner = Pruner(
             kwargs["model"], kwargs["optimizer"], self.config, total_steps=state.max_steps, max_grad_norm=clip or None
@@ -138,13 +140,18 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def _save_together(self, control: TrainerControl) -> None:
         pruner = self._attached()
-        if pruner.alone or not (control.should_save or control.should_evaluate) or self._compared_at == self._step:
+        if pruner.alone:
             return
-        self._compared_at = self._step
         if self._keeps_state(control):
-            pruner.save(self._checkpoint())
-        else:
+            self._save_once()
+        elif (control.should_save or control.should_evaluate) and self._compared_at != self._step:
             pruner.check_ranks()
+            self._compared_at = self._step
+
+    def _save_once(self) -> None:
+        if self._saved_at != self._step:
+            self._attached().save(self._checkpoint())
+            self._saved_at = self._compared_at = self._step
 
     # Logs.
 
@@ -176,7 +183,8 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Checks that the state lies in the checkpoint."""
-        self._save_together(control)  # where another callback, or a best model, asked for it
+        if not (self._attached().alone or args.save_only_model or state.is_hyper_param_search):
+            self._save_once()  # where another callback, or a best model, asked for it: by now control.should_save is False
         if not args.save_only_model and state.is_world_process_zero and not (self._checkpoint() / pruner_state.FACTS).is_file():
             logger.warning("%s holds no pruner state and cannot be resumed (a hyper-parameter search?).", self._checkpoint())
 

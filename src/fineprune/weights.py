@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .ranks import local
+from .ranks import is_sharded, local
 
 PROBE = 64
 """How many values of each weight are compared at each step to notice a change that PyTorch does not count."""
@@ -111,11 +111,17 @@ class Weight:
             self.dense.copy_(self.held)
 
     def end_gradient(self) -> None:
-        """Leaves G * M to the optimiser; of a frozen weight nothing, so that it has no moments for it either."""
-        if self.frozen:
+        """Leaves G * M to the optimiser; of a frozen weight nothing, so that it has no moments for it either.
+
+        Where it is sharded it has: PyTorch's sharded checkpoints ask for a state of every parameter.
+        """
+        gradient = self.gradient
+        if self.frozen and not is_sharded(self.parameter):
             self.parameter.grad = None
-        elif self.gradient is not None:
-            times_mask(self.gradient, self.mask)
+        elif self.frozen and gradient is not None:
+            gradient.zero_()
+        elif gradient is not None:
+            times_mask(gradient, self.mask)
 
     def apply(self, mask: Tensor) -> None:
         """Lets the parameter, which holds W, hold W' = W * M, in place."""
