@@ -51,6 +51,7 @@ from fineprune import (
     TrainingError,
     Uniform,
     control,
+    meeting,
     ranks,
 )
 from fineprune.proximal import GroupLasso
@@ -166,8 +167,7 @@ def prune(
     if saved is not None:
         pruner.load(saved)
     torch.manual_seed(7 + rank)  # what is drawn in training is not the same on all ranks
-    with mock.patch.object(control, "SAMPLE", 32):  # so that what is sampled is not all
-        go_on(wrapped, pruner, optimizer, rank, world_size, steps)
+    go_on(wrapped, pruner, optimizer, rank, world_size, steps)
     return model, pruner, optimizer
 
 
@@ -180,6 +180,7 @@ def save(folder: Path, model: nn.Module, pruner: Pruner, optimizer: torch.optim.
         torch.save(state, folder / "model.pt")
 
 
+@mock.patch.object(control, "SAMPLE", 32)  # so that what is sampled is not all
 def go_on(model: nn.Module, pruner: Pruner, optimizer: Any, rank: int, world_size: int, until: int) -> None:
     generator = torch.Generator().manual_seed(5)
     batches = [torch.randn(rows, 16, generator=generator, dtype=torch.float64) for rows in ROWS]
@@ -279,10 +280,10 @@ def break_off_alone(rank: int, world_size: int) -> None:
 def alone_at_the_door(rank: int, world_size: int) -> None:
     """Where one rank saves and the others do not, it must say so, and not wait for ever."""
     distributed.barrier()
-    ranks.PATIENCE = datetime.timedelta(seconds=4)
+    meeting.PATIENCE = datetime.timedelta(seconds=2)
     _, pruner, _ = prune(RUNS["movement"], "ddp", rank, world_size)
     if rank == 0:
-        with pytest.raises(TrainingError, match=r"Not every rank came to compare or to save: .*every rank calls them"):
+        with pytest.raises(TrainingError, match=r"Rank 1.* did not come to compare or to save\. .*every rank calls them"):
             pruner.save("nowhere")
     pruner.detach()
 

@@ -20,6 +20,7 @@ FLOORS: dict[str, float] = {
     "version": 0,
     "noise": 0.5,
     "control": 0.5,
+    "meeting": 0.2,
     "ranks": 0.2,
     "counting": 0.3,
     "selection": 0.5,

@@ -24,6 +24,7 @@ from . import building, inspection, masks, parts, ranks, saving, support, target
 from .clipping import joint_norm, times
 from .config import PruningConfig
 from .errors import InvalidInputError, TrainingError, enumeration, is_number
+from .meeting import Meeting
 from .methods import Penalised
 from .parts import Part
 from .ranks import Ranks, local
@@ -93,7 +94,7 @@ class Pruner:
         if any(isinstance(getattr(hook, "__self__", None), Pruner) for hook in hooks):
             raise InvalidInputError("This optimiser has a pruner already. Close that one first.")
         ranks.reshard(self._model)
-        self._everyone = ranks.everyone()
+        self._everyone = Meeting.of_all()
         support.refuse_other_runs(self._everyone, self._model, saving.settings(config), total_steps)
         self._parts = building.build(self._model, self._groups(), config, total_steps, ranks.shared_seed())
         self._skipping = False
@@ -517,8 +518,8 @@ class Pruner:
         wrong = self._everyone.unequal(self._checksums(), self._ranks.place)
         if self._ranks.count > 1:
             again = parts.spread(self._parts, parts.masks(self._parts, self.step))
-            astray = self._everyone.totals([not torch.equal(weight.mask, again[weight]) for weight in self._weights])
-            wrong = [one or bool(other) for one, other in zip(wrong, astray, strict=True)]
+            astray = self._everyone.any([not torch.equal(weight.mask, again[weight]) for weight in self._weights])
+            wrong = [one or other for one, other in zip(wrong, astray, strict=True)]
         if any(wrong):
             names = [weight.name for weight, is_wrong in zip(self._weights, wrong, strict=True) if is_wrong]
             raise TrainingError(

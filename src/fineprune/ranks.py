@@ -4,19 +4,13 @@ Under FSDP2 (`fully_shard`) each process holds some rows of every weight, and so
 of the whole is a sum, a maximum, or a few values: these travel. Under DDP, or alone, a process holds the whole.
 """
 
-import atexit
-import contextlib
-import datetime
-import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-
-from .errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -60,35 +54,6 @@ class Ranks:
         """Whether the answer is yes on one of the ranks, at least."""
         return self.totals([int(answer)])[0] > 0
 
-    def unequal(self, values: Sequence[int], place: int) -> list[bool]:
-        """Tells of each value whether ranks that give the same place give different ones.
-
-        Raises:
-            TrainingError: if a rank does not come.
-        """
-        with _all_coming():
-            seen = self.stacked(torch.tensor([place, *values]))
-        peers = [seen[seen[:, 0] == row[0]] for row in seen]
-        return torch.stack([(rows != rows[0]).any(0) for rows in peers]).any(0)[1:].tolist()
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Lets all ranks fail where one of them does: the others would wait for it.
-
-        Raises:
-            TrainingError: if another rank has failed.
-        """
-        try:
-            yield
-        except Exception:
-            with _all_coming():
-                self.any(True)
-            raise
-        with _all_coming():
-            failed = self.any(False)
-        if failed:
-            raise TrainingError("Another rank failed, and this one stops with it: its message says why.")
-
     def joined(self, values: Tensor) -> Tensor:
         """Returns the values of all ranks, one after the other along the first dimension, which may be of different lengths."""
         if self.group is None:
@@ -117,46 +82,6 @@ class Ranks:
 
 ALONE = Ranks()
 """This process holds the whole."""
-
-PATIENCE = datetime.timedelta(minutes=30)
-"""How long a rank waits for the others where all of them must come, and rank 0 may have to write a large file."""
-
-
-def everyone() -> Ranks:
-    """Returns all processes of the run, in a group of their own; every process calls it.
-
-    In a group of its own nothing that only some ranks ask for can be taken for a message of the training.
-    """
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return ALONE
-    return Ranks(_meeting(distributed.group.WORLD, PATIENCE))
-
-
-@functools.lru_cache(maxsize=1)
-def _meeting(world: Any, patience: datetime.timedelta) -> Any:
-    """The group in which all processes of one world meet: one, whatever the number of pruners."""
-    group = distributed.new_group(backend="gloo", timeout=patience)
-    atexit.register(_leave, group)
-    return group
-
-
-def _leave(group: Any) -> None:
-    """Ends a group before the interpreter does, which could meet its threads at work."""
-    _meeting.cache_clear()
-    with contextlib.suppress(AssertionError, RuntimeError, ValueError):  # all groups may have been ended already
-        distributed.destroy_process_group(group)
-
-
-@contextlib.contextmanager
-def _all_coming() -> Iterator[None]:
-    """Says in words when a rank does not come."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise TrainingError(
-            f"Not every rank came to compare or to save: {error}. Either one has died, or not all have called save(), "
-            "save_mask(), load() or check_ranks(): every rank calls them, and rank 0 writes."
-        ) from error
 
 
 def shared_seed() -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import ranks
 from .errors import InvalidInputError, TrainingError, enumeration
+from .meeting import Meeting
 from .ranks import Ranks, local
 
 DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP, FSDP2 (fully_shard) or one process."
@@ -27,11 +28,11 @@ def only_makes_state(optimizer: torch.optim.Optimizer, sharers: Ranks) -> bool:
     return not sharers.any(any(gradient is not None and bool(local(gradient).any()) for gradient in gradients))
 
 
-def refuse_other_runs(everyone: Ranks, model: nn.Module, settings: Mapping[str, Any], total_steps: int) -> None:
+def refuse_other_runs(everyone: Meeting, model: nn.Module, settings: Mapping[str, Any], total_steps: int) -> None:
     """Raises, on every rank, if ranks are to prune other models, by another config or over another number of steps."""
     shapes = {name: [str(parameter.dtype), *parameter.shape] for name, parameter in model.named_parameters()}
     known = {"config": settings, "total_steps": total_steps, "model": shapes}
-    unlike = everyone.unequal([zlib.crc32(json.dumps(fact).encode()) for fact in known.values()], 0)
+    unlike = everyone.unequal([zlib.crc32(json.dumps(fact).encode()) for fact in known.values()])
     names = [name for name, is_unlike in zip(known, unlike, strict=True) if is_unlike]
     if names:
         raise InvalidInputError(
