@@ -364,10 +364,13 @@ def sharded(choice: Choice, seed: int, rank: int, processes: int, folder: Path) 
 # What it comes to.
 
 
-def needs(model: Model, row: Mapping[str, Any], variant: str = "local, clipped") -> float:
+def needs(model: Model, row: Mapping[str, Any], sharded: bool = False, variant: str = "local, clipped") -> float:
     """Returns the bytes at the peak of a step: weights, gradients, moments, and what pruning adds. Without activations."""
     dense: float = 4 * row["weights"]  # the weight, its gradient and two moments, all of one type
     added: float = row["peaks"][variant] + _product(model, row) if "peaks" in row else 0.0
+    choice = CHOICES[row["choice"]]
+    if sharded and choice is not None and choice.frozen_weights:
+        added += 2 * row["weights"]  # there the optimiser keeps the moments of frozen weights
     return (model.pruned + model.others) * dense + model.pruned * added
 
 
@@ -419,8 +422,8 @@ def table_of_models(rows: Sequence[Mapping[str, Any]]) -> str:
     def line(row: Mapping[str, Any]) -> list[str]:
         choice = CHOICES[row["choice"]]
         shards = choice is None or choice.scores.shards
-        needed = [needs(model, row) / 1e9 for model in MODELS.values()]
-        cells = [(f"{each:.1f}", f"{each / SHARED:.1f}" if shards else "refused") for each in needed]
+        needed = [(needs(model, row) / 1e9, needs(model, row, sharded=True) / SHARED / 1e9) for model in MODELS.values()]
+        cells = [(f"{one:.1f}", f"{each:.1f}" if shards else "refused") for one, each in needed]
         return [row["dtype"], row["choice"], *itertools.chain(*cells)]
 
     return _markdown(["weights", "pruning", *where], map(line, rows))
