@@ -11,7 +11,7 @@ quickstart: $(VENV)/.quickstart
 	$(VENV)/bin/fineprune quickstart
 
 test: $(VENV)/.test
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test
 	$(RUN) ruff format --check .
