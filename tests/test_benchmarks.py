@@ -25,7 +25,7 @@ def benchmark(name: str) -> ModuleType:
     ("name", "rows"),
     [
         *(("training_overhead", "rows"), ("density_control", "runs"), ("defaults", "runs"), ("shrink", "rows")),
-        ("storage", "rows"),
+        *(("storage", "rows"), ("selection", "rows")),
     ],
 )
 def test_the_table_in_the_page_is_what_was_measured(name: str, rows: str) -> None:
@@ -65,6 +65,14 @@ def test_the_table_of_faults_is_what_was_seen(monkeypatch: pytest.MonkeyPatch) -
     rows = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text(encoding="utf-8"))["rows"]
     assert benchmark("faults").table(rows) in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     assert Counter(row["kind"] for row in rows if row["equal"]) == {"trainer": 10, "fsdp": 10, "example": 10}
+
+
+def test_selection_is_exact_and_its_growth_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "selection.json").read_text(encoding="utf-8"))["rows"]
+    assert all(row["same"] for row in rows)
+    growth = benchmark("selection").growth(rows)
+    assert len(growth.splitlines()) == 7
+    assert growth in (ROOT / "docs" / "selection.md").read_text(encoding="utf-8")
 
 
 def test_packed_files_come_close_to_the_bound() -> None:

@@ -276,7 +276,7 @@ def test_the_adaptive_scope_gives_more_to_the_matrix_that_matters_more(attach: A
     model = Stack()
     pruner = attach(model, adamw(model), structure=Rows(), scope="adaptive", density=0.5)
     for site in pruner._sites:
-        site.scores.fill_(1.0 if site.name.startswith("blocks.0") else -1.0)
+        site.value().fill_(1.0 if site.name.startswith("blocks.0") else -1.0)
     counts = [int(mask.sum()) for mask in pruner._parts[0].masks(10)]
     # sigmoid(1) and sigmoid(-1) are 0.731 and 0.269: of 12 and of 8 groups that many, rounded
     assert counts == [9, 6, 3, 2]

@@ -116,7 +116,8 @@ def _bracket(flat: Sequence[Any], count: int) -> tuple[float, float]:
     total = sum(map(len, flat))
     if total < 4 * SAMPLE:
         return -math.inf, math.inf
-    values = np.sort(np.concatenate([values[:: total // SAMPLE] for values in flat]))[::-1]
+    stride = total // SAMPLE | 1  # odd: not always the same columns
+    values = np.sort(np.concatenate([values[::stride] for values in flat]))[::-1]
     share = count / total
     spread = 3 * math.sqrt(share * (1 - share) / len(values))
     last = len(values) - 1
