@@ -277,6 +277,22 @@ def break_off_alone(rank: int, world_size: int) -> None:
     pruner.detach()
 
 
+def frozen_goes_on(rank: int, world_size: int, folder: Path) -> None:
+    """A run with frozen weights resumes to the bit, also by PyTorch's checkpoints, which ask for a state of every parameter."""
+    model, pruner, _ = prune(RUNS["frozen"], "fsdp", rank, world_size)
+    pruner.save_mask(folder / "frozen.mask")
+    whole = outcome(model, pruner)
+    pruner.detach()
+    model, pruner, optimizer = prune(RUNS["frozen"], "fsdp", rank, world_size, HALF)
+    save(folder / "frozen", model, pruner, optimizer, rank)
+    pruner.detach()
+    distributed.barrier()
+    model, pruner, _ = prune(RUNS["frozen"], "fsdp", rank, world_size, saved=folder / "frozen")
+    found = outcome(model, pruner)
+    assert [name for name in whole if not torch.equal(found[name], whole[name])] == []
+    pruner.detach()
+
+
 def alone_at_the_door(rank: int, world_size: int) -> None:
     """Where one rank saves and the others do not, it must say so, and not wait for ever."""
     distributed.barrier()
@@ -312,9 +328,7 @@ def main(rank: int, world_size: int, folder: str, saved: str) -> None:
     hear_of_a_change(rank, world_size)
     hear_of_another_run(rank)
     break_off_alone(rank, world_size)
-    _, pruner, _ = prune(RUNS["frozen"], "fsdp", rank, world_size)
-    pruner.save_mask(Path(folder) / "frozen.mask")
-    pruner.detach()
+    frozen_goes_on(rank, world_size, Path(folder))
     results = {}
     for name in SAVED:
         model, pruner, optimizer = prune(RUNS[name], "fsdp", rank, world_size, HALF)
