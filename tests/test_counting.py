@@ -82,3 +82,12 @@ def test_whole_numbers_in_the_order_of_the_scores(values: list[float]) -> None:
         numbers = ordered(scores)
         assert torch.equal(numbers[:, None] < numbers, scores[:, None] < scores)
         assert torch.equal(numbers[:, None] == numbers, scores[:, None] == scores)
+
+
+def test_a_prefix_ends_at_the_first_group_that_does_not_fit() -> None:
+    """The small groups of the second matrix would fit, but rank behind the large ones of the first, which tie with them."""
+    found = on_ranks(2, lambda rank: keep_across([torch.zeros(2), torch.zeros(3)], [5, 1], [0, 0], [12], rank))
+    assert [[mask.tolist() for mask in of_rank] for of_rank in found] == [
+        [[True, True], [False] * 3],
+        [[False] * 2, [False] * 3],
+    ]
