@@ -8,7 +8,7 @@ small BERT with dropout; all save every 10 of 100 steps. A run that nobody distu
 was done. Then, for each kill: a moment is drawn uniformly over that time, from the first step to the end. The run is started
 anew, and when it has done the last step before the moment, one of its ranks gets SIGKILL from outside, as long after that step
 as the moment is; torchrun takes the rest down; the same command is given again, and goes on from the last whole checkpoint.
-Compared on each rank, to the bit: weights, optimiser, scores, their moments, dense weights, masks. Where a run was over before
+Compared on each rank, bit for bit: weights, optimizer, scores, their moments, dense weights, masks. Where a run was over before
 it could be killed, a moment is drawn anew.
 """
 
@@ -37,7 +37,7 @@ from torch import Tensor, distributed, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fineprune import Movement, Pruner, PruningConfig
-from fineprune.ranks import local
+from fineprune.distributed.process_group import local
 
 RANKS, STEPS, SAVE_STEPS = 2, 100, 10
 RANK = int(os.environ.get("RANK", "0"))
@@ -57,8 +57,8 @@ def trainer(folder: Path) -> Pruner:
     """The stock Trainer; each rank with random numbers of its own."""
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
 
-    from fineprune.checkpoints import last_whole_checkpoint
-    from fineprune.trainer import PruningCallback
+    from fineprune.trainer.callback import PruningCallback
+    from fineprune.trainer.checkpoints import last_whole_checkpoint
 
     set_seed(0)
     small = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=200)
@@ -104,7 +104,7 @@ def fsdp(folder: Path) -> Pruner:
             whole = checkpoint
             break
         print(f"Passing over {checkpoint}: its save did not finish.")
-    if whole is not None:  # before there is a pruner: PyTorch loads an optimiser by way of an empty step
+    if whole is not None:  # before there is a pruner: PyTorch loads an optimizer by way of an empty step
         weights, state = torch.load(whole / "training.pt", weights_only=True)
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state, options=options)
     config = PruningConfig(Movement(), 0.10, scope="global", target_modules=[f"{place}.0" for place in range(len(model))])
@@ -139,7 +139,7 @@ def job(kind: str, folder: Path) -> None:
     def tell(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         owners = [getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
         pruners = [owner for owner in owners if isinstance(owner, Pruner)]
-        if pruners:  # it is not the optimiser of scores
+        if pruners:  # it is not the optimizer of scores
             steps.append(pruners[0].step)
             times.append(time.monotonic())
             new = folder / f".progress-{RANK}"
