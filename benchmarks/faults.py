@@ -158,11 +158,11 @@ def job(kind: str, folder: Path) -> None:
 
 def _hashes(pruner: Pruner) -> dict[str, str]:
     """The SHA-256 of everything that a rank holds."""
-    held: dict[str, Tensor] = dict(pruner._model.state_dict())
-    for number, state in pruner._optimizer.state_dict()["state"].items():
+    held: dict[str, Tensor] = dict(pruner._masked.model.state_dict())
+    for number, state in pruner._step.optimizer.state_dict()["state"].items():
         held |= {f"optimizer.{number}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
-    held |= {f"mask.{weight.name}": weight.mask for weight in pruner._weights}
-    for site in pruner._sites:
+    held |= {f"mask.{weight.name}": weight.mask for weight in pruner._masked.weights}
+    for site in pruner._masked.sites:
         held |= {f"pruner.{name}": tensor for name, tensor in site.tensors().items()}
     flat = {name: local(tensor).detach().contiguous().view(-1).view(torch.uint8) for name, tensor in held.items()}
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in flat.items()}

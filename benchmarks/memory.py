@@ -236,9 +236,11 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
 
 def held(pruner: Pruner) -> dict[str, int]:
     """Returns the bytes of what a pruner holds, by kind."""
-    kept = [(name, tensor) for site in pruner._sites for name, tensor in site.tensors().items()]
+    kept = [(name, tensor) for site in pruner._masked.sites for name, tensor in site.tensors().items()]
     kinds = {kind: nbytes(tensor for name, tensor in kept if name.startswith(f"{kind}.")) for kind in KINDS}
-    return kinds | {"masks": nbytes([*(weight.mask for weight in pruner._weights), *(site.mask for site in pruner._sites)])}
+    return kinds | {
+        "masks": nbytes([*(weight.mask for weight in pruner._masked.weights), *(site.mask for site in pruner._masked.sites)])
+    }
 
 
 class Bench:

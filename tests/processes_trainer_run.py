@@ -129,8 +129,8 @@ def shards(made: Trainer) -> dict[str, Tensor]:
     """What a rank holds of the model and of the pruner's state."""
     pruner = pruner_of(made)
     held = {name: local(tensor) for name, tensor in made.model.state_dict().items()}
-    held |= {f"mask {weight.name}": weight.mask for weight in pruner._weights}
-    return held | {name: tensor for site in pruner._sites for name, tensor in site.tensors().items()}
+    held |= {f"mask {weight.name}": weight.mask for weight in pruner._masked.weights}
+    return held | {name: tensor for site in pruner._masked.sites for name, tensor in site.tensors().items()}
 
 
 def sharded(folder: Path) -> None:

@@ -489,7 +489,7 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_new(save: Save, tmp_path:
     [
         "safetensors.torch.save_file",
         "fineprune.apps.convert.import_prunebert.shutil.copyfile",
-        "fineprune.pruner.state_files.os.replace",
+        "fineprune.files.os.replace",
     ],
 )
 def test_a_full_disk_leaves_nothing_behind(step: str, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,9 +509,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(save: Save, tmp_path:
     events: list[str] = []
     flush, replace = files.flush, os.replace
     monkeypatch.setattr(files, "flush", lambda path: (flush(path), events.append(path.suffix)))
-    monkeypatch.setattr(
-        "fineprune.pruner.state_files.os.replace", lambda old, new: (replace(old, new), events.append("renamed"))
-    )
+    monkeypatch.setattr("fineprune.files.os.replace", lambda old, new: (replace(old, new), events.append("renamed")))
     import_prunebert.convert(save(), tmp_path / "plain", threshold=0.5)
     assert sorted(events[:4]) == [".json", ".md", ".safetensors", ".tmp"]
     assert events[4:] == ["renamed", ""]

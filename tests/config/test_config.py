@@ -164,7 +164,7 @@ METHOD = {"class_path": "Magnitude"}
         ({"method": {**METHOD, "args": {}}, "density": 0.1}, "takes class_path, and init_args"),
         ({"method": {"class_path": "Movement", "init_args": {"scor_lr": 1}}}, "Movement has no setting 'scor_lr'"),
         ({"method": {"class_path": "Movement", "init_args": [1]}}, "Movement was given as [1]"),
-        ({"method": {"class_path": "Movement", "init_args": {"init": METHOD}}}, "it takes a init"),
+        ({"method": {"class_path": "Movement", "init_args": {"init": METHOD}}}, "init must be a score initialisation"),
         ({"method": {"class_path": "Movement", "init_args": {"score_lr": {"class_path": "Uniform"}}}}, "above 0"),
         ({"method": "Movement", "density": 0.1}, "method was given as 'Movement'; it takes one of"),
         ({"method": {"class_path": "Uniform"}, "density": 0.1}, "method was given as Uniform(bound=0.01); it takes one of"),
@@ -198,7 +198,7 @@ def test_a_density_is_above_zero_and_at_most_one(density: object) -> None:
 
 
 def test_no_density_is_refused_by_methods_that_rank() -> None:
-    with pytest.raises(InvalidInputError, match="Movement was given no density"):
+    with pytest.raises(InvalidInputError, match="Movement needs a density"):
         PruningConfig(Movement())
 
 
@@ -278,7 +278,7 @@ def test_a_rule_that_settles_its_density_takes_none_from_the_config() -> None:
         ),
         ((Movement(), 0.1), Rule(["up"], L0(penalty=2.0), 0.2), "was given density=0.2 and penalty=2.0"),
         ((SoftMovement(penalty=2.0), None), Rule(["up"], density=0.2), "was given density=0.2 and penalty=2.0"),
-        ((SoftMovement(penalty=2.0), None), Rule(["up"], Movement()), "Movement was given no density"),
+        ((SoftMovement(penalty=2.0), None), Rule(["up"], Movement()), "Movement needs a density"),
         ((SoftMovement(), 0.1), Rule(["up"], structure=NofM(2, 4)), "which SoftMovement does not do"),
         ((Movement(), 0.1), Rule(["up"], scope="globl"), "did you mean 'global'"),
         ((Movement(), 0.1), Rule(["up"], method=Movement), "method was given as"),
@@ -360,7 +360,7 @@ def test_the_modules_of_a_rule_share_a_budget_of_their_own(attach: Attach) -> No
     optimizer = adamw(model)
     method = Movement(Uniform())
     pruner = attach(model, optimizer, scope="global", density=0.25, method=method, rules=[Rule(["up"], density=0.5)])
-    for site in pruner._sites:
+    for site in pruner._masked.sites:
         if site.name.startswith("blocks.0"):
             site.value().add_(1)
     train(model, optimizer, stack_batches(10))
@@ -422,7 +422,7 @@ def test_a_run_with_rules_is_saved_and_resumed(attach: Attach, tmp_path: Path) -
     for each in (pruner, other):
         train(each._model, each._optimizer, stack_batches(10)[6:])
     assert differences(everything(pruner), everything(other)) == []
-    assert [part.controller for part in pruner._pools] == [part.controller for part in other._pools]
+    assert [part.controller for part in pruner._masked.pools] == [part.controller for part in other._pools]
 
 
 def test_a_state_of_other_rules_is_refused(attach: Attach, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def one_process() -> Iterator[None]:
 
 def test_what_is_no_optimizer() -> None:
     refuse(Stack(), None, "optimizer was given as NoneType")
-    refuse(Stack(), "adamw", "it takes a torch.optim.Optimizer")
+    refuse(Stack(), "adamw", "must be a torch.optim.Optimizer")
 
 
 @pytest.mark.parametrize("kind", [schedulefree.AdamWScheduleFree, schedulefree.SGDScheduleFree])
@@ -201,12 +201,12 @@ def test_a_schedule_longer_than_the_run() -> None:
 @pytest.mark.parametrize("total", [0, -1, 2.0, True, None, "10"])
 def test_a_number_of_steps_is_asked_for(total: object) -> None:
     model = Stack()
-    with pytest.raises(InvalidInputError, match="total_steps was given as"):
+    with pytest.raises(InvalidInputError, match="total_steps must be the number of optimizer steps, 1 or above, got"):
         Pruner(model, adamw(model), config(), total_steps=total)
 
 
 @pytest.mark.parametrize("norm", [0, 0.0, -1.0, float("nan"), float("inf"), True, "1"])
 def test_a_norm_above_zero_is_asked_for(norm: object) -> None:
     model = Stack()
-    with pytest.raises(InvalidInputError, match="max_grad_norm was given as"):
+    with pytest.raises(InvalidInputError, match="max_grad_norm must be a number above 0, or None, got"):
         Pruner(model, adamw(model), config(), total_steps=10, max_grad_norm=norm)

@@ -1,14 +1,12 @@
 """Steering a penalty by feedback, so that a run ends at the density it was asked for."""
 
 import math
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-SAMPLE = 1 << 16
-"""About so many scores are looked at, spread evenly over all sites; all of them where there are no more."""
 
 
 @dataclass
@@ -53,6 +51,34 @@ class Controller:
         self.penalty = _within(self.strongest, proportional + self.integral) * unit
         if abs(proportional) < 1:  # further away it would wind up; and no drift is faster than the optimizer
             self.integral = _within(1.0, self.integral + proportional / (4 * self.horizon))
+
+
+class Ranking(ABC):
+    """The scores of all sites that share a budget, as a steered method sees them: sampled, with the density asked for."""
+
+    density: float
+    """The density asked for at this step."""
+    density_ahead: float
+    """The density asked for one horizon later."""
+    finished: bool
+    """Whether the schedule's final value is in force."""
+
+    @abstractmethod
+    def at(self, *densities: float) -> list[float]:
+        """Returns for each density a score: the groups at or above it hold that fraction of all weights, by the sample."""
+
+    @abstractmethod
+    def share_above(self, cut: float) -> tuple[float, float]:
+        """Returns the fraction of the weights whose groups' scores lie above a cut: read off the sample, and counted."""
+
+    @abstractmethod
+    def typical_penalty(self, slope: Callable[[Tensor], Tensor], low: float, high: float) -> float:
+        """Returns the lambda whose penalty equals the typical gradient of the scores between two values.
+
+        Args:
+            slope: R'(S) of each score, before the means are taken.
+            low, high: the scores to look at.
+        """
 
 
 def _within(bound: float, value: float) -> float:

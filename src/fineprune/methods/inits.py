@@ -30,7 +30,7 @@ class Constant(ScoreInit):
 
     def __post_init__(self) -> None:
         if not is_number(self.value) or not math.isfinite(self.value):
-            raise InvalidInputError(f"Constant was given value={self.value!r}; scores are initialised as finite numbers.")
+            raise InvalidInputError(f"value of Constant must be a finite number, got {self.value!r}.")
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         return torch.full_like(magnitude, self.value)
@@ -46,7 +46,7 @@ class Uniform(ScoreInit):
         check_positive(self, "bound", self.bound)
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
-        return _uniform(magnitude, generator).mul_(2 * self.bound).sub_(self.bound)
+        return uniform(magnitude, generator).mul_(2 * self.bound).sub_(self.bound)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class FromMagnitude(ScoreInit):
         return self.scale * magnitude / mean if mean > 0 else torch.zeros_like(magnitude)
 
 
-def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Returns numbers from 0 to 1 in the shape, type and device of `like`."""
     return torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
@@ -86,4 +86,4 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 def check_positive(owner: object, name: str, value: float) -> None:
     """Raises InvalidInputError unless a setting is a number above 0."""
     if not is_number(value) or not 0 < value < math.inf:
-        raise InvalidInputError(f"{type(owner).__name__} was given {name}={value!r}; it takes a number above 0.")
+        raise InvalidInputError(f"{name} of {type(owner).__name__} must be a number above 0, got {value!r}.")

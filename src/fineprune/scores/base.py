@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from ..methods.base import Method
+from ..methods.base import LearnedMethod, Method
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What PyTorch calls Adam's moments, which lie as what they are of; other optimizers may keep theirs otherwise."""
@@ -22,7 +22,7 @@ class ScoreForm(ABC):
     shards: ClassVar[bool] = True
     """Whether each process can keep some rows of them for itself, as FSDP2 shares a weight out."""
 
-    made_anew: ClassVar[bool] = False
+    on_demand: ClassVar[bool] = False
     """Whether S in full takes memory only while it is asked for, so that it is better asked for one site at a time."""
 
     @abstractmethod
@@ -110,7 +110,7 @@ class Trained:
     def __init__(self, method: Method, tensor: Tensor, name: str = "") -> None:
         self.tensor = tensor
         self.name = name
-        self.optimizer = method.optimizer(tensor) if method.learns else None
+        self.optimizer = method.optimizer(tensor) if isinstance(method, LearnedMethod) else None
 
     def learn(self, gradient: Tensor, rate: float) -> None:
         assert self.optimizer is not None
@@ -157,7 +157,7 @@ def saved(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 
 def check_learns(form: ScoreForm, method: Method) -> None:
     """Raises InvalidInputError for a method whose scores do not learn."""
-    if not method.learns:
+    if not isinstance(method, LearnedMethod):
         raise InvalidInputError(
             f"scores was given as {form}, which is for scores that learn, and those of {method} do not. Take FullScores()."
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from ..methods.base import Method
+from ..methods.base import LearnedMethod, Method
 from .base import ALL, ScoreForm, Scores, check_learns, held, saved
 from .philox import CHUNK, random_bits
 
@@ -30,7 +30,7 @@ class BFloat16Scores(ScoreForm):
     value tie, and the lower index is kept.
     """
 
-    made_anew: ClassVar[bool] = True
+    on_demand: ClassVar[bool] = True
 
     def check(self, method: Method) -> None:
         check_learns(self, method)
@@ -57,6 +57,7 @@ class _Adam:
 
 def _adam_of(form: ScoreForm, method: Method) -> _Adam:
     """Returns the settings of the Adam with which a method's scores learn; raises InvalidInputError if it is none."""
+    assert isinstance(method, LearnedMethod)  # by `check_learns`
     optimizer = method.optimizer(torch.zeros(1))
     settings = optimizer.defaults
     if type(optimizer) is not torch.optim.Adam or settings["weight_decay"] or settings["amsgrad"] or settings["maximize"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..methods.base import Method
+from ..methods.base import LearnedMethod, Method
 from .base import ALL, ScoreForm, Scores, Trained, held, saved
 
 
@@ -30,7 +30,7 @@ class Full(Scores):
 
     def __init__(self, method: Method, scores: Tensor) -> None:
         self.method = method
-        self.learns = method.learns
+        self.learns = isinstance(method, LearnedMethod)
         self._scores = Trained(method, scores)
 
     def value(self, magnitude: Callable[[], Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from ..methods.base import Method
+from ..methods.base import Method, PenalisedMethod
 from .base import ALL, ScoreForm, Scores, Trained, check_learns, saved
 
 
@@ -32,7 +32,7 @@ class LowRankScores(ScoreForm):
     rank: int = 8
 
     shards: ClassVar[bool] = False
-    made_anew: ClassVar[bool] = True
+    on_demand: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
@@ -45,7 +45,7 @@ class LowRankScores(ScoreForm):
                 f"scores was given as {self}, which makes the init of the scores anew at each step, and {method} draws random "
                 "numbers for it. Take a init that draws none, as FromMagnitude() or Constant(0.0), or FullScores()."
             )
-        if method.steers and not method.decides_density:
+        if isinstance(method, PenalisedMethod) and not method.decides_density:
             raise InvalidInputError(
                 f"scores was given as {self}, and {method} without a penalty reaches its density by Adam's second moment of "
                 f"each score, which is not kept. Give {type(method).__name__} a penalty instead of the density, or take "
