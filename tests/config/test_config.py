@@ -276,8 +276,8 @@ def test_a_rule_that_settles_its_density_takes_none_from_the_config() -> None:
             Rule(["up"], density=0.2, structure=NofM(2, 4)),
             "keeps 0.5 of the weights; density was given as 0.2",
         ),
-        ((Movement(), 0.1), Rule(["up"], L0(penalty=2.0), 0.2), "was given density=0.2 and penalty=2.0"),
-        ((SoftMovement(penalty=2.0), None), Rule(["up"], density=0.2), "was given density=0.2 and penalty=2.0"),
+        ((Movement(), 0.1), Rule(["up"], L0(penalty=2.0), 0.2), "got density=0.2 and penalty=2.0"),
+        ((SoftMovement(penalty=2.0), None), Rule(["up"], density=0.2), "got density=0.2 and penalty=2.0"),
         ((SoftMovement(penalty=2.0), None), Rule(["up"], Movement()), "Movement needs a density"),
         ((SoftMovement(), 0.1), Rule(["up"], structure=NofM(2, 4)), "which SoftMovement does not do"),
         ((Movement(), 0.1), Rule(["up"], scope="globl"), "did you mean 'global'"),
@@ -420,7 +420,7 @@ def test_a_run_with_rules_is_saved_and_resumed(attach: Attach, tmp_path: Path) -
     pruner.save(tmp_path)
     other = resumed(attach, model, optimizer, tmp_path, **MANY_RULES)
     for each in (pruner, other):
-        train(each._model, each._optimizer, stack_batches(10)[6:])
+        train(each._masked.model, each._step.optimizer, stack_batches(10)[6:])
     assert differences(everything(pruner), everything(other)) == []
     assert [part.controller for part in pruner._masked.pools] == [part.controller for part in other._pools]
 

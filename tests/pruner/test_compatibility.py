@@ -36,7 +36,7 @@ def one_process() -> Iterator[None]:
 
 
 def test_what_is_no_optimizer() -> None:
-    refuse(Stack(), None, "optimizer was given as NoneType")
+    refuse(Stack(), None, "optimizer must be a torch.optim.Optimizer, got NoneType")
     refuse(Stack(), "adamw", "must be a torch.optim.Optimizer")
 
 

@@ -154,8 +154,8 @@ class MaskedModel:
         if self.processes.any(bool(changed)):
             names = enumeration(changed or ["weights of another rank"])
             raise TrainingError(
-                f"Between two steps something other than the optimizer changed {names} (a reload, an average swapped in?). "
-                "The pruner would overwrite it. Put the weights back before the step, or load the state that belongs to them with "
+                f"Something other than the optimizer changed {names} between two steps (a reload, an average swapped in?), and the "
+                "pruner would overwrite it. Put the weights back before the step, or load the state that belongs to them with "
                 "pruner.load()."
             )
 

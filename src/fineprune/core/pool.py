@@ -3,10 +3,9 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,12 +51,6 @@ class Pool:
     @property
     def method(self) -> Method:
         return self.config.method
-
-    def with_controller(self) -> "Pool":
-        """Returns this pool with a new controller, if its method needs one."""
-        if not isinstance(self.method, PenalisedMethod) or self.method.decides_density:
-            return self
-        return replace(self, controller=Controller(max(20.0, self.total_steps / 20), self.method.strongest))
 
     def value(self, step: int) -> float:
         """The schedule's value for a step."""
@@ -108,15 +101,6 @@ class Pool:
         whole = torch.zeros_like(surviving, dtype=torch.bool if mask is None else mask.dtype)
         return whole if mask is None else whole.masked_scatter_(surviving, mask)
 
-    def share_kept(self, masks: Sequence[Tensor]) -> float:
-        """The fraction of the budget that masks keep, of the surviving groups: the density asks for this."""
-        costs = [self.cost(site) for site in self.sites]
-        surviving = [
-            site.groups if groups is None else int(groups.count_nonzero())
-            for site, groups in zip(self.sites, self.surviving, strict=True)
-        ]
-        return float(np.dot(kept(masks, self.processes), costs) / max(np.dot(surviving, costs), 1))
-
     def samples(self, step: int) -> list[Tensor]:
         """M of each site for the forward passes of a step: sampled, where the method does."""
         if not isinstance(self.method, StochasticMethod):
@@ -150,18 +134,6 @@ class Pool:
         if not self.config.structure.linked:
             return len(self.sites) * site.groups
         return sum(other.groups * self.cost(other) for other in self.sites) / self.cost(site)
-
-    def figures(self, step: int) -> dict[str, float]:
-        """Figures to log: the density asked for where one is, lambda_t, and the cut on sigmoid(S) where there is one."""
-        figures = {} if self.method.decides_density else {"density_asked": self.value(step)}
-        if not isinstance(self.method, PenalisedMethod):
-            return figures
-        figures["penalty"] = self.penalty(step)
-        if not isinstance(self.method, PenalisedScores):
-            return figures
-        masks = [surviving_of(site.mask, surviving) for site, surviving in zip(self.sites, self.surviving, strict=True)]
-        threshold = self.method.threshold_in_force(self.scores(), masks, self.value(step), self.processes)
-        return figures if threshold is None else {**figures, "threshold": threshold}
 
 
 def surviving_of(tensor: Tensor, surviving: Tensor | None) -> Tensor:

@@ -64,8 +64,8 @@ class FromMagnitude(ScoreInit):
     The scale is the exchange rate between magnitude and movement: the larger it is, the more
     evidence it takes to overturn the magnitude's order. What a score can gather is bounded by the sum of the score rates
     over the run, score_lr * steps / 2 where they decay to 0: a scale of 0.3 was settled at a sum of 4
-    (docs/defaults.md). The scores of a matrix of zeros are 0. The magnitudes of groups of weights are stretched first, so that
-    the same scale means as much as for single weights.
+    (docs/measurements/defaults.md). The scores of a matrix of zeros are 0. The magnitudes of groups of weights are stretched
+    first, so that the same scale means as much as for single weights.
     """
 
     scale: float = 0.3

@@ -26,7 +26,7 @@ class Movement(LearnedMethod):
     weight moves toward zero and rises while it moves away. S learns by Adam without decay.
 
     By default the scores are initialised from the magnitude, not as the paper's 0: in runs of 800 steps scores initialised at 0
-    lose to magnitude pruning, and those initialised so do not (measured: docs/defaults.md). The paper's form is
+    lose to magnitude pruning, and those initialised so do not (measured: docs/measurements/defaults.md). The paper's form is
     `Movement(init=Constant(0.0))`.
 
     Args:
@@ -56,7 +56,7 @@ class SoftMovement(PenalisedScores):
         penalty: lambda. None: the config gives a density.
         threshold: the cut tau on sigmoid(S) at the end.
         init: how the scores start. None: with a penalty at 0, as in the paper; with a density from the magnitude, which in
-            short runs keeps more of the accuracy (measured: docs/defaults.md).
+            short runs keeps more of the accuracy (measured: docs/measurements/defaults.md).
         score_lr: the scores' base learning rate; it follows that of the weights.
     """
 

@@ -13,6 +13,8 @@ from ..core.weight import Weight
 from ..distributed import process_group
 from ..distributed.process_group import ProcessGroup
 from ..errors import InvalidInputError, enumeration
+from ..methods.base import Method, PenalisedMethod
+from ..methods.controller import Controller
 from ..models import targets
 from ..structures.base import Structure
 from ..structures.linked import Whole
@@ -71,9 +73,9 @@ class _Maker:
             key = self._free_key(next(iter(grouping)), sites)
             held = {self._weight(name, parameters[name], config): structure for name, structure in grouping.items()}
             sites.append(self._site(key, held, config, place + len(sites)))
-        pool = Pool(config, sites, self._total_steps, self._seed, place, self.processes).with_controller()
-        self.pools.append(pool)
-        return pool
+        controller = _controller(config.method, self._total_steps)
+        self.pools.append(Pool(config, sites, self._total_steps, self._seed, place, self.processes, controller))
+        return self.pools[-1]
 
     def _weight(self, name: str, parameter: nn.Parameter, config: PruningConfig) -> Weight:
         if name not in self.weights:
@@ -96,6 +98,12 @@ class _Maker:
         taken = {site.key for pool in self.pools for site in pool.sites} | {site.key for site in sites}
         numbered = (f"{name}.{number}" for number in itertools.count(2))
         return next(key for key in itertools.chain([name], numbered) if key not in taken)
+
+
+def _controller(method: Method, total_steps: int) -> Controller | None:
+    if not isinstance(method, PenalisedMethod) or method.decides_density:
+        return None
+    return Controller(max(20.0, total_steps / 20), method.strongest)
 
 
 def assign(model: nn.Module, config: PruningConfig) -> Assigned:

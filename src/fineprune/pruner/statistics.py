@@ -3,12 +3,16 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.masked_model import MaskedModel
+from ..core.pool import Pool, surviving_of
 from ..distributed.process_group import ProcessGroup
 from ..errors import enumeration
+from ..methods.base import PenalisedMethod
+from ..methods.penalised import PenalisedScores
 from ..selection.counts import groups, kept
 
 
@@ -30,7 +34,7 @@ def figures(masked: MaskedModel) -> dict[str, float]:
     }
     for number, pool in enumerate(masked.pools):
         suffix = f"_{number}" if len(masked.pools) > 1 else ""
-        found |= {f"{name}{suffix}": figure for name, figure in pool.figures(masked.step).items()}
+        found |= {f"{name}{suffix}": figure for name, figure in _figures_of(pool, masked.step).items()}
     return found
 
 
@@ -43,12 +47,35 @@ def warnings(masked: MaskedModel) -> Iterator[str]:
     for pool in masked.pools:
         if pool.controller is None or not pool.finished(masked.step):
             continue
-        share, asked = pool.share_kept(pool.masks(masked.step)), pool.value(masked.step)
+        share, asked = share_kept(pool, pool.masks(masked.step)), pool.value(masked.step)
         if abs(share - asked) > 0.05 * asked:
             yield (
                 f"The density is {share:.4f}, and {asked:.4f} was asked for: the scores had no time to get there. "
                 "Train longer, or raise score_lr."
             )
+
+
+def _figures_of(pool: Pool, step: int) -> dict[str, float]:
+    """Figures to log: the density asked for where one is, lambda_t, and the cut on sigmoid(S) where there is one."""
+    figures = {} if pool.method.decides_density else {"density_asked": pool.value(step)}
+    if not isinstance(pool.method, PenalisedMethod):
+        return figures
+    figures["penalty"] = pool.penalty(step)
+    if not isinstance(pool.method, PenalisedScores):
+        return figures
+    masks = [surviving_of(site.mask, surviving) for site, surviving in zip(pool.sites, pool.surviving, strict=True)]
+    threshold = pool.method.threshold_in_force(pool.scores(), masks, pool.value(step), pool.processes)
+    return figures if threshold is None else {**figures, "threshold": threshold}
+
+
+def share_kept(pool: Pool, masks: Sequence[Tensor]) -> float:
+    """The fraction of the budget that masks keep, of the surviving groups: the density asks for this."""
+    costs = [pool.cost(site) for site in pool.sites]
+    surviving = [
+        site.groups if groups is None else int(groups.count_nonzero())
+        for site, groups in zip(pool.sites, pool.surviving, strict=True)
+    ]
+    return float(np.dot(kept(masks, pool.processes), costs) / max(np.dot(surviving, costs), 1))
 
 
 def _total(values: Sequence[Tensor], processes: ProcessGroup) -> float:
