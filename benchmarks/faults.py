@@ -1,6 +1,6 @@
 """Does a run whose rank is killed end as if it had not been? Ten kills at random moments of each of three kinds of runs.
 
-    python benchmarks/faults.py [--kinds trainer fsdp example] [--kills 10] [--seed 0] [--output FILE]
+    python benchmarks/faults.py [--kinds trainer fsdp example] [--kills 10] [--seed 0] [--output FILE] [--csv FILE]
 
 The kinds, each on two ranks under torchrun: `trainer` is the stock Trainer with PruningCallback (DDP), `fsdp` is a plain loop
 under `fully_shard`, and `example` is examples/distributed_loop.py (DDP through Accelerate). The first and the last train a
@@ -39,6 +39,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fineprune import Movement, Pruner, PruningConfig
 from fineprune.ranks import local
 
+PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "faults.md"
 RANKS, STEPS, SAVE_STEPS = 2, 100, 10
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -241,23 +242,22 @@ def row(kind: str, folder: Path, expected: list[dict[str, Any]], generator: rand
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the kills as a Markdown table."""
-    lines = [
-        "| run | rank killed | moment | steps done | passed over | resumed from step | ends equal |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for each in rows:
-        cells = [
-            each["kind"],
-            each["rank"],
-            f"{each['moment']:.2f} s",
-            each["step"],
-            ", ".join(each["passed_over"]),
-            each["resumed_from"],
-            "yes" if each["equal"] else "**no**",
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    """Returns the runs of each kind as a Markdown table."""
+    lines = ["| run | killed and resumed | checkpoints passed over | ended equal |", "|---|---|---|---|"]
+    for kind in dict.fromkeys(each["kind"] for each in rows):
+        here = [each for each in rows if each["kind"] == kind]
+        counts = [len(here), sum(len(each["passed_over"]) for each in here), sum(each["equal"] for each in here)]
+        lines.append(f"| {' | '.join([kind, *map(str, counts)])} |")
     return "\n".join(lines)
+
+
+def every_row(rows: list[dict[str, Any]]) -> str:
+    """Returns the kills as CSV."""
+    lines = ["run,rank killed,moment s,steps done,passed over,resumed from step,ends equal"]
+    for each in rows:
+        cells = [each["kind"], each["rank"], f"{each['moment']:.2f}", each["step"], " ".join(each["passed_over"])]
+        lines.append(",".join(map(str, [*cells, each["resumed_from"], "yes" if each["equal"] else "no"])))
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10, help="of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the ranks")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "faults.json")
+    parser.add_argument("--csv", type=Path, default=PAGE.with_suffix(".csv"), help="for every kill, beside the page")
     parser.add_argument("--job", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.job:
@@ -295,6 +296,7 @@ def main() -> None:
                 rows.append(row(kind, Path(temporary) / f"kill-{number}", expected, generator))
                 print(rows[-1], flush=True)
                 chosen.output.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    chosen.csv.write_text(every_row(rows), encoding="utf-8")
     print(table(rows))
     print(f"{sum(each['equal'] for each in rows)} of {len(rows)} ended equal.")
 

@@ -423,7 +423,7 @@ def table_of_models(rows: Sequence[Mapping[str, Any]]) -> str:
         choice = CHOICES[row["choice"]]
         shards = choice is None or choice.scores.shards
         needed = [(needs(model, row) / 1e9, needs(model, row, sharded=True) / SHARED / 1e9) for model in MODELS.values()]
-        cells = [(f"{one:.1f}", f"{each:.1f}" if shards else "refused") for one, each in needed]
+        cells = [(f"{one:.1f}", f"{each:.1f}" if shards else "not possible") for one, each in needed]
         return [row["dtype"], row["choice"], *itertools.chain(*cells)]
 
     return _markdown(["weights", "pruning", *where], map(line, rows))
@@ -445,7 +445,7 @@ def table_of_shapes() -> str:
 def table_of_processes(processes: Sequence[Mapping[str, Any]]) -> str:
     """Returns what each of several processes holds as a Markdown table, in bytes per pruned weight of the whole model."""
     return _markdown(
-        ["rank", "weights", "optimiser", "pruner holds", LOCAL, "attach", "save", "load"],
+        ["rank", "weights", "optimizer", "pruner holds", LOCAL, "attach", "save", "load"],
         (
             [
                 *(str(rank), f"{row['weights']:.1f}", f"{row['optimizer']:.1f}", f"{sum(row['held'].values()):.1f}"),
