@@ -38,7 +38,7 @@ from fineprune import (
     PruningConfig,
     SoftMovement,
 )
-from fineprune.methods import Birth
+from fineprune.methods import ScoreInit
 from fineprune.tasks import docstrings, minilm
 from fineprune.tasks.tables import read_table
 
@@ -68,13 +68,13 @@ class SgdMovement(Movement):
 
 @dataclass(frozen=True)
 class MagnitudeNow(Movement):
-    """Movement that corrects the magnitude of now, not that of the start: ranks by S + scale * abs(W) / mean abs(W)."""
+    """Movement that corrects the current magnitude, not that of the start: ranks by S + scale * abs(W) / mean abs(W)."""
 
-    birth: Birth = Constant(0.0)
+    init: ScoreInit = Constant(0.0)
     scale: float = 1.0
 
     def current(self, scores: Tensor | None, magnitude: Callable[[], Tensor]) -> Tensor:
-        """Returns what ranks the weights: their scores, and the magnitude of now."""
+        """Returns what ranks the weights: their scores, and the current magnitude."""
         assert scores is not None
         now = magnitude()
         return scores + self.scale * now / now.mean()
@@ -96,8 +96,8 @@ def pruned(method: Any, cooldown: float = 0.3, scope: Any = "local") -> PruningC
     return PruningConfig(method, 0.1, schedule=CubicSchedule(0.1, cooldown), scope=scope)
 
 
-def born(scale: float, **others: Any) -> Setting:
-    """Returns movement with scores born from the magnitude."""
+def from_magnitude(scale: float, **others: Any) -> Setting:
+    """Returns movement with scores initialised from the magnitude."""
     return Setting(pruned(Movement(FromMagnitude(scale))), **others)
 
 
@@ -109,32 +109,32 @@ SETTINGS: dict[str, Setting] = {
     "magnitude": MAGNITUDE,
     "magnitude, half the rate": replace(MAGNITUDE, rate=0.5),
     "magnitude, twice the rate": replace(MAGNITUDE, rate=2.0),
-    "magnitude, cool-down 0.6": Setting(pruned(Magnitude(), 0.6)),
+    "magnitude, cooldown 0.6": Setting(pruned(Magnitude(), 0.6)),
     "magnitude, global": Setting(pruned(Magnitude(), scope="global")),
     "magnitude, distilled": replace(MAGNITUDE, distilled=True),
-    "movement, born 0": Setting(pruned(Movement(Constant(0.0)))),
-    "movement, scale 0.1": born(0.1),
-    "movement, scale 0.3": born(0.3),
-    "movement, scale 1": born(1.0),
-    "movement, scale 3": born(3.0),
-    "movement, magnitude of now": Setting(pruned(MagnitudeNow())),
-    "movement, magnitude of now, scale 0.3": Setting(pruned(MagnitudeNow(scale=0.3))),
-    "movement, half the rate": born(0.3, rate=0.5),
-    "movement, twice the rate": born(0.3, rate=2.0),
-    "movement, scale 1, twice the rate": born(1.0, rate=2.0),
-    "movement, cool-down 0.6": Setting(pruned(Movement(FromMagnitude(0.3)), 0.6)),
+    "movement, init 0": Setting(pruned(Movement(Constant(0.0)))),
+    "movement, scale 0.1": from_magnitude(0.1),
+    "movement, scale 0.3": from_magnitude(0.3),
+    "movement, scale 1": from_magnitude(1.0),
+    "movement, scale 3": from_magnitude(3.0),
+    "movement, current magnitude": Setting(pruned(MagnitudeNow())),
+    "movement, current magnitude, scale 0.3": Setting(pruned(MagnitudeNow(scale=0.3))),
+    "movement, half the rate": from_magnitude(0.3, rate=0.5),
+    "movement, twice the rate": from_magnitude(0.3, rate=2.0),
+    "movement, scale 1, twice the rate": from_magnitude(1.0, rate=2.0),
+    "movement, cooldown 0.6": Setting(pruned(Movement(FromMagnitude(0.3)), 0.6)),
     "movement, global": Setting(pruned(Movement(FromMagnitude(0.3)), scope="global")),
     "movement, adaptive": Setting(pruned(Movement(FromMagnitude(0.3)), scope="adaptive")),
     "movement, betas 0.9 0.99": Setting(pruned(AdamMovement(FromMagnitude(0.3), betas=(0.9, 0.99)))),
     "movement, SGD": Setting(pruned(SgdMovement(FromMagnitude(0.3), score_lr=30.0))),
-    "movement, distilled": born(0.3, distilled=True),
-    "soft movement, born 0": Setting(pruned(SoftMovement(birth=Constant(0.0)))),
-    "soft movement, scale 0.3": Setting(pruned(SoftMovement(birth=FromMagnitude(0.3)))),
-    "soft movement, scale 1": Setting(pruned(SoftMovement(birth=FromMagnitude(1.0)))),
+    "movement, distilled": from_magnitude(0.3, distilled=True),
+    "soft movement, init 0": Setting(pruned(SoftMovement(init=Constant(0.0)))),
+    "soft movement, scale 0.3": Setting(pruned(SoftMovement(init=FromMagnitude(0.3)))),
+    "soft movement, scale 1": Setting(pruned(SoftMovement(init=FromMagnitude(1.0)))),
     "L0": Setting(pruned(L0())),
     "magnitude, 300 steps": replace(MAGNITUDE, steps=300),
-    **{f"movement, scale {scale}, 300 steps": born(scale, steps=300) for scale in (0.03, 0.1, 0.3, 1.0)},
-    **{f"movement, scale {scale}, 2400 steps": born(scale, steps=2400) for scale in (0.3, 1.0)},
+    **{f"movement, scale {scale}, 300 steps": from_magnitude(scale, steps=300) for scale in (0.03, 0.1, 0.3, 1.0)},
+    **{f"movement, scale {scale}, 2400 steps": from_magnitude(scale, steps=2400) for scale in (0.3, 1.0)},
 }
 
 HELD_OUT = 3000
@@ -280,8 +280,8 @@ def write(path: Path, runs: list[dict[str, Any]]) -> None:
     facts = {
         "model": "MiniLM-L6, first two layers, embeddings frozen, no dropout",
         "training": "800 steps unless said, rate 5e-4 (docstrings) or 1e-3 (sst2) unless said, batches of 16, at most 24 "
-        "tokens, bfloat16 autocast, AdamW, clipping at 1.0, linear warm-up over a tenth, linear decay to 0; schedule of the "
-        "density: warm-up 0.1, cool-down 0.3 unless said",
+        "tokens, bfloat16 autocast, AdamW, clipping at 1.0, linear warmup over a tenth, linear decay to 0; schedule of the "
+        "density: warmup 0.1, cooldown 0.3 unless said",
         "machine": {"processor": platform.machine(), "capability": torch.backends.cpu.get_cpu_capability()},
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "date": date.today().isoformat(),

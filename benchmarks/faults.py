@@ -6,10 +6,10 @@ The kinds, each on two ranks under torchrun: `trainer` is the stock Trainer with
 under `fully_shard`, and `example` is examples/distributed_loop.py (DDP through Accelerate). The first and the last train a
 small BERT with dropout; all save every 10 of 100 steps. A run that nobody disturbs tells what to end with, and when each step
 was done. Then, for each kill: a moment is drawn uniformly over that time, from the first step to the end. The run is started
-anew, and when it has done the last step before the moment, one of its ranks gets SIGKILL from outside, as long after that step
+again, and when it has done the last step before the moment, one of its ranks gets SIGKILL from outside, as long after that step
 as the moment is; torchrun takes the rest down; the same command is given again, and goes on from the last whole checkpoint.
-Compared on each rank, to the bit: weights, optimiser, scores, their moments, dense weights, masks. Where a run was over before
-it could be killed, a moment is drawn anew.
+Compared on each rank, bit for bit: weights, optimizer, scores, their moments, dense weights, masks. If a run ended before
+it could be killed, another moment is drawn.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def trainer(folder: Path) -> Pruner:
 
 
 def fsdp(folder: Path) -> Pruner:
-    """A plain loop whose weights are shared out by rows."""
+    """A plain loop whose weights are sharded by rows."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -105,7 +105,7 @@ def fsdp(folder: Path) -> Pruner:
             whole = checkpoint
             break
         print(f"Passing over {checkpoint}: its save did not finish.")
-    if whole is not None:  # before there is a pruner: PyTorch loads an optimiser by way of an empty step
+    if whole is not None:  # before there is a pruner: PyTorch loads an optimizer by way of an empty step
         weights, state = torch.load(whole / "training.pt", weights_only=True)
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state, options=options)
     config = PruningConfig(Movement(), 0.10, scope="global", target_modules=[f"{place}.0" for place in range(len(model))])
@@ -140,7 +140,7 @@ def job(kind: str, folder: Path) -> None:
     def tell(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         owners = [getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
         pruners = [owner for owner in owners if isinstance(owner, Pruner)]
-        if pruners:  # it is not the optimiser of scores
+        if pruners:  # it is not the optimizer of scores
             steps.append(pruners[0].step)
             times.append(time.monotonic())
             new = folder / f".progress-{RANK}"
@@ -201,7 +201,7 @@ def _finish(run: "subprocess.Popen[str]", folder: Path) -> list[dict[str, Any]]:
 
 
 def kill(kind: str, folder: Path, rank: int, steps: int, after: float) -> int | None:
-    """Kills a rank, so many seconds after so many steps; returns how many it has done, None where it was over."""
+    """Kills a rank `after` seconds after `steps` steps; returns how many steps it has done, None if the run was over."""
     run = _start(kind, folder)
     while _progress(folder, rank)[1] < steps:
         if run.poll() is not None:

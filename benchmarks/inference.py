@@ -9,7 +9,7 @@ state out; outputs are compared with those of PyTorch in float32. ONNX Runtime, 
 ONNX file with fixed shapes, and all get the same number of threads. DeepSparse (see `deepsparse_server.py`) needs numpy < 2,
 so it runs in a process of its own, which takes the time itself and is asked for one inference at a time.
 
-In each round every engine gets one turn, in an order drawn anew: a pause of 50 ms, in which the threads of the last engine
+In each round every engine gets one turn, in random order: a pause of 50 ms, in which the threads of the last engine
 stop waiting busily for more work (ONNX Runtime's take 30 ms to); one inference that is not counted, so that none pays for
 having been away; and one that is. No engine's own waiting is changed. Latencies are medians, their range that from the tenth
 to the ninetieth of a hundred. A ratio is one of medians, its range that of the ratios within each round.

@@ -6,7 +6,7 @@ The 72 matrices of BERT-base's blocks, as a plain stack of linear layers, one ro
 after each step, PyTorch on one thread. All figures are bytes per pruned weight. Linux with glibc only.
 
 *Held* between steps is the sum over the storages of the tensors themselves, each storage once: of the pruner, and of the
-optimiser. `resident` is by how much the memory of the process grew meanwhile, as a check that nothing was forgotten.
+optimizer. `resident` is by how much the memory of the process grew meanwhile, as a check that nothing was forgotten.
 
 The *peak* is that of the process, the kernel's VmHWM (reset by writing 5 to /proc/self/clear_refs), over a whole step, less
 that over a dense step of the same process before the pruner was attached; pages of files that were mapped before, as the code
@@ -155,7 +155,7 @@ def llama(layers: int, width: int, neurons: int, keys: int, tokens: int, tables:
 
 
 SHARED = 8
-"""Processes among which a larger model is shared out."""
+"""Processes over which a larger model is sharded."""
 
 BASE = bert(12, 768)
 MODELS = {
@@ -241,7 +241,7 @@ def held(pruner: Pruner) -> dict[str, int]:
 
 
 class Bench:
-    """The stack and its optimiser in this process, after some dense steps."""
+    """The stack and its optimizer in this process, after some dense steps."""
 
     def __init__(self, dtype: torch.dtype, seed: int, processes: int = 1) -> None:
         torch.set_num_threads(1)
@@ -271,7 +271,7 @@ class Bench:
         return peak(self.step)
 
     def state(self) -> dict[str, float]:
-        """Returns the bytes per weight of the weights and of the optimiser's state."""
+        """Returns the bytes per weight of the weights and of the optimizer's state."""
         moments = [value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
         return {"weights": nbytes(self.stack.parameters()) / BASE.pruned, "optimizer": nbytes(moments) / BASE.pruned}
 
@@ -370,7 +370,7 @@ def needs(model: Model, row: Mapping[str, Any], sharded: bool = False, variant: 
     added: float = row["peaks"][variant] + _product(model, row) if "peaks" in row else 0.0
     choice = CHOICES[row["choice"]]
     if sharded and choice is not None and choice.frozen_weights:
-        added += 2 * row["weights"]  # there the optimiser keeps the moments of frozen weights
+        added += 2 * row["weights"]  # there the optimizer keeps the moments of frozen weights
     return (model.pruned + model.others) * dense + model.pruned * added
 
 

@@ -4,7 +4,7 @@
 
 y = W x + b, with random weights of which a random 10 % or 3 % are kept; x is tokens x inputs, as it lies in a model. Dense is
 PyTorch's `linear`, and beside it the BLAS of numpy, since neither is the faster one on every processor. In each round all
-take a turn of many products, in an order drawn anew, after a pause and a turn that is not counted; medians, and the range
+take a turn of many products, in random order, after a pause and a turn that is not counted; medians, and the range
 of the ratios within each round from the tenth to the ninetieth of a hundred. Outputs are compared first.
 """
 
@@ -115,7 +115,7 @@ def often(way: Callable[[], object]) -> None:
 
 @torch.inference_mode()
 def measure_all(tokens: int, rounds: int, threads: int) -> Iterator[Row]:
-    """Measures every matrix with so many threads."""
+    """Measures every matrix with `threads` threads."""
     torch.set_num_threads(threads)
     with threadpool_limits(threads, user_api="blas"):
         for outputs, inputs in SHAPES:

@@ -5,9 +5,9 @@
 
 BERT-base shapes with random weights, 16 x 128 tokens, AdamW. Each round visits every variant: the pruner is attached at
 its final density, takes one step on old gradients to warm up, and is timed over one whole step (forward, backward,
-optimiser). `ratio` is that of the medians of whole steps. `added` counts only what the pruner works in, which is less noisy
-since the forward and backward passes are the same code: the optimiser's step with its hooks, and the drawing of gates before
-the forward pass, less the dense optimiser's step, over the whole dense step. Memory is the peak of a process of its own, over
+optimizer). `ratio` is that of the medians of whole steps. `added` counts only what the pruner works in, which is less noisy
+since the forward and backward passes are the same code: the optimizer's step with its hooks, and the drawing of gates before
+the forward pass, less the dense optimizer's step, over the whole dense step. Memory is the peak of a process of its own, over
 the dense one's, in bytes per pruned weight.
 """
 
@@ -77,10 +77,10 @@ VARIANTS: dict[str, tuple[PruningConfig | None, float | None]] = {
         for scope in ("local", "global", "adaptive")
     },
     "random local": (_config(Random()), None),
-    "soft movement, penalty": (_config(SoftMovement(LAMBDA, birth=Uniform(3.0)), None), None),
-    "soft movement, density": (_config(SoftMovement(birth=Uniform(1.0))), None),
-    "L0, penalty": (_config(L0(LAMBDA, birth=Uniform(3.0)), None), None),
-    "L0, density": (_config(L0(birth=Uniform(3.0))), None),
+    "soft movement, penalty": (_config(SoftMovement(LAMBDA, init=Uniform(3.0)), None), None),
+    "soft movement, density": (_config(SoftMovement(init=Uniform(1.0))), None),
+    "L0, penalty": (_config(L0(LAMBDA, init=Uniform(3.0)), None), None),
+    "L0, density": (_config(L0(init=Uniform(3.0))), None),
     "movement blocks 32 x 32": (_config(Movement(FromMagnitude()), structure=Blocks(32, 32)), None),
     "movement rows": (_config(Movement(FromMagnitude()), structure=Rows()), None),
     "movement columns": (_config(Movement(FromMagnitude()), structure=Columns()), None),
@@ -92,7 +92,7 @@ VARIANTS: dict[str, tuple[PruningConfig | None, float | None]] = {
 
 
 class Bench:
-    """A model, its optimiser and one batch, on which variants are attached in turn."""
+    """A model, its optimizer and one batch, on which variants are attached in turn."""
 
     def __init__(self, chosen: argparse.Namespace) -> None:
         torch.manual_seed(chosen.seed)

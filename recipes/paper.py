@@ -2,7 +2,7 @@
 
     python recipes/paper.py
 
-Settings are those of the authors' runs (seed 92, BERT-base): rates, lengths and schedules, in optimiser steps. Lambda of soft
+Settings are those of the authors' runs (seed 92, BERT-base): rates, lengths and schedules, in optimizer steps. Lambda of soft
 movement and L0 is found between the authors' runs on both sides of the asked density, in the logarithms of both; `PENALTIES`
 holds these.
 """
@@ -23,7 +23,7 @@ METHODS = ("magnitude", "l0", "movement", "soft_movement")
 
 @dataclass(frozen=True)
 class Task:
-    """A task as the paper ran it. `before` and `after`: dense and final steps, as multiples of the rate's warm-up."""
+    """A task as the paper ran it. `before` and `after`: dense and final steps, as multiples of the rate's warmup."""
 
     task: dict[str, Any]
     warmup: int
@@ -75,14 +75,14 @@ def penalty(task: str, method: str, distilled: bool, density: float) -> float:
 
 
 def method(task: str, name: str, distilled: bool, density: float) -> dict[str, Any]:
-    """Returns the settings of a method; the paper's birth is written out, since it is not the default."""
+    """Returns the settings of a method; the paper's init is written out because it is not the default."""
     if name == "magnitude":
         return {"class_path": "Magnitude"}
     constant = {"class_path": "Constant", "init_args": {"value": 2.197 if name == "l0" else 0.0}}
     if name == "movement":
-        return {"class_path": "Movement", "init_args": {"birth": constant, "score_lr": 0.01}}
+        return {"class_path": "Movement", "init_args": {"init": constant, "score_lr": 0.01}}
     rate = 0.1 if name == "l0" and task != "qqp" else 0.01
-    settings = {"penalty": penalty(task, name, distilled, density), "birth": constant, "score_lr": rate}
+    settings = {"penalty": penalty(task, name, distilled, density), "init": constant, "score_lr": rate}
     return {"class_path": {"l0": "L0", "soft_movement": "SoftMovement"}[name], "init_args": settings}
 
 
