@@ -38,9 +38,9 @@ from fineprune import (
     PruningConfig,
     SoftMovement,
 )
-from fineprune.methods import ScoreInit
-from fineprune.tasks import docstrings, minilm
-from fineprune.tasks.tables import read_table
+from fineprune.apps.quickstart import docstrings, minilm
+from fineprune.apps.tasks.tables import read_table
+from fineprune.methods.inits import ScoreInit
 
 LENGTH = 24
 """Tokens at most."""

@@ -24,9 +24,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging
 
 from fineprune import L0, Constant, CubicSchedule, Pruner, PruningConfig, SoftMovement
-from fineprune.methods import Method
-from fineprune.tasks import docstrings, minilm
-from fineprune.tasks.tables import read_table
+from fineprune.apps.quickstart import docstrings, minilm
+from fineprune.apps.tasks.tables import read_table
+from fineprune.methods.base import Method
 
 DENSITIES = (0.3, 0.1, 0.03)
 METHODS: dict[str, Method] = {"SoftMovement": SoftMovement(init=Constant(0.0)), "L0": L0()}

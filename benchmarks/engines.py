@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 from fineprune import to_sparse
-from fineprune.bench.forms import Runner, runner_of
-from fineprune.bench.runtimes import Precision, onnx_runtime, open_vino, quiet
-from fineprune.bench.shapes import Batch
-from fineprune.bench.timing import Timed, timed
+from fineprune.apps.bench.forms import Runner, runner_of
+from fineprune.apps.bench.runtimes import Precision, onnx_runtime, open_vino, quiet
+from fineprune.apps.bench.shapes import Batch
+from fineprune.apps.bench.timing import Timed, timed
 from fineprune.sparse.format import BFloat16
 
 

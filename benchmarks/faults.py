@@ -37,7 +37,7 @@ from torch import Tensor, distributed, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fineprune import Movement, Pruner, PruningConfig
-from fineprune.ranks import local
+from fineprune.distributed.process_group import local
 
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "faults.md"
 RANKS, STEPS, SAVE_STEPS = 2, 100, 10
@@ -58,8 +58,8 @@ def trainer(folder: Path) -> Pruner:
     """The stock Trainer; each rank with random numbers of its own."""
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
 
-    from fineprune.checkpoints import last_whole_checkpoint
-    from fineprune.trainer import PruningCallback
+    from fineprune.trainer.callback import PruningCallback
+    from fineprune.trainer.checkpoints import last_whole_checkpoint
 
     set_seed(0)
     small = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=200)

@@ -35,10 +35,10 @@ from torch import nn
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
-from fineprune.bench.measuring import relative_difference
-from fineprune.bench.shapes import random_batch, read_shapes
-from fineprune.bench.timing import Spread, in_turns
-from fineprune.shrinking import from_pretrained
+from fineprune.apps.bench.measuring import relative_difference
+from fineprune.apps.bench.shapes import random_batch, read_shapes
+from fineprune.apps.bench.timing import Spread, in_turns
+from fineprune.compress.resizing.building import from_pretrained
 
 DENSITIES = (0.1, 0.03)
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "inference.md"

@@ -47,11 +47,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from fineprune import BFloat16Scores, LowRankScores, Magnitude, Movement, Pruner, PruningConfig
-from fineprune.methods import Method
-from fineprune.ranks import local
-from fineprune.schedules import Schedule
-from fineprune.scores import FullScores, ScoreForm
-from fineprune.selection import Scope
+from fineprune.config.schedules import Schedule
+from fineprune.distributed.process_group import local
+from fineprune.methods.base import Method
+from fineprune.scores.base import ScoreForm
+from fineprune.scores.full import FullScores
+from fineprune.selection.scopes import Scope
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from typing import Any, Literal
 import torch
 from transformers.utils import logging
 
-from fineprune import recipe, training
-from fineprune.packing.command import pack_folder
+from fineprune.apps.convert.pack import pack_folder
+from fineprune.apps.training import recipe
+from fineprune.apps.training.run import RECIPE, Result, evaluate
 
 VALUES: tuple[Literal["int8", "fp16"], ...] = ("int8", "fp16")
 """With fp32 the model is the same."""
@@ -47,11 +48,11 @@ class Row:
 
 def measure(folder: Path) -> Iterator[Row]:
     """Evaluates a saved model, and packs and evaluates it with each kind of values."""
-    wanted = recipe.read([str(folder / training.RECIPE), "--model", str(folder)])
+    wanted = recipe.read([str(folder / RECIPE), "--model", str(folder)])
     metric = wanted.task.metrics[0]
 
-    def evaluated(model: str) -> training.Result:
-        return training.evaluate(model, wanted.task, wanted.max_length, wanted.training)
+    def evaluated(model: str) -> Result:
+        return evaluate(model, wanted.task, wanted.max_length, wanted.training)
 
     before = evaluated(str(folder))
     run = f"{folder.parent.name}, {re.sub(r'(-[0-9a-f]{6})?-seed[0-9]+$', '', folder.name)}"

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fineprune.noise import EPSILON, logit_noise
-from fineprune.selection import keep_highest, keep_highest_by_sorting
-from fineprune.weights import zero_where_pruned
+from fineprune.masks.bits import zero_where_pruned
+from fineprune.scores.philox import EPSILON, logit_noise
+from fineprune.selection.topk import keep_highest, keep_highest_by_sorting
 
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 

@@ -33,7 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fineprune.selection import budget, keep_highest
+from fineprune.selection.counts import budget
+from fineprune.selection.topk import keep_highest
 
 Shapes = list[tuple[int, int]]
 Row = dict[str, Any]

@@ -31,8 +31,10 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from transformers.utils import logging
 
 from fineprune import EmbeddingColumns, Heads, Neurons
-from fineprune.linked import Linked
-from fineprune.shrinking import from_pretrained, save, shrink
+from fineprune.compress.resizing.building import from_pretrained
+from fineprune.compress.resizing.saving import save
+from fineprune.compress.shrinking.shrink import shrink
+from fineprune.structures.linked import Linked
 
 CASES: dict[str, list[tuple[Linked, float]]] = {
     "heads and neurons, 50 %": [(Heads(), 0.5), (Neurons(), 0.5)],

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
-from fineprune.bench.timing import Spread, in_turns, timed
+from fineprune.apps.bench.timing import Spread, in_turns, timed
 from fineprune.sparse.format import BFloat16, SparseMatrix
 from fineprune.sparse.linear import SparseLinear
 

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from fineprune.packing.command import sizes
-from fineprune.packing.description import Sparse
-from fineprune.packing.values import VALUES, Int8, Values
-from fineprune.packing.writing import PACKED, write
-from fineprune.shrinking import from_pretrained
-from fineprune.shrinking.weights import Weights
+from fineprune.apps.convert.pack import sizes
+from fineprune.compress.packing.header import Sparse
+from fineprune.compress.packing.values import VALUES, Int8, Values
+from fineprune.compress.packing.write import PACKED, write
+from fineprune.compress.resizing.building import from_pretrained
+from fineprune.compress.resizing.weights import Weights
 
 DRAWS: dict[str, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": lambda *shape: 2 * torch.rand(*shape) - 1}
 DENSITIES = (0.10, 0.06, 0.03)

@@ -47,8 +47,8 @@ from fineprune import (
     SoftMovement,
     Uniform,
 )
-from fineprune.methods import Method
-from fineprune.schedules import Schedule
+from fineprune.config.schedules import Schedule
+from fineprune.methods.base import Method
 
 LAMBDA = 100.0
 TOTAL = 1000

@@ -6,8 +6,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from fineprune import Movement, PruningConfig
-from fineprune.checkpoints import last_whole_checkpoint
-from fineprune.trainer import PruningCallback
+from fineprune.trainer.callback import PruningCallback
+from fineprune.trainer.checkpoints import last_whole_checkpoint
 
 torch.manual_seed(0)
 # Here stands your pretrained model: AutoModelForSequenceClassification.from_pretrained(...)

@@ -101,7 +101,7 @@ def adamw(model: nn.Module, **settings: object) -> torch.optim.AdamW:
 
 
 def config(**settings: object) -> PruningConfig:
-    """Returns a config with a short warm-up and cool-down, for runs of ten steps and more."""
+    """Returns a config with a short warmup and cooldown, for runs of ten steps and more."""
     settings = {"method": Movement(), "density": 0.3, "schedule": CubicSchedule(0.1, 0.3), **settings}
     return PruningConfig(**settings)
 
@@ -131,7 +131,7 @@ def masks(pruner: Pruner) -> dict[str, Tensor]:
 
 
 def everything(pruner: Pruner) -> dict[str, Tensor]:
-    """Copies every tensor and number that a step may change: model, gradients, optimiser, and the pruner's own."""
+    """Copies every tensor and number that a step may change: model, gradients, optimizer, and the pruner's own."""
     model, optimizer = pruner._model, pruner._optimizer
     held = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     held |= {f"gradient.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -147,7 +147,7 @@ def everything(pruner: Pruner) -> dict[str, Tensor]:
 
 
 def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    """Returns the names under which two collections of tensors are not the same to the bit (NaN equals NaN)."""
+    """Returns the names under which two collections of tensors are not the same bit for bit (NaN equals NaN)."""
 
     def same(a: Tensor, b: Tensor) -> bool:
         return a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from fineprune import Distillation
-from fineprune.trainer import DistillationTrainer
+from fineprune.trainer.distillation_trainer import DistillationTrainer
 
 ROWS, LENGTH, VOCABULARY = 8, 6, 30
 Row = tuple[Tensor, Tensor, int]
@@ -161,7 +161,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Watch(TrainerCallback):
-    """Keeps the gradients with which the optimiser steps."""
+    """Keeps the gradients with which the optimizer steps."""
 
     def __init__(self) -> None:
         self.gradients: dict[str, Tensor] = {}
@@ -190,7 +190,7 @@ def arguments(folder: str | Path, **settings: Any) -> TrainingArguments:
 def one_step(
     task: str, folder: str | Path, distillation: Distillation, rows: list[dict[str, Any]] | None = None, **settings: Any
 ) -> tuple[DistillationTrainer, dict[str, Tensor]]:
-    """Trains for one optimiser step on all the data; returns the trainer, and the gradients it stepped with."""
+    """Trains for one optimizer step on all the data; returns the trainer, and the gradients it stepped with."""
     student, teacher = models(task)
     watch = Watch()
     made = DistillationTrainer(

@@ -21,7 +21,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.nn.parallel import DistributedDataParallel
 
 import ranks_run
-from fineprune import InvalidInputError, Pruner, TrainingError, state
+from fineprune import InvalidInputError, Pruner, TrainingError, files
+from fineprune.pruner import state_files
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 LIFE = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -90,7 +91,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.passed_over: list[str] = []
         checkpoint = self.last_whole()
-        if checkpoint is not None:  # before there is a pruner: PyTorch loads an optimiser by way of an empty step
+        if checkpoint is not None:  # before there is a pruner: PyTorch loads an optimizer by way of an empty step
             saved = torch.load(checkpoint / "training.pt", weights_only=True)
             loaded = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizer"]}
             set_state_dict(self.model, self.optimizer, **loaded, options=WHOLE)
@@ -103,7 +104,7 @@ class Loop:
     def last_whole(self) -> Path | None:
         for checkpoint in sorted(self.folder.glob("step-*"), reverse=True) if self.folder else ():
             try:
-                state.read_facts(checkpoint)  # written last
+                state_files.read_facts(checkpoint)  # written last
             except InvalidInputError as error:
                 self.passed_over.append(f"Passing over {checkpoint.name}. {error}")
             else:
@@ -160,9 +161,9 @@ def resume(folder: Path) -> None:
                 loop.steps(death.steps)
             if (death.mode, death.rank) == (mode, RANK):
                 if death.within == "step":
-                    loop.optimizer.register_step_pre_hook(die)  # the pruner's own has run, the optimiser's step has not
+                    loop.optimizer.register_step_pre_hook(die)  # the pruner's own has run, the optimizer's step has not
                 else:
-                    state.flush = cut_off
+                    files.flush = cut_off
         if loop.resumed_at < ranks_run.STEPS:
             found = hashes(outcome(loop.steps()))
             note(folder, f"{mode}-resumed", {"at": loop.resumed_at, "passed over": loop.passed_over, "ending": found})

@@ -20,19 +20,19 @@ from transformers import Trainer, TrainerCallback
 
 import resumable_run
 from conftest import config, everything
-from fineprune import L0, Pruner, PruningConfig, TrainingError, Uniform, state
-from fineprune.checkpoints import last_whole_checkpoint
-from fineprune.ranks import local
-from fineprune.trainer import PruningCallback
+from fineprune import L0, Pruner, PruningConfig, TrainingError, Uniform, files
+from fineprune.distributed.process_group import local
+from fineprune.trainer.callback import PruningCallback
+from fineprune.trainer.checkpoints import last_whole_checkpoint
 from processes_run import RANK, cut_off, flip, hashes, moved, note, watch
 
-CONFIGS = {"movement": config(scope="global"), "L0": config(method=L0(birth=Uniform(3.0), score_lr=0.1))}
+CONFIGS = {"movement": config(scope="global"), "L0": config(method=L0(init=Uniform(3.0), score_lr=0.1))}
 SAVE = 18
 """The step in whose save rank 0 dies."""
 
 
 class Early(TrainerCallback):
-    """Does something right after a step of the optimiser, before other callbacks hear that the step has ended."""
+    """Does something right after a step of the optimizer, before other callbacks hear that the step has ended."""
 
     def __init__(self, step: int, deed: Callable[[], Any]) -> None:
         self.step, self.deed = step, deed
@@ -105,7 +105,7 @@ def runs(folder: Path) -> None:
     note(folder, "moved", moved)
     for step in (6, 8, 9):
         note(folder, f"flipped-{step}", flipped(folder / f"flipped-{step}", step))
-    resumed(folder / "killed", Early(SAVE, lambda: RANK == 0 and setattr(state, "flush", cut_off)))
+    resumed(folder / "killed", Early(SAVE, lambda: RANK == 0 and setattr(files, "flush", cut_off)))
 
 
 def resume(folder: Path) -> None:
@@ -142,7 +142,7 @@ def sharded(folder: Path) -> None:
         made = resumable_run.trainer(folder, **settings)
         torch.manual_seed(92 + RANK)
         made.train(resume_from_checkpoint=str(folder / "checkpoint-12") if name == "resumed" else None)
-        note(folder, name, {"holds": hashes(shards(made)), "sharers": pruner_of(made)._ranks.count})
+        note(folder, name, {"holds": hashes(shards(made)), "processes": pruner_of(made)._ranks.count})
     note(folder, "last", last_whole_checkpoint(folder))
     made.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     made.save_model(str(folder / "final"))

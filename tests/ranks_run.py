@@ -50,11 +50,10 @@ from fineprune import (
     SoftMovement,
     TrainingError,
     Uniform,
-    control,
-    meeting,
-    ranks,
 )
-from fineprune.proximal import GroupLasso
+from fineprune.distributed import coordinator, process_group
+from fineprune.methods import controller
+from fineprune.methods.group_lasso import GroupLasso
 
 STEPS = 10
 ROWS = [8] * (2 * STEPS - 1) + [3]
@@ -81,16 +80,16 @@ RUNS = {
     "movement": Run(Movement()),
     "movement global": Run(Movement(), settings={"scope": "global"}, max_grad_norm=0.05),
     "movement adaptive": Run(Movement(), settings={"scope": "adaptive"}),
-    "movement all tied": Run(Movement(birth=Constant()), settings={"scope": "global"}),
-    "movement kaiming": Run(Movement(birth=KaimingUniform()), settings={"scope": "global"}),
-    "movement rows": Run(Movement(birth=KaimingUniform()), settings={"structure": Rows(), "scope": "global"}),
+    "movement all tied": Run(Movement(init=Constant()), settings={"scope": "global"}),
+    "movement kaiming": Run(Movement(init=KaimingUniform()), settings={"scope": "global"}),
+    "movement rows": Run(Movement(init=KaimingUniform()), settings={"structure": Rows(), "scope": "global"}),
     "movement blocks": Run(Movement(), settings={"structure": Blocks(2, 5), "target_modules": ["2.0"]}),
     "movement n of m": Run(Movement(), None, {"structure": NofM(2, 5), "target_modules": ["1.0"]}),
     "soft movement": Run(SoftMovement(score_lr=0.4), max_grad_norm=0.1),
     "soft movement by penalty": Run(SoftMovement(penalty=1.0, score_lr=0.4), None),
-    "L0": Run(L0(birth=Uniform(3.0), score_lr=0.4), max_grad_norm=0.1),
-    "L0 by penalty": Run(L0(penalty=1.0, birth=Uniform(3.0), score_lr=0.4), None),
-    "L0 in one group": Run(L0(birth=Uniform(3.0), score_lr=0.4), in_one_group=True),
+    "L0": Run(L0(init=Uniform(3.0), score_lr=0.4), max_grad_norm=0.1),
+    "L0 by penalty": Run(L0(penalty=1.0, init=Uniform(3.0), score_lr=0.4), None),
+    "L0 in one group": Run(L0(init=Uniform(3.0), score_lr=0.4), in_one_group=True),
     "group lasso": Run(GroupLasso(), settings={"structure": Rows()}),
     "frozen": Run(Movement(), settings={"frozen_weights": True, "scope": "global"}),
 }
@@ -180,7 +179,7 @@ def save(folder: Path, model: nn.Module, pruner: Pruner, optimizer: torch.optim.
         torch.save(state, folder / "model.pt")
 
 
-@mock.patch.object(control, "SAMPLE", 32)  # so that what is sampled is not all
+@mock.patch.object(controller, "SAMPLE", 32)  # so that what is sampled is not all
 def go_on(model: nn.Module, pruner: Pruner, optimizer: Any, rank: int, world_size: int, until: int) -> None:
     generator = torch.Generator().manual_seed(5)
     batches = [torch.randn(rows, 16, generator=generator, dtype=torch.float64) for rows in ROWS]
@@ -209,7 +208,7 @@ def outcome(model: nn.Module, pruner: Pruner) -> dict[str, Tensor]:
     """Everything that must be the same, whole."""
     evaluate(model)
     counted = pruner.summary().layers  # what an evaluation has left is no hindrance
-    found = {f"weight {name}": ranks.of(p).joined(ranks.local(p)) for name, p in model.named_parameters()}
+    found = {f"weight {name}": process_group.of(p).joined(process_group.local(p)) for name, p in model.named_parameters()}
     found["kept"] = torch.tensor([count.kept for count in counted])
     for site in pruner._sites:
         joined = pruner._ranks.joined
@@ -241,7 +240,7 @@ def hear_of_a_nan(rank: int, world_size: int) -> None:
     model, pruner, optimizer = prune(RUNS["movement"], "fsdp", rank, world_size, 2)
     model(torch.ones(2, 16, dtype=torch.float64)).sum().backward()
     if rank == 1:
-        ranks.local(model.blocks[0][0].weight.grad)[0, 0] = torch.nan
+        process_group.local(model.blocks[0][0].weight.grad)[0, 0] = torch.nan
     where = r"blocks\.0\.0\.weight" if rank == 1 else "what another rank holds"
     with pytest.raises(TrainingError, match=f"NaN or infinite in {where}"):
         optimizer.step()
@@ -253,8 +252,8 @@ def hear_of_a_change(rank: int, world_size: int) -> None:
     model, pruner, optimizer = prune(RUNS["movement"], "fsdp", rank, world_size, 2)
     model(torch.ones(2, 16, dtype=torch.float64)).sum().backward()
     if rank == 1:
-        ranks.local(model.blocks[0][0].weight.detach())[0, 0] += 1
-    with pytest.raises(TrainingError, match="something other than the optimiser changed"):
+        process_group.local(model.blocks[0][0].weight.detach())[0, 0] += 1
+    with pytest.raises(TrainingError, match="something other than the optimizer changed"):
         optimizer.step()
     pruner.detach()
 
@@ -278,7 +277,7 @@ def break_off_alone(rank: int, world_size: int) -> None:
 
 
 def frozen_goes_on(rank: int, world_size: int, folder: Path) -> None:
-    """A run with frozen weights resumes to the bit, also by PyTorch's checkpoints, which ask for a state of every parameter."""
+    """With frozen weights a run resumes bit for bit, also by PyTorch's checkpoints, which ask for a state of every parameter."""
     model, pruner, _ = prune(RUNS["frozen"], "fsdp", rank, world_size)
     pruner.save_mask(folder / "frozen.mask")
     whole = outcome(model, pruner)
@@ -296,7 +295,7 @@ def frozen_goes_on(rank: int, world_size: int, folder: Path) -> None:
 def alone_at_the_door(rank: int, world_size: int) -> None:
     """Where one rank saves and the others do not, it must say so, and not wait for ever."""
     distributed.barrier()
-    meeting.PATIENCE = datetime.timedelta(seconds=2)
+    coordinator.PATIENCE = datetime.timedelta(seconds=2)
     _, pruner, _ = prune(RUNS["movement"], "ddp", rank, world_size)
     if rank == 0:
         with pytest.raises(TrainingError, match=r"Rank 1.* did not come to compare or to save\. .*every rank calls them"):

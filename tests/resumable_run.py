@@ -15,9 +15,10 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from conftest import config, tiny_bert
-from fineprune import state
-from fineprune.checkpoints import last_whole_checkpoint
-from fineprune.trainer import PruningCallback
+from fineprune import files
+from fineprune.pruner import state_files
+from fineprune.trainer.callback import PruningCallback
+from fineprune.trainer.checkpoints import last_whole_checkpoint
 
 STEPS, SAVE_STEPS = 24, 6
 
@@ -103,13 +104,13 @@ def main(folder: str, moment: str) -> None:
     elif kind == "optimizer":
         made._save_optimizer_and_scheduler = after_calls(2, made._save_optimizer_and_scheduler, die)
     elif kind == "tensors":
-        writer = state.safetensors.torch.save_file
+        writer = state_files.safetensors.torch.save_file
         own = after_calls(2, writer, half(writer))
-        state.safetensors.torch.save_file = lambda tensors, path, **settings: (
+        state_files.safetensors.torch.save_file = lambda tensors, path, **settings: (
             own(tensors, path, **settings) if Path(path).name.startswith(".pruner") else writer(tensors, path, **settings)
         )
     elif kind == "facts":
-        state.replace_whole = after_calls(5, state.replace_whole, die)
+        files.replace_whole = after_calls(5, files.replace_whole, die)
     assert isinstance(made.model, nn.Module)
     made.train()
 

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fineprune import cli
+from fineprune.apps import cli
 
 done = 0
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fineprune import state
-from fineprune.sweep import command
-from fineprune.sweep.command import Outcome
+from fineprune.apps.sweep import command
+from fineprune.apps.sweep.command import Outcome
+from fineprune.pruner import state_files
 
 TRIAL = Path(__file__).with_name("sweep_trial.py")
 
@@ -37,5 +37,5 @@ def run_and_die(arguments: Sequence[str], control: Path, writes: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    state.os.replace = counted  # type: ignore[assignment]
+    state_files.os.replace = counted  # type: ignore[assignment]
     run(arguments, control)

@@ -1,25 +1,46 @@
 """fineprune: prune a transformer while you fine-tune it (movement pruning, Sanh, Wolf & Rush 2020)."""
 
-from .budgets import InFlops, InWeights
-from .config import PruningConfig, Rule
+from .compress.packing.load import load
+from .compress.resizing.building import from_pretrained
+from .compress.shrinking.shrink import shrink
+from .compress.vocabulary.select import select_vocabulary
+from .config import CubicSchedule, InFlops, InWeights, PruningConfig, Rule, Schedule
 from .distillation import Distillation
 from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
-from .inspection import Inspection, inspect
-from .linked import EmbeddingColumns, Heads, HiddenFeatures, Layers, Neurons, Together
-from .low_rank import LowRankScores
 from .masks import AppliedMask, apply_mask
-from .methods import L0, Constant, FromMagnitude, KaimingUniform, Magnitude, Movement, Random, SoftMovement, Uniform
-from .packing import load
-from .proximal import GroupLasso
+from .methods import (
+    L0,
+    Constant,
+    FromMagnitude,
+    GroupLasso,
+    KaimingUniform,
+    Magnitude,
+    Method,
+    Movement,
+    Random,
+    ScoreInit,
+    SoftMovement,
+    Uniform,
+)
+from .models.inspection import Inspection, inspect
 from .pruner import Pruner
-from .rounded import BFloat16Scores
-from .schedules import CubicSchedule
-from .scores import FullScores
-from .shrinking import from_pretrained, shrink
+from .scores import BFloat16Scores, FullScores, LowRankScores
 from .sparse import BFloat16, Float32, Int8, to_dense, to_sparse
-from .structures import Blocks, Columns, NofM, Rows, Unstructured
+from .structures import (
+    Blocks,
+    Columns,
+    EmbeddingColumns,
+    Heads,
+    HiddenFeatures,
+    Layers,
+    Neurons,
+    NofM,
+    Rows,
+    Structure,
+    Together,
+    Unstructured,
+)
 from .version import VERSION
-from .vocabulary import select_vocabulary
 
 __version__ = VERSION
 
@@ -51,6 +72,7 @@ __all__ = [
     "Layers",
     "LowRankScores",
     "Magnitude",
+    "Method",
     "MissingExtraError",
     "Movement",
     "Neurons",
@@ -60,7 +82,10 @@ __all__ = [
     "Random",
     "Rows",
     "Rule",
+    "Schedule",
+    "ScoreInit",
     "SoftMovement",
+    "Structure",
     "Together",
     "TrainingError",
     "Uniform",

@@ -5,6 +5,7 @@ is a fault of this library and keeps its traceback.
 """
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -47,3 +48,10 @@ def enumeration(names: Iterable[str], most: int = 8) -> str:
     names = list(names)
     listed = ", ".join(names[:most]) or "none"
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raises MissingExtraError, naming the extra to install, if one of the modules is not there."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"This needs {', '.join(missing)}, not installed here: pip install 'fineprune[{extra}]'")

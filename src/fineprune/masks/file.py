@@ -3,27 +3,23 @@
 It is specified in docs/masks.md; this is the only place that writes and reads it. Nothing is pickled.
 """
 
-import hashlib
 import json
 import math
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import FileError, InvalidInputError, enumeration
-from ..state import check_safetensors, replace_whole
-from ..weights import INTEGERS
+from ..files import check_safetensors, replace_whole
+from .bits import Packed, bytes_of, checksum, fingerprint
 
 FORMAT = "fineprune mask"
 VERSION = "1"
@@ -34,32 +30,7 @@ MASK, TRAINED = "mask.", "trained."
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Name in the file -> dtype of weights and of trained parameters."""
 
-NAN = 0x7FC0
-"""The bfloat16 that stands for every NaN in a fingerprint: which one rounding gives depends on the processor."""
-
 MOST_DIMENSIONS = 8
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A mask as packed bits.
-
-    Args:
-        shape: of the mask.
-        bits: its flattened values, eight a byte, the first in the lowest bit; the last byte is filled up with 0.
-    """
-
-    shape: tuple[int, ...]
-    bits: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, mask: Tensor) -> "Packed":
-        return cls(tuple(mask.shape), np.packbits(mask.cpu().numpy().reshape(-1), bitorder="little"))
-
-    def mask(self) -> Tensor:
-        """Returns the mask, bool, on the CPU."""
-        flat = np.unpackbits(self.bits, count=math.prod(self.shape), bitorder="little")
-        return torch.from_numpy(flat.view(np.bool_)).view(self.shape)
 
 
 @dataclass(frozen=True)
@@ -75,31 +46,6 @@ class MaskFile:
     masks: Mapping[str, Packed]
     fingerprints: Mapping[str, str]
     trained: Mapping[str, Tensor]
-
-
-def fingerprint(W: Tensor) -> str:
-    """Returns what a dense weight is known by, in whatever precision it was loaded: SHA-256, as 64 hexadecimal digits.
-
-    Of the values rounded to bfloat16 (to float32 first, each time to nearest, ties to even), every NaN as 0x7FC0,
-    little-endian, in C order.
-
-    Args:
-        W: floats of any shape, on any device.
-    """
-    rounded = W.detach().to(torch.float32).to(torch.bfloat16)
-    rounded.view(torch.int16).masked_fill_(rounded.isnan(), NAN)
-    return hashlib.sha256(bytes_of(rounded)).hexdigest()
-
-
-def bytes_of(tensor: Tensor) -> memoryview:
-    """The values' bits as little-endian whole numbers, in C order."""
-    bits = tensor.detach().cpu().view(INTEGERS[tensor.element_size()]).numpy().reshape(-1)
-    return bits.astype(bits.dtype.newbyteorder("<"), copy=False).data
-
-
-def checksum(data: memoryview | bytes) -> str:
-    """The CRC-32, as eight hexadecimal digits: to notice damage, not forgery."""
-    return f"{zlib.crc32(data):08x}"
 
 
 # Writing.
@@ -119,8 +65,8 @@ def save(path: str | Path, weights: Mapping[str, tuple[Tensor, Tensor]], trained
         FileError: if the disk is full or the folder cannot be written; no partial file is left.
     """
     path = Path(path)
-    _refuse_unsavable(weights, trained)
-    _refuse_to_overwrite(path)
+    _check_savable(weights, trained)
+    _check_overwritable(path)
     container: dict[str, Tensor] = {}
     said: dict[str, dict[str, Any]] = {}
     for name, (W, M) in weights.items():
@@ -140,7 +86,7 @@ def save(path: str | Path, weights: Mapping[str, tuple[Tensor, Tensor]], trained
         raise FileError(f"The mask could not be saved as {path}: {error}. Free some space and save again.") from error
 
 
-def _refuse_unsavable(weights: Mapping[str, tuple[Tensor, Tensor]], trained: Mapping[str, Tensor]) -> None:
+def _check_savable(weights: Mapping[str, tuple[Tensor, Tensor]], trained: Mapping[str, Tensor]) -> None:
     if not weights:
         raise InvalidInputError("No weight was given, so there is no mask to save. Give each pruned weight with its mask.")
     both = [name for name in trained if name in weights]
@@ -163,7 +109,7 @@ def _refuse_unsavable(weights: Mapping[str, tuple[Tensor, Tensor]], trained: Map
             )
 
 
-def _refuse_to_overwrite(path: Path) -> None:
+def _check_overwritable(path: Path) -> None:
     """Raises if the name is taken by something that is no mask: a typing error must not cost a checkpoint."""
     if not path.exists():
         return

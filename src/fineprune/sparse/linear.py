@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from ..layers import is_transposed
-from . import threads
+from ..models.layers import is_transposed
 from .format import Float32, SparseMatrix
-from .kernels import LINEAR, linear_part, product_part
-from .memory import Activations, Array, Described, address, inputs_like, room, step, vector_bytes
+from .kernels import launch
+from .kernels.matmul import LINEAR, linear_part, product_part
+from .kernels.simd import HOST
+from .kernels.tiles import tiles_of
+from .kernels.work import counters
+from .records import Activations, Array, Described, address, inputs_like, room, step, vector_bytes
 from .reference import Activation
-from .tasks import counters
-from .tiles import tiles_of
-from .vectors import HOST
 
 
 class SparseLinear(nn.Module):
@@ -66,7 +66,7 @@ class SparseLinear(nn.Module):
         Raises:
             InvalidInputError: for another number of features or a device other than the CPU; and when a gradient is asked for.
         """
-        refuse_unfit(inputs, self.in_features)
+        check_fit(inputs, self.in_features)
         return ungraded(self._apply_to, inputs)
 
     def _apply_to(self, inputs: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class SparseLinear(nn.Module):
 
         One tile of tokens, as 16, 32 ... 128 are with AVX-512, is not copied where it is float32 and contiguous.
         """
-        refuse_unfit(inputs.t(), self.in_features)
+        check_fit(inputs.t(), self.in_features)
         tokens = inputs.shape[1]
         whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
         if not whole or not tokens or tokens % HOST.lanes or tokens > HOST.lanes * HOST.accumulators:
@@ -106,7 +106,7 @@ class SparseLinear(nn.Module):
         job["tokens"], job["vectors"] = tokens, tiles_of(1, tokens, step(self.activations)).vectors
         job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
         job["inputs"], job["activation"] = self.in_features, self.activation.value
-        threads.run(threads.entry(part, LINEAR, self.weight.values.dtype, like.dtype), job, (arrays, counted))
+        launch.run(launch.entry(part, LINEAR, self.weight.values.dtype, like.dtype), job, (arrays, counted))
 
     def _apply(self, function: Any, recurse: bool = True) -> "SparseLinear":
         probe = function(torch.zeros(1, dtype=torch.float32, device="cpu"))
@@ -132,7 +132,7 @@ class SparseLinear(nn.Module):
         )
 
 
-def refuse_unfit(inputs: Tensor, features: int) -> None:
+def check_fit(inputs: Tensor, features: int) -> None:
     """Raises InvalidInputError for inputs that the kernels do not take."""
     if inputs.ndim == 0 or inputs.shape[-1] != features or not inputs.is_floating_point() or inputs.device.type != "cpu":
         raise InvalidInputError(
@@ -142,7 +142,7 @@ def refuse_unfit(inputs: Tensor, features: int) -> None:
 
 
 def ungraded(compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Returns what is computed of inputs; where they need a gradient, asking for it will be refused in words."""
+    """Returns what is computed of inputs; where they need a gradient, asking for it will be refused with a clear error."""
     if torch.is_grad_enabled() and inputs.requires_grad:
         outputs: Tensor = _Ungraded.apply(inputs, compute)  # type: ignore[no-untyped-call]
         return outputs

@@ -1,0 +1,1 @@
+"""The `fineprune` command and all that only it needs."""

@@ -1,0 +1,1 @@
+"""`fineprune bench`: a model in several forms, timed on this machine."""

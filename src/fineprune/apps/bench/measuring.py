@@ -1,0 +1,178 @@
+"""Measures every form that can be run here, at one shape after the other."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ...errors import enumeration
+from .forms import Dense, Form, Runner, Saved, runner_of
+from .memory import peak
+from .results import Measurement, Row
+from .shapes import Batch, Shape, random_batch
+from .timing import Timing, in_turns, timed
+
+PACKAGES = ("fineprune", "torch", "transformers", "numba", "onnxruntime", "openvino")
+"""Whose versions belong to a measurement."""
+
+LONGEST = 300
+"""Characters that are shown of an error of others."""
+
+
+def measure(saved: Saved, shapes: Sequence[Shape], forms: Sequence[Form], threads: int, rounds: int) -> Measurement:
+    """Measures forms of a saved model; one that fails is told of, and does not stop the others.
+
+    Args:
+        saved: the model.
+        shapes: of the input.
+        forms: to measure.
+        threads: for each of them.
+        rounds: in which the forms take turns.
+
+    Raises:
+        InvalidInputError: if the model cannot take a shape; before anything is measured.
+    """
+    batches = {shape: random_batch(saved.model, shape) for shape in shapes}
+    absent = {form.name: form.missing() for form in forms if form.missing()}
+    present = [form for form in forms if form.name not in absent]
+    remarks = [f"{name} was not measured: {enumeration(missing)} not installed here." for name, missing in absent.items()]
+    rows: list[Row] = []
+    for shape, batch in batches.items():
+        with TemporaryDirectory() as workplace:
+            bench = Bench(saved, shape, batch, threads, Path(workplace))
+            rows += bench.rows(present, rounds)
+            remarks += bench.remarks
+    return Measurement(rows, list(dict.fromkeys(remarks)), conditions(threads, rounds))
+
+
+def conditions(threads: int, rounds: int) -> dict[str, Any]:
+    """Returns under which conditions a measurement holds."""
+    return {
+        "threads": threads,
+        "rounds": rounds,
+        "processor": platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": {package: found for package in PACKAGES if (found := _version(package)) is not None},
+        "date": date.today().isoformat(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A form that has been loaded and run once.
+
+    Args:
+        form: which.
+        prepared: what it was loaded from.
+        run: runs it once.
+        difference: of its output from that of the saved model, as a fraction of the largest one; None for other weights.
+    """
+
+    form: Form
+    prepared: Path
+    run: Runner
+    difference: float | None
+
+
+@dataclass
+class Bench:
+    """The forms of a model at one shape.
+
+    Args:
+        saved: the model.
+        shape: of the input.
+        batch: input of that shape.
+        threads: for each form.
+        workplace: an empty folder, for what is written on the way.
+        remarks: what went wrong so far, in sentences.
+    """
+
+    saved: Saved
+    shape: Shape
+    batch: Batch
+    threads: int
+    workplace: Path
+    remarks: list[str] = field(default_factory=list)
+
+    def rows(self, forms: Sequence[Form], rounds: int) -> list[Row]:
+        """Makes the forms ready, compares their outputs, takes their times in turns, and then their memory."""
+        safetensors.torch.save_file(self.batch, self.given)
+        expected = runner_of(self.saved.model)(self.batch)
+        ready = [found for form in forms if (found := self._ready(form, expected)) is not None]
+        timings = in_turns({one.form.name: timed(partial(one.run, self.batch)) for one in ready}, rounds)
+        return [self._row(one, timings) for one in ready]
+
+    @property
+    def given(self) -> Path:
+        """The file with the input."""
+        return self.workplace / "batch.safetensors"
+
+    def _ready(self, form: Form, expected: Tensor) -> Ready | None:
+        place = self.workplace / form.name
+        place.mkdir()
+        try:
+            prepared = form.prepare(self.saved, self.batch, place)
+            run = form.load(prepared, self.threads)
+            outputs = run(self.batch)
+        except Exception as error:  # whatever an exporter or another runtime raises
+            self.remarks.append(f"{form.name} failed with {type(error).__name__}: {shorten(str(error), LONGEST)}")
+            return None
+        difference = relative_difference(outputs, expected) if form.comparable else None
+        self._remark_difference(form, difference)
+        return Ready(form, prepared, run, difference)
+
+    def _remark_difference(self, form: Form, difference: float | None) -> None:
+        if difference is None or form.tolerance is None or difference <= form.tolerance:
+            return
+        self.remarks.append(
+            f"{form.name} at {self.shape} gives another output than the saved model, by {difference:.1e} of the largest value; "
+            f"rounding explains {form.tolerance:.0e}. Its times are those of something else."
+        )
+
+    def _row(self, ready: Ready, timings: dict[str, Timing]) -> Row:
+        form, timing, dense = ready.form, timings[ready.form.name], timings.get(Dense().name)
+        return Row(
+            shape=str(self.shape),
+            batch=self.shape.batch,
+            weights=form.weights,
+            runtime=form.runtime,
+            precision=form.precision,
+            latency=timing.spread,
+            faster=None if dense is None or dense is timing else timing.times_faster_than(dense),
+            memory=self._memory(ready),
+            file=form.bytes_on_disk(ready.prepared),
+            difference=ready.difference,
+        )
+
+    def _memory(self, ready: Ready) -> int | None:
+        try:
+            return peak(ready.form, ready.prepared, self.given, self.threads, [type(self.saved.model).__module__])
+        except subprocess.CalledProcessError as error:
+            why = shorten("".join(error.stderr.splitlines()[-1:]), LONGEST)
+            self.remarks.append(f"{ready.form.name} failed with code {error.returncode} in a process of its own: {why}")
+            return None
+
+
+def relative_difference(outputs: Tensor, expected: Tensor) -> float:
+    """Returns the largest difference, as a fraction of the largest magnitude that is expected; infinite for other shapes."""
+    if outputs.shape != expected.shape:
+        return float("inf")
+    return float((outputs - expected).abs().max() / expected.abs().max())

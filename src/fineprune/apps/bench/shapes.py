@@ -1,0 +1,85 @@
+"""How much goes through a model at once, and random input of that shape."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...errors import InvalidInputError
+from ..training.pretrained import learned_positions
+
+Batch = dict[str, Tensor]
+"""Input of a model, by the names of its forward method's arguments."""
+
+IMAGES = "pixel_values"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much goes through a model at once.
+
+    Args:
+        batch: texts, or images.
+        tokens: of each text; None for images, whose size is the model's own.
+    """
+
+    batch: int
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or (self.tokens is not None and self.tokens < 1):
+            raise InvalidInputError(f"A shape was given as {self}; its numbers are 1 or more.")
+
+    def __str__(self) -> str:
+        return str(self.batch) if self.tokens is None else f"{self.batch}x{self.tokens}"
+
+
+def read_shapes(text: str) -> list[Shape]:
+    """Reads `1x128,8x128`: batch x tokens, or of images the batch alone, separated by commas.
+
+    Raises:
+        InvalidInputError: for any other text.
+    """
+    try:
+        numbers = [[int(number) for number in part.split("x", maxsplit=1)] for part in text.lower().split(",")]
+    except ValueError as error:
+        raise InvalidInputError(
+            f"shapes was given as {text!r}; it is batch x tokens, separated by commas, as 1x128,8x128, or for images the "
+            "batch alone, as 1,8."
+        ) from error
+    return list(dict.fromkeys(Shape(*one) for one in numbers))
+
+
+def random_batch(model: PreTrainedModel, shape: Shape) -> Batch:
+    """Returns random input: texts of tokens from the vocabulary, all of them attended to, or images.
+
+    Raises:
+        InvalidInputError: if the model takes neither, the shape is of the other kind, or a text is too long for it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    main = model.main_input_name
+    if main not in ("input_ids", IMAGES) or model.config.is_encoder_decoder:
+        raise InvalidInputError(
+            f"A {model.config.model_type} model takes {main}{' and a target text' if model.config.is_encoder_decoder else ''}; "
+            "what is measured here is models that take one text, or images."
+        )
+    if (main == IMAGES) != (shape.tokens is None):
+        wanted = "the batch alone, as 1,8" if main == IMAGES else "batch x tokens, as 1x128,8x128"
+        raise InvalidInputError(f"A shape was given as {shape}; for a {model.config.model_type} model it is {wanted}.")
+    if shape.tokens is None:
+        return {IMAGES: torch.randn(_image(model, shape), generator=generator)}
+    most = learned_positions(model)
+    if most is not None and shape.tokens > most:
+        raise InvalidInputError(
+            f"A shape was given as {shape}, and the model has positions for {most} tokens. Give {most} at most."
+        )
+    words = model.get_input_embeddings().get_parameter("weight").shape[0]
+    ids = torch.randint(0, words, (shape.batch, shape.tokens), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _image(model: PreTrainedModel, shape: Shape) -> tuple[int, ...]:
+    size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return shape.batch, model.config.num_channels, height, width

@@ -1,0 +1,1 @@
+"""`fineprune shrink`, `pack` and `import`: a folder in, another folder out."""

@@ -1,0 +1,88 @@
+"""Packs a saved model: `fineprune pack FOLDER NEW_FOLDER`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from ...compress.packing.header import Dense, Raw, Sparse
+from ...compress.packing.saving import save
+from ...compress.packing.settings import is_packed
+from ...compress.packing.values import VALUES
+from ...compress.packing.write import PACKED, Written
+from ...compress.resizing.building import GENERATION, from_pretrained
+from ...compress.resizing.reading import folder_of
+from ...compress.resizing.weights import Weights
+from ...errors import InvalidInputError
+from ...files import check_free
+from .shrink import BESIDE
+
+
+@dataclass(frozen=True)
+class Size:
+    """What some tensors, or all, take.
+
+    Args:
+        name: of them, in words.
+        before: bytes in the model.
+        after: bytes in the packed file.
+        bound: bytes that they are worth: for n weights of which a fraction d is kept, with b bits a value,
+            n (H(d) + d b) / 8, H the binary entropy; for all other numbers what they take.
+    """
+
+    name: str
+    before: int
+    after: int
+    bound: float
+
+    def row(self) -> Sequence[str]:
+        """Returns the cells of its row in a table."""
+        ratio = f"{self.after / self.bound:.4f}" if self.bound else ""
+        return self.name, f"{self.before:,}", f"{self.after:,}", f"{self.bound:,.0f}", ratio
+
+
+HEADINGS = ("bytes of", "before", "after", "bound", "after / bound")
+
+
+def pack_folder(folder: str, new_folder: str, values: Literal["int8", "fp16", "fp32"] = "int8") -> Sequence[Size]:
+    """Writes a saved model as a compact one, with all that is needed to use it.
+
+    Args:
+        folder: a saved model, shrunken or not.
+        new_folder: for the packed model, its tokenizer and what lies beside; it must not exist.
+        values: how values of matrices are stored: int8 with a scale for each row, fp16, or fp32 as they are.
+
+    Returns:
+        What its matrices and its other tensors take, and the file as a whole.
+
+    Raises:
+        InvalidInputError: if the new folder is occupied, the model cannot be loaded, or has values that cannot be stored so.
+        FileError: if the new folder cannot be written; nothing of it is left then.
+    """
+    if is_packed(folder):
+        raise InvalidInputError(f"{folder} is packed already. Give the folder of the model that it was packed from.")
+    check_free(new_folder)
+    model, source = from_pretrained(folder), folder_of(folder)
+    beside = [source / name for name in (*BESIDE, GENERATION) if (source / name).is_file()]
+    written = save(model, new_folder, VALUES[values], beside)
+    return sizes(Weights(model).tensors, written, (Path(new_folder) / PACKED).stat().st_size)
+
+
+def sizes(tensors: Mapping[str, Tensor], written: Mapping[str, Written], file: int) -> Sequence[Size]:
+    """Compares what tensors took, take and are worth.
+
+    Args:
+        tensors: that were packed, by name.
+        written: what became of each.
+        file: bytes of the whole file.
+    """
+    kinds = {Sparse: "matrices with zeros left out", Dense: "other matrices", Raw: "vectors and others"}
+    rows = []
+    for kind, what in kinds.items():
+        names = [name for name, one in written.items() if type(one.entry) is kind]
+        before = sum(tensors[name].nbytes for name in names)
+        after, bound = sum(written[name].nbytes for name in names), sum(written[name].entry.bound for name in names)
+        rows.append(Size(what, before, after, bound / 8))
+    return [*rows, Size("the whole file", sum(row.before for row in rows), file, sum(row.bound for row in rows))]

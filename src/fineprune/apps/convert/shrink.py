@@ -1,0 +1,104 @@
+"""Shrinks a saved model: `fineprune shrink FOLDER NEW_FOLDER`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ...compress.resizing.building import from_pretrained
+from ...compress.resizing.reading import folder_of
+from ...compress.resizing.saving import save
+from ...compress.resizing.weights import Weights
+from ...compress.shrinking.shrink import shrink
+from ...errors import InvalidInputError
+from ...files import check_free
+from ...models.anatomy import find_blocks
+
+BESIDE = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json"),
+    *("merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja"),
+    *("preprocessor_config.json", "processor_config.json", "recipe.yaml"),
+)
+"""Files of a tokenizer or a processor, and the recipe of the run, which `fineprune evaluate` reads."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is.
+
+    Args:
+        parameters: numbers in it, tied ones once.
+        heads: query heads, in all attentions.
+        neurons: in all feed-forward layers.
+    """
+
+    parameters: int
+    heads: int
+    neurons: int
+
+
+def sizes(model: nn.Module) -> Sizes:
+    """Counts what a model of a known architecture is made of."""
+    found, weights = find_blocks(model), Weights(model)
+    return Sizes(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        heads=sum(attention.heads for block in found for attention in block.attentions),
+        neurons=sum(weights.matrix(block.feed_forward.second).shape[1] for block in found),
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model before and after, and the bytes of its tensors on the disk."""
+
+    before: Sizes
+    after: Sizes
+    bytes_before: int
+    bytes_after: int
+
+    def rows(self) -> Sequence[Sequence[str]]:
+        """Returns what, before, after and the share left, in words."""
+        pairs = {
+            "parameters": (self.before.parameters, self.after.parameters),
+            "bytes of the weights": (self.bytes_before, self.bytes_after),
+            "heads": (self.before.heads, self.after.heads),
+            "neurons": (self.before.neurons, self.after.neurons),
+        }
+        return [
+            (name, f"{before:,}", f"{after:,}", f"{after / before:.4f}" if before else "")
+            for name, (before, after) in pairs.items()
+        ]
+
+
+def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> Outcome:
+    """Removes from a saved model what pruning has made superfluous: heads, neurons, whole layers, columns and features.
+
+    Args:
+        folder: a saved model of a known architecture, with zeros.
+        new_folder: for the smaller model, its tokenizer and what lies beside; it must not exist.
+        multiple: neurons and features are kept in multiples of it, 8 or 16 for the kernels of a GPU.
+
+    Raises:
+        InvalidInputError: if the new folder is occupied, the model cannot be loaded or is not known, or has nothing to remove.
+        FileError: if the new folder cannot be written; nothing of it is left then.
+    """
+    check_free(new_folder)
+    model = from_pretrained(folder)
+    smaller = shrink(model, multiple)
+    if _shapes(model) == _shapes(smaller):
+        raise InvalidInputError(
+            f"Nothing can be removed from {folder}: no head, neuron, column or feature is zero as a whole. Prune with a "
+            "structure that makes whole ones fall, as Heads() or Neurons(). Nothing was written."
+        )
+    source = folder_of(folder)
+    save(smaller, new_folder, [source / name for name in BESIDE if (source / name).is_file()])
+    return Outcome(sizes(model), sizes(smaller), _bytes(source), _bytes(Path(new_folder)))
+
+
+def _shapes(model: nn.Module) -> dict[str, Sequence[int]]:
+    return {name: tensor.shape for name, tensor in Weights(model).tensors.items()}
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

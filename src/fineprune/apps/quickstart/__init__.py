@@ -1,0 +1,1 @@
+"""`fineprune quickstart`: a real model on real text, without a download."""

@@ -1,0 +1,1 @@
+"""`fineprune sweep`: many runs, as a table."""

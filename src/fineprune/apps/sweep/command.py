@@ -1,0 +1,138 @@
+"""The command `fineprune sweep`: runs the trials that are not finished, and keeps the tables up to date."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InvalidInputError, TrainingError, enumeration, require
+from ..training.run import RESULT
+from . import flags, record, tables
+from .engines import Ended, Job
+from .flags import Sweep
+from .plan import Trial
+
+require("hub", "pyarrow")
+
+import pyarrow  # noqa: E402
+
+Command = Callable[[Path, Path], tuple[str, ...]]
+"""Makes the command of a trial from its recipe and its folder."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to.
+
+    Args:
+        folder: of the sweep.
+        trials: a row for each trial, as in trials.csv.
+        summary: a row for each setting, as in summary.csv.
+        failed: what went wrong with each broken trial, by name.
+    """
+
+    folder: Path
+    trials: pyarrow.Table
+    summary: pyarrow.Table
+    failed: dict[str, str]
+
+    def check(self) -> None:
+        """Raises TrainingError if a trial failed."""
+        if self.failed:
+            raise TrainingError(
+                f"{len(self.failed)} of {self.trials.num_rows} trials failed: {enumeration(self.failed, most=5)}. The rest is "
+                f"in {self.folder}; the same command tries the failed ones again."
+            )
+
+
+def train_command(recipe: Path, folder: Path) -> tuple[str, ...]:
+    """Returns the command that runs one trial."""
+    return (sys.executable, "-P", "-u", "-m", "fineprune", "train", str(recipe), "--training.output_dir", str(folder))
+
+
+def run(
+    arguments: Sequence[str],
+    report: Callable[[str], None],
+    command: Command = train_command,
+) -> Outcome:
+    """Runs a sweep: `fineprune sweep` after its name.
+
+    Args:
+        arguments: of the command line.
+        report: is told of each trial that ends, in a line.
+        command: makes a trial's command from its recipe and its folder.
+
+    Raises:
+        InvalidInputError: for what cannot be run, or an output folder of something else; before a trial is started.
+        TrainingError: if it is stopped with Ctrl-C.
+    """
+    sweep = flags.read(arguments)
+    with record.claimed(sweep.folder, sweep.plan.trials, sweep.choices):
+        try:
+            return _run(sweep, report, command)
+        except KeyboardInterrupt:
+            raise TrainingError(
+                f"The sweep was stopped. Its finished trials are in {sweep.folder}; the same command goes on with the others."
+            ) from None
+
+
+def _run(sweep: Sweep, report: Callable[[str], None], command: Command) -> Outcome:
+    folder, trials = sweep.folder.absolute(), {trial.name: trial for trial in sweep.plan.trials}
+    results = {name: result for name in trials if (result := _result(folder / name))}
+    waiting = [_job(folder, trial, command) for name, trial in trials.items() if name not in results]
+    report(f"{len(trials)} trials, {len(results)} of them finished before; logs are in {sweep.folder / record.LOGS}")
+    failed: dict[str, str] = {}
+    outcome = _write(sweep, results, failed)
+    with closing(sweep.engine.run(waiting)) as ended:
+        for one in ended:
+            if result := _result(folder / one.name):
+                results[one.name] = result
+            else:
+                failed[one.name] = _failure(one, folder)
+            report(f"{len(results) + len(failed)} of {len(trials)}: {one.name} {failed.get(one.name) or _figures(result)}")
+            outcome = _write(sweep, results, failed)
+    return outcome
+
+
+def _job(folder: Path, trial: Trial, command: Command) -> Job:
+    own = folder / trial.name
+    words = command(folder / record.RECIPES / f"{trial.name}.yaml", own)
+    return Job(trial.name, words, own, own / RESULT, _log(folder, trial.name), Path.cwd(), trial.setting.prunes)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """Returns what a finished trial measured; nothing if it is not finished."""
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{folder / RESULT} could not be read: {error}. Remove {folder} to run it anew.") from error
+    return result
+
+
+def _write(sweep: Sweep, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> Outcome:
+    ordered = {trial.name: results[trial.name] for trial in sweep.plan.trials if trial.name in results}
+    made = {"trials": tables.trials(sweep.plan, ordered, failed), "summary": tables.summary(sweep.plan, ordered)}
+    tables.write(sweep.folder, **made)
+    return Outcome(sweep.folder, **made, failed=dict(failed))
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / record.LOGS / f"{name}.log"
+
+
+def _failure(ended: Ended, folder: Path) -> str:
+    """Says how a trial broke: the reason, the last line of its log, and where the log is."""
+    log = _log(folder, ended.name)
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing")
+    return f"{ended.problem}; the last line of {log}: {last[:400]}"
+
+
+def _figures(result: Mapping[str, Any]) -> str:
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    return f"finished: {metrics}, density {result['density']:.4f}, {result['seconds']:.0f} s"

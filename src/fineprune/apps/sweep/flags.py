@@ -1,0 +1,89 @@
+"""The flags of `fineprune sweep`: its own, and all of `fineprune train`."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InvalidInputError
+from . import grid, plan
+from .engines import Engine, Local, Ray
+from .plan import Plan
+
+USAGE = "fineprune sweep RECIPE.yaml [--grid KEY=VALUE,VALUE ...] [--variants FILE] [--seeds N] [--setting value ...]"
+
+DESCRIPTION = """Runs a recipe for every choice of variant, grid and seed, and writes one table. Start it again with the same
+command: what is finished is kept, what was interrupted goes on, what failed is tried again; new variants, values and seeds
+are added. Every flag of `fineprune train` is allowed."""
+
+GRID = """a setting and its values, as a flag of `fineprune train` takes it; give it again for more settings. Commas in [], {}
+and quotes part nothing: pruning.method={class_path: Movement, init_args: {init: FromMagnitude}},Magnitude"""
+
+VARIANTS = """settings that change together: a mapping from a name to a part of a recipe, which is laid over the recipe. What
+names a class_path replaces the class with all its settings; `pruning: null` is a dense run"""
+
+SEEDS = """how many seeds, counted from the recipe's own training.seed (default: 1); or the seeds themselves, with commas: 5,6
+(for one: 5,)"""
+
+ENGINE = """local: this machine (default). ray: the cluster at RAY_ADDRESS, whose nodes share this folder, the output, the
+data and the Python environment under the same paths; without RAY_ADDRESS, a cluster of this machine alone"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that was asked for.
+
+    Args:
+        plan: what it runs.
+        folder: for everything that it writes.
+        engine: where it runs.
+        choices: the flags it was asked for with, for the record.
+    """
+
+    plan: Plan
+    folder: Path
+    engine: Engine
+    choices: dict[str, Any]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of what a sweep takes beside the flags of `fineprune train`."""
+    made = argparse.ArgumentParser(usage=USAGE, description=DESCRIPTION, allow_abbrev=False, exit_on_error=False)
+    made.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE", help=GRID)
+    made.add_argument("--variants", metavar="FILE.yaml", help=VARIANTS)
+    made.add_argument("--seeds", default="1", metavar="N", help=SEEDS)
+    made.add_argument("--output", metavar="FOLDER", help="folder of the sweep (default: the recipe's training.output_dir)")
+    made.add_argument("--engine", choices=("local", "ray"), default="local", help=ENGINE)
+    made.add_argument("--jobs", type=int, metavar="N", help="local: trials at the same time (default: 1)")
+    made.add_argument("--cpus", type=int, metavar="N", help="ray: CPUs, and threads, of each trial (default: 1)")
+    made.add_argument("--gpus", type=int, metavar="N", help="ray: GPUs of each trial (default: 0)")
+    return made
+
+
+def read(arguments: Sequence[str]) -> Sweep:
+    """Reads a sweep from command-line arguments, and every recipe in it; writes nothing.
+
+    Raises:
+        InvalidInputError: for what cannot be run.
+    """
+    first = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
+    try:
+        chosen, flags = parser().parse_known_args(list(arguments[len(first) :]))
+    except argparse.ArgumentError as error:
+        raise InvalidInputError(f"{error}.") from error
+    variants = {} if chosen.variants is None else plan.read_variants(chosen.variants)
+    grids = grid.read_grids(chosen.grid)
+    engine = _engine(chosen)
+    made = plan.make(first[0] if first else None, flags, grids, variants, chosen.seeds)
+    choices = {"recipe": first, "flags": flags, "grids": grids, "variants": list(variants), "seeds": made.seeds}
+    return Sweep(made, Path(chosen.output or made.output), engine, choices)
+
+
+def _engine(chosen: argparse.Namespace) -> Engine:
+    others = {"local": ("cpus", "gpus"), "ray": ("jobs",)}[chosen.engine]
+    given = [f"--{name}" for name in others if getattr(chosen, name) is not None]
+    if given:
+        raise InvalidInputError(f"{given[0]} was given, which --engine {chosen.engine} does not take. Leave it out.")
+    settings = {name: value for name in ("jobs", "cpus", "gpus") if (value := getattr(chosen, name)) is not None}
+    return Local(**settings) if chosen.engine == "local" else Ray(**settings)

@@ -1,0 +1,1 @@
+"""Extractive question answering, scored by SQuAD's rules."""

@@ -1,0 +1,1 @@
+"""`fineprune train` and `evaluate`: from a recipe to a saved model."""

@@ -1,0 +1,167 @@
+"""The model card: README.md beside a saved model, in the Hub's format; a user's own text is never touched."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...config.config import class_name, in_short, kinds
+from ...errors import require
+from ...structures.linked import Linked
+from ...version import VERSION
+
+require("hub", "huggingface_hub")
+
+from huggingface_hub import EvalResult, ModelCardData  # noqa: E402
+from huggingface_hub.errors import HFValidationError  # noqa: E402
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # noqa: E402
+
+FILE = "README.md"
+
+MARK = "<!-- Written by fineprune, and written anew with the model. Take this line out to keep a text of your own. -->"
+
+PAPER = "The method is that of Movement Pruning: Adaptive Sparsity by Fine-Tuning (Sanh, Wolf, Rush 2020, arXiv 2005.07683)."
+
+PIPELINES = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForCausalLM": "text-generation",
+}
+"""The Hub's name for what a head does."""
+
+
+def write(folder: str | Path, facts: Mapping[str, Any]) -> bool:
+    """Writes the card of a model into its folder, unless a text without this room's mark lies there.
+
+    Args:
+        folder: of the saved model.
+        facts: of the run, as `result.json` holds them.
+
+    Returns:
+        Whether it was written.
+    """
+    path = Path(folder) / FILE
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return False
+    path.write_text(text(facts, Path(folder).resolve().name), encoding="utf-8")
+    return True
+
+
+def text(facts: Mapping[str, Any], name: str) -> str:
+    """Returns the card of a run: the Hub's metadata, what was done, what it came to, and how to load the model."""
+    pruned = facts.get("pruning") is not None
+    done = _pruning(facts) if pruned else "Nothing was pruned."
+    rows = [("density of the prunable weights", facts["density"]), ("density of the whole model", facts["whole_model_density"])]
+    if facts.get("remaining_weights") is not None:
+        rows.append(("remaining weights of the blocks, as the paper counts", facts["remaining_weights"]))
+    by = f"{'Pruned while it was fine-tuned' if pruned else 'Fine-tuned'} with fineprune {facts['versions']['fineprune']}."
+    story = [f"{_origin(facts)} {done}", _table([*rows, *facts["metrics"].items()])]
+    if pruned and _has_whole_groups(facts["pruning"]):
+        story.append("Whole groups are zero in it: `fineprune shrink FOLDER NEW_FOLDER` takes them out, with the same output.")
+    return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if _moves(facts) else by)
+
+
+def imported(name: str, head: str, method: str, threshold: float | None, density: float) -> str:
+    """Returns the card of a checkpoint of the paper's released code that was made a plain one.
+
+    Args:
+        name: of the model.
+        head: the class of Transformers that loads it.
+        method: the old code's name of the method.
+        threshold: with which it was pruned; None for a method without one.
+        density: of the whole model.
+    """
+    at = "" if threshold is None else f", final threshold {threshold}"
+    story = [f"A checkpoint of the paper's released code, made a plain one: method `{method}`{at}."]
+    data = ModelCardData(library_name="transformers", tags=["fineprune", "pruning", "movement-pruning"])
+    table = _table([("density of the whole model", density)])
+    return _card(data.to_yaml().strip(), name, [*story, table], head, f"Imported with fineprune {VERSION}. {PAPER}")
+
+
+def _card(metadata: str, name: str, story: list[str], head: str, by: str) -> str:
+    load = f"""from transformers import AutoTokenizer, {head}
+
+model = {head}.from_pretrained("{name}")  # this folder, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+    plain = "It is a plain Transformers checkpoint; the pruned weights are zeros in it."
+    parts = [f"---\n{metadata}\n---", MARK, f"# {name}", *story, "## How to load it", plain, f"```python\n{load}\n```", by]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(facts: Mapping[str, Any], name: str) -> str:
+    task, base = task_name(facts["task"]), facts.get("model")
+    pipeline = PIPELINES.get(facts["head"])
+    results = [
+        EvalResult(
+            task_type=pipeline or "other",
+            dataset_type=task.lower().replace(" ", "-"),
+            dataset_name=task,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for metric, value in facts["metrics"].items()
+    ]
+    data = ModelCardData(
+        base_model=base if base and is_hub_name(base) else None,
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=["fineprune", "pruning", *(["movement-pruning"] if _moves(facts) else [])],
+        model_name=name,
+        eval_results=results or None,
+    )
+    return data.to_yaml().strip()
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a model's name can be one on the Hub, and is no folder here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _method(facts: Mapping[str, Any]) -> str:
+    pruning = facts.get("pruning")
+    return class_name(pruning["method"]) if pruning else ""
+
+
+def _moves(facts: Mapping[str, Any]) -> bool:
+    return "Movement" in _method(facts)
+
+
+def task_name(task: Mapping[str, Any]) -> str:
+    """Names the data of a run, given its task's settings: the data set on the Hub, or the files without their folders."""
+    files = task.get("train")
+    if files and not task.get("dataset"):
+        return ", ".join(Path(path).name for path in ([files] if isinstance(files, str) else files))
+    if task.get("folder"):
+        return f"{task['name']} from files"
+    given = [task.get(key) for key in ("dataset", "subset", "name")]
+    return " ".join(part for part in given if isinstance(part, str)) or str(task.get("class", "unnamed task"))
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    base = facts.get("model")
+    source = "A model" if not base else f"`{base if is_hub_name(base) else Path(base).name}`"
+    taught = " It was distilled from a teacher." if facts.get("teacher") else ""
+    return f"{source}, fine-tuned on {task_name(facts['task'])} for {facts['steps']:,} steps (seed {facts['seed']}).{taught}"
+
+
+def _pruning(facts: Mapping[str, Any]) -> str:
+    pruning = facts["pruning"]
+    structure = f"structure `{in_short(pruning['structure'])}`, scope `{pruning['scope']}`"
+    rules = [f"`{in_short(rule['structure'])}`" for rule in pruning.get("rules") or () if rule.get("structure")]
+    ruled = f", with rules for {', '.join(rules)}" if rules else ""
+    return (
+        f"Meanwhile it was pruned by `{_method(facts)}` ({structure}{ruled}): "
+        f"{facts['density']:.2%} of the prunable weights are left, {facts['whole_model_density']:.2%} of the whole model."
+    )
+
+
+def _has_whole_groups(pruning: Mapping[str, Any]) -> bool:
+    structures = [pruning["structure"], *(rule["structure"] for rule in pruning.get("rules") or () if rule.get("structure"))]
+    return not {class_name(structure) for structure in structures}.isdisjoint(kind.__name__ for kind in kinds(Linked))
+
+
+def _table(rows: Sequence[tuple[str, float]]) -> str:
+    return "\n".join(["| measure | value |", "|---|---|", *(f"| {name} | {value:.4f} |" for name, value in rows)])

@@ -1,0 +1,301 @@
+"""Runs a recipe: reads the data, trains and prunes with the stock Trainer, evaluates, saves."""
+
+import copy
+import json
+import platform
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import FileError, FinepruneError, InvalidInputError, nearest, require
+from ...files import replace_whole
+from ...models import targets
+from ...models.inspection import Inspection, inspect
+from ...pruner.build import assign
+from ...trainer.callback import PruningCallback
+from ...trainer.checkpoints import last_whole_checkpoint
+from ...trainer.distillation_trainer import DistillationTrainer
+from ...version import VERSION
+from ..tasks.base import Prepared, Task
+from . import model_card
+from .pretrained import check_length, freeze, give_padding, load_pretrained
+from .recipe import Recipe
+from .weight_samples import WeightSamples
+
+require("hub", "transformers", "accelerate", "datasets", "sklearn")
+
+import safetensors  # noqa: E402
+import transformers  # noqa: E402
+from transformers import (  # noqa: E402
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState  # noqa: E402
+
+RECIPE, RESULT = "recipe.yaml", "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Args:
+        metrics: the task's figures on the validation split, the one to compare by first.
+        inspection: what is left of the model, counted on its weights.
+        seconds: wall time of training, evaluations included, of a resumed run also what came before the checkpoint;
+            None for an evaluation alone.
+        seed: of the run.
+        history: Trainer's log, a dictionary each time something was logged.
+    """
+
+    metrics: dict[str, float]
+    inspection: Inspection
+    seconds: float | None
+    seed: int
+    history: list[dict[str, Any]]
+
+
+class Stopwatch(TrainerCallback, ExportableState):
+    """Counts the seconds of training; every checkpoint keeps those before it, for a run that goes on from there."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self.before = before
+        self._start = time.perf_counter()
+
+    @classmethod
+    def resumed(cls, checkpoint: str | None) -> "Stopwatch":
+        """Returns one that goes on from a checkpoint, from 0 where it kept none."""
+        if checkpoint is None:
+            return cls()
+        kept = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
+        return cls(kept[cls.__name__]["attributes"]["before"] if cls.__name__ in kept else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self.before + time.perf_counter() - self._start
+
+    def state(self) -> dict[str, Any]:
+        """Returns what Trainer writes into a checkpoint."""
+        return {"args": {}, "attributes": {"before": self.seconds}}
+
+
+def train(recipe: Recipe) -> Result:
+    """Runs a recipe and writes the pruned model, its tokenizer, the recipe and the result into `training.output_dir`.
+
+    Args:
+        recipe: what to run.
+
+    Raises:
+        InvalidInputError: for data, a model or settings that cannot be used; before anything is written.
+    """
+    folder = Path(recipe.training.output_dir or "")
+    _check_free(folder, recipe.resume)
+    checkpoint = last_whole_checkpoint(folder, pruned=recipe.pruning is not None) if recipe.resume else None
+    if recipe.resume and checkpoint is None:
+        raise InvalidInputError(f"{folder} holds no whole checkpoint to resume from. Train without --resume true.")
+    transformers.set_seed(recipe.training.seed)
+    splits = recipe.task.load()
+    tokenizer, model = _pretrained(recipe, splits.classes)
+    teacher = None if recipe.teacher is None else load_pretrained(recipe.teacher, recipe.task.head)[1]
+    prepared = recipe.task.prepare(splits.train, splits.validation, tokenizer, recipe.max_length)
+    longest = prepared.longest()
+    for one in [model] if teacher is None else [model, teacher]:
+        check_length(one, longest)
+    weight_samples = WeightSamples.of(model, _pruned_names(model, recipe))
+    callback = None if recipe.pruning is None else PruningCallback(recipe.pruning)
+    trainer = _trainer(model, tokenizer, recipe, prepared, teacher, callback)
+    stopwatch = Stopwatch.resumed(checkpoint)
+    trainer.add_callback(stopwatch)
+    _run(trainer, checkpoint, folder)
+    seconds = stopwatch.seconds
+    metrics = _last_evaluation(trainer, recipe.task) or _evaluate(trainer, recipe.task)
+    result = Result(metrics, _inspect(model, callback), seconds, recipe.training.seed, trainer.state.log_history)
+    _save(trainer, recipe, result, weight_samples.finished(model, None if callback is None else callback.pruner), folder)
+    return result
+
+
+def evaluate(folder: str, task: Task, max_length: int, training: TrainingArguments) -> Result:
+    """Evaluates a saved model on a task's validation split. Writes nothing.
+
+    Raises:
+        InvalidInputError: if there is no model, or a label is not one of its classes.
+    """
+    tokenizer, model = load_pretrained(folder, task.head)
+    names: dict[int, str] = model.config.id2label or {}  # type: ignore[assignment]
+    classes = tuple(names[number] for number in sorted(names))
+    prepared = task.prepare(None, task.load_validation(classes), tokenizer, max_length)
+    check_length(model, prepared.longest())
+    arguments = copy.copy(training)
+    with tempfile.TemporaryDirectory() as arguments.output_dir:  # Trainer makes the folder that it is given
+        trainer = _trainer(model, tokenizer, Recipe(folder, task, arguments), prepared, None, None)
+        return Result(_evaluate(trainer, task), _inspect(model, None), None, training.seed, [])
+
+
+def _pretrained(recipe: Recipe, classes: tuple[str, ...]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    settings = {**recipe.task.config(classes), **recipe.config}
+    tokenizer, model = load_pretrained(recipe.model, recipe.task.head, **settings)
+    if recipe.frozen_modules is not None:
+        freeze(model, recipe.frozen_modules)
+    give_padding(tokenizer, model)
+    return tokenizer, model
+
+
+def _pruned_names(model: PreTrainedModel, recipe: Recipe) -> list[str]:
+    """Names the weights that are pruned, each once, or of a dense run those that would be by default."""
+    if recipe.pruning is None:
+        return list(targets.find(model))
+    return list(dict.fromkeys(name for _, parameters in assign(model, recipe.pruning) for name in parameters))
+
+
+def _trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    prepared: Prepared,
+    teacher: PreTrainedModel | None,
+    callback: PruningCallback | None,
+) -> Trainer:
+    arguments = recipe.training
+    metric = (arguments.metric_for_best_model or recipe.task.metrics[0]).removeprefix("eval_")
+    if metric not in recipe.task.metrics:
+        raise InvalidInputError(f"metric_for_best_model was given as {metric!r}; {nearest(metric, recipe.task.metrics)}")
+    if arguments.metric_for_best_model is not None:
+        arguments.greater_is_better = recipe.task.greater_is_better and not metric.endswith("loss")
+    if prepared.ordered and arguments.train_sampling_strategy == "group_by_length":
+        raise InvalidInputError(
+            "train_sampling_strategy was given as 'group_by_length', which evaluates in another order too, and this task "
+            "counts on the order. Leave it out; windows are of about one length anyway."
+        )
+    parts = prepared.validation
+    settings: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": prepared.train,
+        "eval_dataset": parts[""] if list(parts) == [""] else parts,
+        "processing_class": tokenizer,
+        "data_collator": prepared.collator,
+        "compute_metrics": prepared.metrics,
+        "preprocess_logits_for_metrics": prepared.reduce,
+        "callbacks": [] if callback is None else [callback],
+    }
+    try:
+        if teacher is None:
+            return Trainer(**settings)
+        return DistillationTrainer(**settings, teacher=teacher, distillation=recipe.distillation)
+    except InvalidInputError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise InvalidInputError(f"Training could not be set up: {' '.join(str(error).split())}") from error
+
+
+def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
+    """Trains; where the config does not fit the model or the run, leaves no empty folder behind."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except InvalidInputError:
+        if folder.is_dir() and not any(folder.iterdir()) and trainer.is_world_process_zero():
+            folder.rmdir()
+        raise
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        if isinstance(error, FinepruneError) or (isinstance(error, RuntimeError) and "inline_container" not in str(error)):
+            raise  # but torch.save's way to say that a file cannot grow
+        raise FileError(
+            f"A checkpoint could not be saved in {folder}: {error}. Free some space, then --resume true."
+        ) from error
+
+
+def _last_evaluation(trainer: Trainer, task: Task) -> dict[str, float] | None:
+    """Returns the evaluation of the weights that the model holds, if training ended with one."""
+    if trainer.args.load_best_model_at_end:
+        return None
+    logged: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        if entry["step"] == trainer.state.global_step:
+            logged |= entry
+    return _figures(logged, task) if all(f"eval_{name}" in logged for name in task.metrics) else None
+
+
+def _evaluate(trainer: Trainer, task: Task) -> dict[str, float]:
+    return _figures(trainer.evaluate(), task)
+
+
+def _figures(logged: dict[str, float], task: Task) -> dict[str, float]:
+    return {name: logged[f"eval_{name}"] for name in task.metrics}
+
+
+def _inspect(model: nn.Module, callback: PruningCallback | None) -> Inspection:
+    """Counts what is left, of what was pruned or of what a pruner would prune by default."""
+    if callback is not None and callback.summary is not None:
+        return callback.summary
+    return inspect(model, targets.find(model))
+
+
+def _check_free(folder: Path, resume: bool) -> None:
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise InvalidInputError(
+            f"{folder} already holds a run, or other files. Give --resume true to go on with a run, or another "
+            "--training.output_dir; nothing is overwritten."
+        )
+
+
+def facts(trainer: Trainer, recipe: Recipe, result: Result) -> dict[str, Any]:
+    """Returns what `result.json` holds: every figure of a run, with what it was measured on."""
+    return {
+        "metrics": result.metrics,
+        "headline": {"metric": recipe.task.metrics[0], "greater_is_better": recipe.task.greater_is_better},
+        "model": recipe.model,
+        "head": recipe.task.head,
+        "teacher": recipe.teacher,
+        "task": {"class": type(recipe.task).__name__, **_plain(vars(recipe.task))},
+        "pruning": None if recipe.pruning is None else recipe.pruning.to_dict(),
+        "density": result.inspection.density,
+        "remaining_weights": result.inspection.remaining_weights,
+        "whole_model_density": result.inspection.whole_model.density,
+        "layers": [asdict(layer) for layer in result.inspection.layers],
+        "seconds": result.seconds,
+        "steps": trainer.state.global_step,
+        "seed": result.seed,
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": str(trainer.args.device),
+            "processes": trainer.args.world_size,
+        },
+        "versions": {"fineprune": VERSION, **{name: version(name) for name in ("torch", "transformers")}},
+        "date": time.strftime("%Y-%m-%d"),
+        "history": result.history,
+    }
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns those settings that JSON can hold: names and numbers, not a task's own data."""
+    return {name: value for name, value in settings.items() if isinstance(value, str | int | float | list | None)}
+
+
+def _save(trainer: Trainer, recipe: Recipe, result: Result, weight_samples: WeightSamples, folder: Path) -> None:
+    measured = facts(trainer, recipe, result)
+    try:
+        trainer.save_model(str(folder))  # on every rank: where weights are sharded, the first one fetches them
+        if not trainer.is_world_process_zero():
+            return
+        weight_samples.save(folder)
+        if recipe.source:
+            (folder / RECIPE).write_text(recipe.source, encoding="utf-8")
+        model_card.write(folder, measured)
+        text = json.dumps(measured, indent=2) + "\n"
+        replace_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))  # last: with it a run is finished
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(
+            f"The run could not be saved in {folder}: {error}. Free some space; "
+            "if a checkpoint was saved, --resume true finishes the run."
+        ) from error

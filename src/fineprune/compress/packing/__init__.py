@@ -1,0 +1,1 @@
+"""The compact file of a model: a safetensors container whose gaps and values are entropy coded."""

@@ -1,0 +1,104 @@
+"""Bytes of a packed tensor, both ways: gaps between the kept positions, byte planes, and the entropy coder around them.
+
+Everything that is read is taken for hostile: sizes are checked before memory is taken, and positions before they are used.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...errors import InvalidInputError
+from .values import Array
+
+ESCAPE = 255
+"""A byte of the gaps that moves on by 255 positions and keeps nothing."""
+
+LEVELS = {"gaps": 17, "values": 1, "scales": 1}
+"""Of zstandard, for each part: a slow level finds what repeats in the gaps of structured masks; in values nothing does."""
+
+CHUNK = 1 << 20
+"""Gaps that are decoded at a time, so that wide numbers take little memory."""
+
+
+def gaps_of(positions: Array) -> Array:
+    """Returns the gaps before each of rising positions, as bytes: how many are left out, 255 and more with escapes."""
+    gaps = np.diff(positions, prepend=-1) - 1
+    escapes = gaps // ESCAPE
+    coded = np.full(len(gaps) + int(escapes.sum()), ESCAPE, np.uint8)
+    coded[np.cumsum(escapes + 1) - 1] = gaps % ESCAPE
+    return coded
+
+
+def most_gaps(kept: int, size: int) -> int:
+    """Returns how many bytes the gaps of so many kept among `size` positions are at most."""
+    return kept + size // ESCAPE
+
+
+def positions_of(gaps: Array, kept: int, size: int) -> Iterator[Array]:
+    """Yields the positions that gaps lead to, rising, int64, some at a time.
+
+    Args:
+        gaps: bytes.
+        kept: how many positions there must be.
+        size: above all of them.
+
+    Raises:
+        InvalidInputError: if there are more or fewer, or one is outside; before it is yielded.
+    """
+    found = int(np.count_nonzero(gaps != ESCAPE))
+    if found != kept or (len(gaps) and gaps[-1] == ESCAPE):
+        raise InvalidInputError(f"its gaps lead to {found} entries and not to {kept}")
+    last = -1
+    for start in range(0, len(gaps), CHUNK):
+        chunk = gaps[start : start + CHUNK]
+        keeps = chunk != ESCAPE
+        reached = last + np.cumsum(chunk.astype(np.int64) + keeps)
+        last = int(reached[-1])
+        if last >= size:
+            raise InvalidInputError(f"its gaps lead outside its {size} entries")
+        yield reached[keeps]
+
+
+def planes(array: Array) -> bytes:
+    """Returns the bytes of numbers, little-endian: all lowest bytes, then all of the next, up to the highest."""
+    return np.ascontiguousarray(array).reshape(-1, 1).view(np.uint8).T.tobytes()
+
+
+def numbers(data: bytes, dtype: np.dtype[np.generic]) -> Array:
+    """Returns the numbers of byte planes, flat."""
+    split = np.frombuffer(data, np.uint8).reshape(dtype.itemsize, -1)
+    return split.T.copy().view(dtype).reshape(-1)
+
+
+def frame(part: str, data: bytes) -> Array:
+    """Returns the bytes of a part as one frame of zstandard with its size and a checksum."""
+    import zstandard
+
+    compressor = zstandard.ZstdCompressor(level=LEVELS[part], write_checksum=True, write_content_size=True)
+    return np.frombuffer(compressor.compress(data), np.uint8)
+
+
+def unframed(stored: bytes, least: int, most: int) -> bytes:
+    """Returns what a frame holds.
+
+    Args:
+        stored: one whole frame.
+        least, most: how many bytes it may hold; the size that it states is checked before memory is taken.
+
+    Raises:
+        InvalidInputError: if the frame is damaged, or states another size.
+    """
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(stored)
+        if not least <= size <= most:
+            raise InvalidInputError(f"a frame says that it holds {size} bytes, and there must be {_between(least, most)}")
+        data = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise InvalidInputError(f"a frame cannot be read ({error})") from error
+    return data
+
+
+def _between(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least} to {most}"

@@ -1,0 +1,238 @@
+"""What the header of a packed file says of each tensor; the only place where it becomes JSON, and comes from it."""
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeGuard, TypeVar
+
+import numpy as np
+import torch
+
+from ...errors import InvalidInputError, enumeration
+from ...version import VERSION
+from .values import VALUES, Values
+
+T = TypeVar("T")
+
+FORMAT = "fineprune packed model"
+MAJOR, MINOR = 1, 0
+"""Of the format: a file of another major version is not read, one of a newer minor version is."""
+
+_KEPT_AS_THEY_ARE = (torch.float32, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _KEPT_AS_THEY_ARE}
+"""Name in the file -> the dtype of a raw tensor."""
+
+MOST_DIMENSIONS = 8
+LARGEST = 1 << 48
+"""Numbers of a tensor; beyond any memory, and far from where 64 bits overflow."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A vector, or a tensor of whole numbers, as it is.
+
+    Args:
+        shape: its sizes.
+        dtype: of its numbers, one of DTYPES.
+    """
+
+    kind: ClassVar[str] = "raw"
+    parts: ClassVar[tuple[str, ...]] = ("values",)
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes when loaded."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def bound(self) -> float:
+        """Bits that it is worth: all of its own."""
+        return 8.0 * self.nbytes
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A tensor of two dimensions or more, seen as shape[0] rows, with all of its values.
+
+    Args:
+        shape: its sizes.
+        values: how they are stored.
+    """
+
+    kind: ClassVar[str] = "dense"
+    shape: tuple[int, ...]
+    values: Values
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("values", "scales") if self.values.scaled else ("values",)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0]
+
+    @property
+    def cols(self) -> int:
+        return math.prod(self.shape[1:])
+
+    @property
+    def stored(self) -> int:
+        """Values in the file."""
+        return self.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes when loaded as a dense tensor."""
+        return 4 * self.size
+
+    @property
+    def bound(self) -> float:
+        """Bits that it is worth."""
+        return 8.0 * self.values.dtype.itemsize * self.size
+
+
+@dataclass(frozen=True)
+class Sparse(Dense):
+    """A tensor of two dimensions or more, seen as shape[0] rows, of which only some values are kept.
+
+    Args:
+        kept: how many.
+    """
+
+    kind: ClassVar[str] = "sparse"
+    kept: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("gaps", *super().parts)
+
+    @property
+    def stored(self) -> int:
+        return self.kept
+
+    @property
+    def sparse_nbytes(self) -> int:
+        """Bytes that it takes when loaded as a `SparseMatrix`."""
+        return 8 * (self.rows + 1) + (7 if not self.values.scaled else 4) * self.kept + 4 * self.rows
+
+    @property
+    def bound(self) -> float:
+        """Bits that it is worth: n (H(d) + d b), for n weights of density d with b bits a value, H the binary entropy."""
+        return self.size * entropy(self.kept / self.size) + 8.0 * self.values.dtype.itemsize * self.kept
+
+
+Entry = Raw | Dense | Sparse
+"""What is known of one tensor without reading it."""
+
+
+def entropy(d: float) -> float:
+    """Returns H(d) = -d log2 d - (1 - d) log2(1 - d), in bits."""
+    return -sum(p * math.log2(p) for p in (d, 1 - d) if p > 0)
+
+
+def container_name(tensor: str, part: str) -> str:
+    """Returns under which name a part of a tensor lies in the container."""
+    return f"{tensor}:{part}"
+
+
+def metadata_of(entries: Mapping[str, Entry]) -> dict[str, str]:
+    """Returns the metadata of a packed file."""
+    tensors = json.dumps({name: _to_json(entry) for name, entry in entries.items()}, separators=(",", ":"))
+    metadata = {"format": FORMAT, "version": f"{MAJOR}.{MINOR}", "writer": f"fineprune {VERSION}"}
+    return {**metadata, "tensors": tensors, "checksum": checksum(tensors)}
+
+
+def checksum(text: str) -> str:
+    """Returns the CRC-32 of a text's UTF-8 bytes, as eight hexadecimal digits: to notice damage, not forgery."""
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def entries_of(metadata: Mapping[str, str]) -> dict[str, Entry]:
+    """Returns what the metadata of a packed file says; keys that are not known here are left alone.
+
+    Raises:
+        InvalidInputError: if it is another format, or of another major version, or not what this format says.
+    """
+    if metadata.get("format") != FORMAT:
+        raise InvalidInputError("it is no packed model: its header names another format, or none")
+    _check_version(metadata.get("version", ""))
+    tensors = metadata.get("tensors", "")
+    if metadata.get("checksum") != checksum(tensors):
+        raise InvalidInputError("the description of its tensors and the checksum of that do not belong together")
+    try:
+        said = json.loads(tensors)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"the description of its tensors cannot be read ({error})") from error
+    if not isinstance(said, dict):
+        raise InvalidInputError("the description of its tensors is no object")
+    return {name: _from_json(name, entry) for name, entry in said.items()}
+
+
+def _check_version(version: str) -> None:
+    major, _, minor = version.partition(".")
+    if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit() and len(version) < 16):
+        raise InvalidInputError(f"its version is {version[:20]!r}, and no number such as {MAJOR}.{MINOR}")
+    if int(major) != MAJOR:
+        what = "made by a newer fineprune: install that" if int(major) > MAJOR else "unknown: pack the model again"
+        raise InvalidInputError(f"its version is {version}, {what}, as this one reads version {MAJOR}")
+
+
+def _to_json(entry: Entry) -> dict[str, Any]:
+    said: dict[str, Any] = {"kind": entry.kind, "shape": list(entry.shape)}
+    if isinstance(entry, Raw):
+        return {**said, "dtype": str(entry.dtype).removeprefix("torch.")}
+    said |= {"values": entry.values.name}
+    return {**said, "kept": entry.kept} if isinstance(entry, Sparse) else said
+
+
+def _from_json(name: str, said: Any) -> Entry:
+    if not isinstance(said, dict):
+        raise InvalidInputError(f"what it says of {name[:80]} is no object")
+    kind, shape = said.get("kind"), _shape(name, said.get("shape"))
+    if kind == Raw.kind:
+        return Raw(shape, _known(name, "dtype", said.get("dtype"), DTYPES))
+    if kind not in (Dense.kind, Sparse.kind):
+        raise InvalidInputError(f"{name[:80]} has a kind that is not known")
+    if len(shape) < 2:
+        raise InvalidInputError(f"{name[:80]} has {len(shape)} dimensions, and a {kind} tensor two or more")
+    values = _known(name, "values", said.get("values"), VALUES)
+    if kind == Dense.kind:
+        return Dense(shape, values)
+    kept = said.get("kept")
+    if not is_count(kept) or 0 in shape or kept > math.prod(shape):
+        raise InvalidInputError(f"{name[:80]} says that it keeps {str(kept)[:40]} of {math.prod(shape)} values")
+    return Sparse(shape, values, kept)
+
+
+def _known(name: str, key: str, said: Any, known: Mapping[str, T]) -> T:
+    if not isinstance(said, str) or said not in known:
+        raise InvalidInputError(f"{name[:80]} says {key} {str(said)[:40]!r}; known are {enumeration(known)}")
+    return known[said]
+
+
+def _shape(name: str, said: Any) -> tuple[int, ...]:
+    if not isinstance(said, list) or len(said) > MOST_DIMENSIONS or not all(map(is_count, said)) or math.prod(said) > LARGEST:
+        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(said)[:80]}")
+    return tuple(said)
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number from 0 up that fits in 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Returns the dtype in which numpy holds the numbers of a raw tensor, little-endian."""
+    return np.dtype(str(dtype).removeprefix("torch.")).newbyteorder("<")

@@ -1,0 +1,95 @@
+"""Writes the tensors of a model as one packed file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from ...errors import InvalidInputError
+from .gaps import frame, gaps_of, planes
+from .header import DTYPES, Dense, Entry, Raw, Sparse, container_name, metadata_of, numpy_dtype
+from .values import Array, Values
+
+PACKED = "packed.safetensors"
+"""Name of the packed file in its folder."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a tensor.
+
+    Args:
+        entry: what the header says of it.
+        nbytes: that its parts take in the file.
+    """
+
+    entry: Entry
+    nbytes: int
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], values: Values) -> dict[str, Written]:
+    """Writes a packed file, and returns what became of each tensor.
+
+    Args:
+        path: of the new file.
+        tensors: by name, each once.
+        values: how those of floating-point tensors with two dimensions or more are stored.
+
+    Raises:
+        InvalidInputError: if a tensor cannot be stored so; before anything is written.
+    """
+    written: dict[str, Written] = {}
+    container: dict[str, Array] = {}
+    for name, tensor in tensors.items():
+        try:
+            entry, parts = encoded(tensor, values)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{name} cannot be packed: {error}") from error
+        frames = {container_name(name, part): frame(part, data) for part, data in parts.items()}
+        written[name] = Written(entry, sum(len(one) for one in frames.values()))
+        container |= frames
+    safetensors.numpy.save_file(container, path, metadata_of({name: one.entry for name, one in written.items()}))
+    return written
+
+
+def encoded(tensor: Tensor, values: Values) -> tuple[Entry, dict[str, bytes]]:
+    """Returns what the header says of a tensor, and its parts, not yet compressed.
+
+    Args:
+        tensor: of any shape; floating-point ones become float32 first.
+        values: how those of a floating-point tensor with two dimensions or more are stored.
+
+    Raises:
+        InvalidInputError: if the values are NaN, infinite or too large for this, or of a dtype with no place in the format.
+    """
+    tensor = tensor.detach().cpu()
+    tensor = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+    if tensor.dim() < 2 or not tensor.is_floating_point():
+        return _raw(tensor)
+    matrix = tensor.numpy().reshape(tensor.shape[0], -1 if tensor.numel() else 0)
+    if not np.isfinite(matrix).all():
+        raise InvalidInputError("it has NaN or infinite values. Look for them first.")
+    stored, scales = values.stored(matrix)
+    parts = {} if scales is None else {"scales": planes(scales)}
+    stored = stored + stored.dtype.type(0)  # of -0.0, which multiplying by a mask leaves behind, this makes +0.0
+    positions = np.flatnonzero(stored)
+    if not leaving_out_pays(len(positions), stored):
+        return Dense(tuple(tensor.shape), values), {"values": planes(stored), **parts}
+    kept = stored.reshape(-1)[positions]
+    entry = Sparse(tuple(tensor.shape), values, len(positions))
+    return entry, {"gaps": gaps_of(positions).tobytes(), "values": planes(kept), **parts}
+
+
+def leaving_out_pays(kept: int, stored: Array) -> bool:
+    """Whether the bits of the values left out are more than the gaps cost: at most about one bit for each value there is."""
+    return 8 * stored.itemsize * (stored.size - kept) > stored.size
+
+
+def _raw(tensor: Tensor) -> tuple[Entry, dict[str, bytes]]:
+    if tensor.dtype not in DTYPES.values():
+        raise InvalidInputError(f"it holds {tensor.dtype}, and the format has no place for that.")
+    return Raw(tuple(tensor.shape), tensor.dtype), {"values": planes(tensor.numpy().astype(numpy_dtype(tensor.dtype)))}

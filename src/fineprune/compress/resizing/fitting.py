@@ -1,0 +1,223 @@
+"""Fits the modules of a model to tensors that parts were cut out of: the sizes of all parts are read from the tensors.
+
+The same function ends a cut and a load, so that what was saved is built as what was cut.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InvalidInputError
+from ...models.anatomy import Attention, Block, find_blocks, stacks, stream_of
+from ...models.layers import is_transposed
+from ...models.placeholders import COLUMNS, EmptyLinear, RemovedAttention, give_columns, ignore_shared_bias, take_columns
+from .slots import WHOLE, Slots, name_sizes
+from .stated import STATED
+
+
+def fit(model: nn.Module, tensors: Mapping[str, Tensor], new: Collection[str] = ()) -> None:
+    """Gives a model tensors in place of its own, and its modules the sizes that follow.
+
+    Args:
+        model: one that the tensors were cut out of, or a new one of its class and config. Its parameters may lie on the
+            meta device: only their shapes are looked at, and all are replaced. It is of no use after an error.
+        tensors: by name in the model's state; tied weights under one of their names, or more.
+        new: names of parameters, of a new head, that need no tensor: they get their size and stay as they are.
+
+    Raises:
+        InvalidInputError: if tensors are missing or left over, or sizes do not belong together.
+    """
+    _empty(model, tensors)
+    gives = _give_tables(model, tensors)
+    slots = Slots(model)
+    gives |= _resize_stream(model, slots, tensors)
+    _resize_tables(model, slots, gives)
+    for stack in stacks(find_blocks(model)).values():
+        for block in stack:
+            for attention in block.attentions:
+                _resize_attention(model, slots, attention, tensors)
+            _resize_neurons(model, slots, block, tensors)
+        _resize_positions(model, slots, stack)
+    slots.place(tensors, new)
+
+
+def _sizes(tensors: Mapping[str, Tensor], name: str, number: int) -> torch.Size:
+    if name not in tensors:
+        raise InvalidInputError(f"The tensor {name} is missing. {WHOLE}")
+    if tensors[name].dim() != number:
+        raise InvalidInputError(f"The tensor {name} has {tensors[name].dim()} dimensions instead of {number}. {WHOLE}")
+    return tensors[name].shape
+
+
+def _inputs(model: nn.Module, tensors: Mapping[str, Tensor], linear: str) -> int:
+    sizes = _sizes(tensors, f"{linear}.weight", 2)
+    return 0 if 0 in sizes else sizes[0 if is_transposed(model.get_submodule(linear)) else 1]
+
+
+def _count(number: int, unit: int, most: int, what: str) -> int:
+    """How many units a number of features are."""
+    if number % unit or not 0 < number <= unit * most:
+        raise InvalidInputError(f"{what} has {number} features; there may be 1 to {most} times {unit}. {WHOLE}")
+    return number // unit
+
+
+# Parts that are replaced.
+
+
+def _empty(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replaces the attentions whose output is given no features."""
+    found = find_blocks(model)
+    for linear in [
+        *(one.output for block in found for one in block.attentions),
+        *(block.feed_forward.second for block in found),
+    ]:
+        if not _inputs(model, tensors, linear):
+            _hollow(model, linear, 1)
+    for layer in [block.feed_forward for block in found]:
+        for first in layer.first if not _inputs(model, tensors, layer.second) else ():
+            _hollow(model, first, 0)
+    for attention in [one for block in found for one in block.attentions]:
+        if _inputs(model, tensors, attention.output):
+            continue
+        core = model.get_submodule(attention.core)
+        within = attention.output.startswith(f"{attention.core}.")
+        inside = attention.output.removeprefix(f"{attention.core}.") if within else None
+        emptied = RemovedAttention(inside, attention.nothings, vars(core).get("layer_idx"), attention.cross)
+        if inside is not None:
+            emptied.add_module(inside, core.get_submodule(inside))
+        model.set_submodule(attention.core, emptied.train(core.training))
+
+
+def _hollow(model: nn.Module, name: str, axis: int) -> None:
+    """Leaves a linear layer no outputs (axis 0) or no inputs (axis 1)."""
+    layer: Any = model.get_submodule(name)
+    if is_transposed(layer) and axis == 0:
+        return  # a Conv1D without outputs computes as it is
+    outputs = layer.nf if is_transposed(layer) else layer.out_features
+    inputs = layer.nx if is_transposed(layer) else layer.in_features
+    hollow = EmptyLinear(1, 1, device="meta")  # of none, PyTorch warns that there is nothing to initialise
+    shape = (0, inputs) if axis == 0 else (outputs, 0)
+    hollow.weight = nn.Parameter(layer.weight.new_empty(shape, device="meta"), layer.weight.requires_grad)
+    bias = layer.bias
+    if bias is not None and axis == 0:
+        bias = nn.Parameter(bias.new_empty(0, device="meta"), bias.requires_grad)
+    hollow.bias = bias
+    name_sizes(hollow)
+    model.set_submodule(name, hollow.train(layer.training))
+
+
+def _give_tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Gives tables that lack columns a note of them, and attentions tables of their own; returns how wide tables give."""
+    gives = {}
+    for name, table in list(model.named_modules()):
+        if isinstance(table, nn.Embedding):
+            gives[name] = len(table._buffers[COLUMNS]) if COLUMNS in table._buffers else table.embedding_dim  # type: ignore[arg-type]
+            _note_columns(table, f"{name}.{COLUMNS}", tensors)
+    for attention in [one for block in find_blocks(model) for one in block.attentions]:
+        if attention.positions is not None and f"{attention.core}.{attention.positions}.weight" in tensors:
+            _give_positions(model.get_submodule(attention.core), attention.positions, attention.heads)
+    return gives
+
+
+def _note_columns(table: nn.Embedding, name: str, tensors: Mapping[str, Tensor]) -> None:
+    if name not in tensors:
+        if COLUMNS in table._buffers:
+            take_columns(table)
+        return
+    which = tensors[name]
+    if which.dtype != torch.bool or which.dim() != 1:
+        raise InvalidInputError(f"The tensor {name} holds {which.dim()} dimensions of {which.dtype}; it is one line of bool.")
+    give_columns(table, which)
+
+
+def _give_positions(core: Any, name: str, heads: int) -> None:
+    if not core.has_relative_attention_bias:
+        core.add_module(name, nn.Embedding(core.relative_attention_num_buckets, heads, device="meta"))
+        core.has_relative_attention_bias = True
+
+
+# Sizes.
+
+
+def _resize_stream(model: nn.Module, slots: Slots, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Reads the number of features k from the last norm; sets what norms add, eps d / k; returns how wide tables give."""
+    stream = stream_of(model)
+    if stream is None:
+        return {}
+    (width,) = _sizes(tensors, f"{stream.norms[-1]}.weight", 1)
+    _count(width, 1, stream.width, "The residual stream")
+    for axis, names in ((0, stream.writers), (1, stream.readers), (1, stream.tables), (0, stream.norms)):
+        for name in names:
+            slots.resize(name, axis, width)
+    for name in stream.norms:
+        norm: Any = model.get_submodule(name)
+        norm.variance_epsilon = _epsilon(model, norm.variance_epsilon, stream.width, width)
+    return dict.fromkeys((name for table in stream.tables for name in slots.sharing(table)), width)
+
+
+def _epsilon(model: nn.Module, epsilon: float, before: int, after: int) -> float:
+    """What a norm adds after a cut. Taken from the config where that says it, to be the same after any number of cuts."""
+    config: Any = model.config
+    stated = STATED[type(model.get_submodule(find_blocks(model)[0].name)).__name__]
+    assert stated.epsilon is not None
+    assert stated.width is not None
+    first, width = getattr(config, stated.epsilon), getattr(config, stated.width)
+    return float(first * (width / after) if epsilon == first * (width / before) else epsilon * (before / after))
+
+
+def _resize_tables(model: nn.Module, slots: Slots, gives: Mapping[str, int]) -> None:
+    for name, width in gives.items():
+        which = model.get_submodule(name)._buffers.get(COLUMNS)
+        if which is None:
+            continue
+        if len(which) != width:
+            raise InvalidInputError(
+                f"{name}.{COLUMNS} says which of {len(which)} columns are kept; {name} gives {width}. {WHOLE}"
+            )
+        slots.resize(name, 1, int(which.sum()))
+
+
+def _resize_attention(model: nn.Module, slots: Slots, attention: Attention, tensors: Mapping[str, Tensor]) -> None:
+    serves = attention.heads // attention.groups
+    features = _inputs(model, tensors, attention.output)
+    groups = _count(features, serves * attention.head_size, attention.groups, attention.output)
+    widths = dict.fromkeys((part.module for part in (attention.query, attention.key, attention.value)), 0)
+    for part, heads in ((attention.query, groups * serves), (attention.key, groups), (attention.value, groups)):
+        widths[part.module] += heads * attention.head_size
+    for module, width in widths.items():
+        slots.resize(module, 0, width)
+    slots.resize(attention.output, 1, features)
+    core = model.get_submodule(attention.core)
+    for name in attention.counts:
+        setattr(core, name, groups * serves)
+    for name in attention.widths:
+        setattr(core, name, features)
+
+
+def _resize_neurons(model: nn.Module, slots: Slots, block: Block, tensors: Mapping[str, Tensor]) -> None:
+    layer = block.feed_forward
+    neurons = _inputs(model, tensors, layer.second)
+    for first in layer.first:
+        slots.resize(first, 0, neurons)
+    slots.resize(layer.second, 1, neurons)
+
+
+def _resize_positions(model: nn.Module, slots: Slots, stack: list[Block]) -> None:
+    """Sizes the tables of position biases; where attentions differ in their heads, none takes the bias of another."""
+    passing = [one for block in stack for one in block.attentions if one.passes_bias]
+    for attentions in ([one for one in passing if not one.cross], [one for one in passing if one.cross]):
+        cores: list[Any] = [model.get_submodule(one.core) for one in attentions]
+        counts = [getattr(core, one.counts[0]) for core, one in zip(cores, attentions, strict=True)]
+        own = [core.has_relative_attention_bias for core in cores]
+        for one, count in zip(attentions, counts, strict=True):
+            if one.positions is not None and model.get_submodule(one.core).has_relative_attention_bias:
+                slots.resize(f"{one.core}.{one.positions}", 1, count)
+        alone = sum(own) == 1 and own[0] and len(set(counts)) == 1
+        if any(own) and not all(own) and not alone:
+            inside = stack[0].name.rpartition(".")[0]
+            raise InvalidInputError(f"Attentions of {inside} share a table of position biases, and have other heads. {WHOLE}")
+        if sum(own) > 1 or len(set(counts)) > 1:
+            for core in cores:
+                ignore_shared_bias(core)

@@ -1,0 +1,55 @@
+"""Saves a model in a new folder, whole or not at all."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import InvalidInputError
+from ...files import check_free, new_folder
+from .building import built
+from .fitting import fit
+from .stock import is_marked, plain
+from .weights import Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = ()) -> None:
+    """Saves a model in a new folder, whole or not at all.
+
+    The files are those of `model.save_pretrained`, which does as well; here it is checked that the model can be loaded again.
+
+    Args:
+        model: shrunken or not.
+        folder: a new one.
+        beside: files to copy into it, as those of a tokenizer.
+
+    Raises:
+        InvalidInputError: if the folder is occupied, or the model is not what its class makes of its config, and could not
+            be loaded; before anything is written.
+        FileError: if the folder cannot be written; nothing of it is left then.
+    """
+    check_free(folder)
+    if is_marked(model.config):
+        _check_loadable(model)
+    with new_folder(Path(folder)) as temporary:
+        for path in beside:
+            shutil.copyfile(path, temporary / path.name)
+        model.save_pretrained(temporary)
+
+
+def _check_loadable(model: "PreTrainedModel") -> None:
+    import transformers
+
+    kind = type(model)
+    try:
+        if getattr(transformers, kind.__name__, None) is not kind:
+            raise InvalidInputError(f"{kind.__name__} is no class of Transformers.")
+        fit(built(kind, type(model.config).from_dict(plain(model.config))), Weights(model).tensors)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"This shrunken {kind.__name__} could be saved, but not loaded: it is not what the class makes of the config "
+            f"({error}) Shrink the model as it was loaded, before changes of your own."
+        ) from error

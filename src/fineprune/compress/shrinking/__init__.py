@@ -1,0 +1,1 @@
+"""Removes all-zero groups for good; the output stays the same."""

@@ -1,0 +1,199 @@
+"""Cuts the dead parts out of a model's tensors; the model itself is only read."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InvalidInputError, enumeration
+from ...models.anatomy import Attention, Block, FeedForward, Stream, find_blocks, find_tables, stacks, stream_of
+from ...models.architectures import Projection
+from ...models.placeholders import COLUMNS
+from ..resizing.weights import Weights
+from . import dead
+
+
+def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
+    """Returns the tensors of a model, those of tied weights once, without the dead parts.
+
+    Args:
+        model: of a known architecture.
+        multiple: neurons and features are kept in multiples of it.
+    """
+    weights, blocks = Weights(model), find_blocks(model)
+    _check_unshared(weights, blocks)
+    stream = stream_of(model)
+    if stream is not None and weights[f"{stream.norms[0]}.weight"].dtype != torch.float64:
+        _features(weights, stream, multiple)
+    for tables in tied_tables(model):
+        _columns(weights, tables)
+    for stack in stacks(blocks).values():
+        kept = {attention.core: dead.heads(weights, attention) for block in stack for attention in block.attentions}
+        _positions(weights, stack, {core: finding.kept for core, finding in kept.items()})
+        for block in stack:
+            for attention in block.attentions:
+                _heads(weights, attention, kept[attention.core])
+            _neurons(weights, block.feed_forward, dead.neurons(weights, block.feed_forward, multiple))
+    return weights.tensors
+
+
+def tied_tables(model: nn.Module) -> list[list[str]]:
+    """Returns the embedding tables that may lose columns, those with the same weight together.
+
+    A table is left alone if something else uses its weight too, as an output head that is tied to it does.
+    """
+    weights = Weights(model)
+    try:
+        found = find_tables(model)
+    except InvalidInputError:
+        return []
+    groups = {weights.same(f"{name}.weight"): weights.sharing(f"{name}.weight") for name in found}
+    modules = dict(model.named_modules())
+    owners = [[name.rpartition(".")[0] for name in names] for names in groups.values()]
+    return [names for names in owners if all(isinstance(modules[name], nn.Embedding) for name in names)]
+
+
+def _check_unshared(weights: Weights, blocks: list[Block]) -> None:
+    names = [f"{linear}.{kind}" for block in blocks for linear in block.linear for kind in ("weight", "bias")]
+    shared = [name for name in names if name in weights and len(weights.sharing(name)) > 1]
+    if shared:
+        raise InvalidInputError(
+            f"{enumeration(shared)} is shared with another layer, so that what falls in one would fall in both. "
+            "Only layers with weights and biases of their own can be shrunk."
+        )
+
+
+def _heads(weights: Weights, attention: Attention, finding: dead.Finding) -> None:
+    """Keeps some heads; where none is left, nothing but the output's bias."""
+    size, serves = attention.head_size, attention.heads // attention.groups
+    _fold(weights, attention.output, finding.constant)
+    if len(finding.kept) == attention.groups:
+        return
+    weights.keep_inputs(attention.output, _runs(finding.kept, serves * size))
+    if not len(finding.kept):
+        for module in (attention.core, *(part.module for part in (attention.query, attention.key, attention.value))):
+            weights.drop(module, but=attention.output)
+        return
+    parts = {attention.query: serves * size, attention.key: size, attention.value: size}
+    for module in dict.fromkeys(part.module for part in parts):
+        inside = {part: width for part, width in parts.items() if part.module == module}
+        weights.keep_outputs(module, _rows(weights, inside, finding.kept))
+
+
+def _rows(weights: Weights, parts: dict[Projection, int], kept: Tensor) -> Tensor:
+    """The rows of the heads that are kept, in the matrix that holds these projections; each with the width of its heads."""
+    positions = []
+    for part, width in sorted(parts.items(), key=lambda item: item[0].place):
+        start = part.place * (len(weights.matrix(part.module)) // part.parts)
+        positions.append(start + _runs(kept, width))
+    return torch.cat(positions)
+
+
+def _runs(kept: Tensor, width: int) -> Tensor:
+    """The positions in groups of `width` neighbours."""
+    return (kept[:, None] * width + torch.arange(width, device=kept.device)).flatten()
+
+
+def _positions(weights: Weights, stack: list[Block], kept: dict[str, Tensor]) -> None:
+    """Cuts the table of position biases that the attentions of a stack share; each gets its own where they keep other heads."""
+    attentions = [one for block in stack for one in block.attentions if one.positions is not None]
+    if not any(len(kept[one.core]) < one.groups for one in attentions):
+        return
+    names = {one.core: f"{one.core}.{one.positions}.weight" for one in attentions}
+    tables = {core: weights[name] for core, name in names.items() if name in weights}
+    shared = tables.get(attentions[0].core)
+    apart = len(tables) > 1 or len({tuple(kept[core].tolist()) for core in names}) > 1
+    for core, name in names.items():
+        table = tables.get(core, shared) if apart else tables.get(core)
+        if table is not None and len(kept[core]):
+            weights[name] = table.index_select(1, kept[core])
+
+
+def _neurons(weights: Weights, layer: FeedForward, finding: dead.Finding) -> None:
+    _fold(weights, layer.second, finding.constant)
+    for first in layer.first:
+        weights.keep_outputs(first, finding.kept)
+    weights.keep_inputs(layer.second, finding.kept)
+
+
+def _fold(weights: Weights, linear: str, constant: Tensor | None) -> None:
+    """Adds what dead parts gave to the bias of the layer that read them."""
+    bias = weights.bias(linear)
+    if constant is not None and bias is not None:
+        weights[f"{linear}.bias"] = (bias.double() + constant).to(bias.dtype)
+
+
+def _among(which: Tensor, used: Tensor) -> Tensor:
+    """Which of all are used, of those that were left."""
+    return torch.zeros_like(which).masked_scatter(which, used)
+
+
+def _columns(weights: Weights, tables: list[str]) -> None:
+    """Takes the columns that are all zero out of tables that share a weight, and notes which are left."""
+    weight = weights[f"{tables[0]}.weight"]
+    used = weight.count_nonzero(dim=0) > 0
+    if bool(used.all()):
+        return
+    weights.keep_columns(tables[0], used.nonzero().squeeze(-1))
+    for table in tables:
+        which = weights.get(f"{table}.{COLUMNS}")
+        weights[f"{table}.{COLUMNS}"] = used.clone() if which is None else _among(which, used)
+
+
+def _features(weights: Weights, stream: Stream, multiple: int) -> None:
+    """Takes the features that nothing writes out of the residual stream.
+
+    A norm gives g x / sqrt(mean(x^2) + eps). Without d - k features that are 0, the mean is d / k times as large, so
+    that sqrt(d / k) g, and eps d / k, give the same; the latter follows from the width, see `fitting`. In float64 features
+    stay: RMSNorm takes the mean in fp32 even there, and over fewer of them would give it another rounding, near 1e-8.
+    """
+    kept = dead.at_least(_written(weights, stream), multiple)
+    if len(kept) == stream.width or not len(kept):
+        return
+    for name in _once(weights, stream.writers):
+        weights.keep_outputs(name, kept)
+    for name in _once(weights, stream.tables):
+        _keep_of_table(weights, name, kept, stream.width)
+    tables = {weights.same(f"{name}.weight") for name in stream.tables}
+    for name in _once(weights, [name for name in stream.readers if weights.same(f"{name}.weight") not in tables]):
+        weights.keep_inputs(name, kept)
+    for name in _once(weights, stream.norms):
+        weight = weights[f"{name}.weight"]
+        factor = (stream.width / len(kept)) ** 0.5
+        weights[f"{name}.weight"] = (weight.index_select(0, kept).double() * factor).to(weight.dtype)
+
+
+def _once(weights: Weights, modules: Iterable[str]) -> list[str]:
+    """Modules, one of those that share a weight."""
+    return list({weights.same(f"{name}.weight"): name for name in reversed(list(modules))}.values())
+
+
+def _written(weights: Weights, stream: Stream) -> Tensor:
+    """Whether anything writes each feature."""
+    written = torch.zeros(stream.width, dtype=torch.bool, device=weights[f"{stream.norms[0]}.weight"].device)
+    for name in stream.writers:
+        written |= weights.matrix(name).count_nonzero(dim=1) > 0
+        bias = weights.bias(name)
+        if bias is not None:
+            written |= bias != 0
+    for name in stream.tables:
+        used = weights[f"{name}.weight"].count_nonzero(dim=0) > 0
+        which = weights.get(f"{name}.{COLUMNS}")
+        written |= used.clone() if which is None else _among(which, used)
+    return written
+
+
+def _keep_of_table(weights: Weights, table: str, kept: Tensor, width: int) -> None:
+    """Keeps some features of a table, of which it may hold only some columns."""
+    tables = [name.rpartition(".")[0] for name in weights.sharing(f"{table}.weight")]
+    which = weights.get(f"{table}.{COLUMNS}")
+    if which is None:
+        weights.keep_columns(table, kept)
+        return
+    wanted = torch.zeros_like(which).index_fill(0, kept, True)
+    weights.keep_columns(table, wanted[which].nonzero().squeeze(-1))
+    for name in tables:
+        if bool(which[kept].all()):
+            del weights.tensors[f"{name}.{COLUMNS}"]  # as wide as what it gives again
+        else:
+            weights[f"{name}.{COLUMNS}"] = which[kept]

@@ -1,0 +1,99 @@
+"""Which parts of a model change nothing: read from zeros in the weights, and the constants that they leave behind.
+
+In a feed-forward layer y = W2 f(W1 x + b1) + b2, neuron j is dead if column j of W2 is zero: it adds nothing. If row j of W1
+is zero it adds the constant W2[:, j] f(b1[j]), which b2 can hold. In an attention y = sum over heads of Wo A (Wv x + bv) + bo,
+where the rows of A sum to 1, a head is dead if its Wo is zero, or if its Wv is zero: it adds the constant Wo bv. A head of
+which only Wq or Wk is zero is not dead: it takes the mean of its values.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models.anatomy import Attention, FeedForward
+from ...models.architectures import Projection
+from ..resizing.weights import Weights
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found among the groups of one layer.
+
+    Args:
+        kept: positions of the groups to keep, in order.
+        constant: what the others added to the output together, in float64; None if nothing.
+    """
+
+    kept: Tensor
+    constant: Tensor | None
+
+
+def neurons(weights: Weights, layer: FeedForward, multiple: int) -> Finding:
+    """Finds the neurons that are needed, a multiple of some number if there are that many."""
+    second = weights.matrix(layer.second)
+    values, known = _values(weights, layer)
+    added = torch.where(known, values, 0.0) * second.double()
+    return _finding(second.count_nonzero(dim=0) > 0, known, added, weights.bias(layer.second) is not None, multiple)
+
+
+def _values(weights: Weights, layer: FeedForward) -> tuple[Tensor, Tensor]:
+    """What each neuron gives if it gives the same for every input, in float64; and whether it does."""
+    values, known = zip(*(_rows(weights, name) for name in layer.first), strict=True)
+    factors = [layer.activation(values[0]), *values[1:]]
+    zero = torch.stack([same & (factor == 0) for same, factor in zip(known, factors, strict=True)]).any(0)
+    return torch.where(zero, 0.0, torch.stack(factors).prod(0)), zero | torch.stack(known).all(0)
+
+
+def _rows(weights: Weights, linear: str) -> tuple[Tensor, Tensor]:
+    """The bias of each output, in float64, and whether it is all that the output is."""
+    weight, bias = weights.matrix(linear), weights.bias(linear)
+    zeros = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
+    return zeros if bias is None else bias.double(), weight.count_nonzero(dim=1) == 0
+
+
+def heads(weights: Weights, attention: Attention) -> Finding:
+    """Finds the key and value heads that are needed; each falls with the query heads that it serves."""
+    groups, size = attention.groups, attention.head_size
+    serves = attention.heads // groups
+    output = weights.matrix(attention.output)
+    output = output.reshape(len(output), groups, serves, size)
+    value, bias = of_projection(weights, attention.value)
+    same = value.reshape(groups, size, -1).count_nonzero(dim=(1, 2)) == 0
+    gives = torch.zeros_like(same, dtype=torch.float64)[:, None].expand(-1, size) if bias is None else bias.view(groups, size)
+    added = torch.einsum("ogqs,gs->og", output.double(), torch.where(same[:, None], gives.double(), 0.0))
+    folds = attention.constant and weights.bias(attention.output) is not None
+    return _finding(output.count_nonzero(dim=(0, 2, 3)) > 0, same, added, folds, multiple=1)
+
+
+def of_projection(weights: Weights, part: Projection) -> tuple[Tensor, Tensor | None]:
+    """Returns the rows and the biases of a projection, out of a matrix that may hold several."""
+    bias = weights.bias(part.module)
+    return weights.matrix(part.module).chunk(part.parts)[part.place], None if bias is None else bias.chunk(part.parts)[
+        part.place
+    ]
+
+
+def _finding(reads: Tensor, same: Tensor, added: Tensor, folds: bool, multiple: int) -> Finding:
+    """Puts together what is needed.
+
+    Args:
+        reads: whether anything reads a group.
+        same: whether a group gives the same for every input.
+        added: outputs x groups, what it adds then.
+        folds: whether a constant has a bias to go to.
+        multiple: the number kept is rounded up to one, by keeping the first that could fall.
+    """
+    nothing = added.count_nonzero(dim=0) == 0
+    falls = ~reads | (same & (nothing | folds))
+    kept = at_least(~falls, multiple)
+    folded = (falls & reads & ~nothing).index_fill(0, kept, False)
+    return Finding(kept, added[:, folded].sum(1) if bool(folded.any()) else None)
+
+
+def at_least(needed: Tensor, multiple: int) -> Tensor:
+    """Returns the positions of what is needed, and of the first others, until their number is a multiple or none are left."""
+    number = math.ceil(int(needed.sum()) / multiple) * multiple
+    order = torch.argsort(needed.logical_not(), stable=True)  # what is needed first, each in its order
+    return order[: min(number, len(needed))].sort().values

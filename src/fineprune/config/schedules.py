@@ -1,0 +1,82 @@
+"""When how much is kept: pure functions from the optimizer step to a value."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from ..errors import InvalidInputError
+
+
+class Schedule(ABC):
+    """A path from an initial value to a final one over a run of `total_steps` optimizer steps."""
+
+    @abstractmethod
+    def value(self, step: int, total_steps: int, initial: float, final: float) -> float:
+        """Returns the value under which the forward pass of optimizer step `step` (from 0) runs."""
+
+    @abstractmethod
+    def check(self, total_steps: int) -> None:
+        """Raises InvalidInputError if a run of `total_steps` is too short for this schedule."""
+
+
+@dataclass(frozen=True)
+class CubicSchedule(Schedule):
+    """Falls fast at first and slowly at the end (Zhu & Gupta 2017; Sanh et al. 2020, equation 2).
+
+        v_t = v_f + (v_0 - v_f) * (1 - (t - t_i) / (T - t_i - t_f))^3    for t_i < t <= T - t_f
+
+    and v_0 before, v_f after. With T = 10, warmup 2, cooldown 3, from 1.0 to 0.1:
+
+        t    0    1    2    3      4      5      6      7    8    9    10
+        v    1    1    1    0.561  0.294  0.158  0.107  0.1  0.1  0.1  0.1
+
+    Args:
+        warmup: steps at the start during which nothing is pruned yet (t_i). An int counts optimizer
+            steps, a float from 0 to 1 is a fraction of the run, rounded to the nearest step.
+        cooldown: steps at the end during which the final value holds (t_f), counted alike.
+
+    Raises:
+        InvalidInputError: for a negative number or a fraction of 1 or more.
+    """
+
+    warmup: int | float = 0.1
+    cooldown: int | float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "cooldown"):
+            length = getattr(self, name)
+            if isinstance(length, bool) or not isinstance(length, int | float):
+                raise InvalidInputError(
+                    f"{name} was given as {length!r}; it takes an int (optimizer steps) or a float (fraction of the run)."
+                )
+            if isinstance(length, int) and length < 0:
+                raise InvalidInputError(f"{name} was given as {length} steps; a number of steps is 0 or more.")
+            if isinstance(length, float) and not 0 <= length < 1:
+                raise InvalidInputError(
+                    f"{name} was given as the fraction {length}; a fraction is at least 0 and below 1. "
+                    f"For a number of optimizer steps give an int."
+                )
+
+    def steps(self, total_steps: int) -> tuple[int, int]:
+        """Returns (t_i, t_f), warmup and cooldown in optimizer steps."""
+
+        def count(length: int | float) -> int:
+            return length if isinstance(length, int) else round(length * total_steps)
+
+        return count(self.warmup), count(self.cooldown)
+
+    def check(self, total_steps: int) -> None:
+        warmup, cooldown = self.steps(total_steps)
+        if warmup + cooldown >= total_steps:
+            raise InvalidInputError(
+                f"A warmup of {warmup} and a cooldown of {cooldown} optimizer steps leave no step to prune in: together "
+                f"they must be shorter than the run, which has {total_steps}. Train longer, or shorten them."
+            )
+
+    def value(self, step: int, total_steps: int, initial: float, final: float) -> float:
+        warmup, cooldown = self.steps(total_steps)
+        if step <= warmup:
+            return initial
+        if step > total_steps - cooldown:
+            return final
+        progress = (step - warmup) / (total_steps - warmup - cooldown)
+        return final + (initial - final) * (1 - progress) ** 3

@@ -1,0 +1,47 @@
+"""Clipping by the paper's joint norm: of G * M, of all other gradients and of dL/dS, wherever they lie."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import process_group
+from ..distributed.process_group import ProcessGroup, local
+
+
+def joint_norm(
+    parameters: Iterable[nn.Parameter], scores: Sequence[Tensor], unscale: Tensor | None, processes: ProcessGroup
+) -> Tensor | None:
+    """Returns the norm of all gradients together, the same on every rank; None if there are none.
+
+    Args:
+        parameters: whose gradients count, those of pruned weights as G * M.
+        scores: the gradients of the scores, which no longer have GradScaler's scale.
+        unscale: what the others are to be multiplied by; None stands for 1.
+        processes: the processes among which the scores are shared out.
+    """
+    norms: dict[ProcessGroup, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            norms.setdefault(process_group.of(parameter), []).append(times(norm(local(parameter.grad)), unscale))
+    norms.setdefault(processes, []).extend(gradient.norm() for gradient in scores)
+    joint = [_together(of_processes, each) for each, of_processes in norms.items() if of_processes]
+    return _together(joint, process_group.ALONE) if len(joint) > 1 else next(iter(joint), None)
+
+
+def _together(norms: Sequence[Tensor], processes: ProcessGroup) -> Tensor:
+    """Returns the norm of what has these norms, on all processes that share it."""
+    widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
+    norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
+    return norm if processes.count == 1 else processes.total(norm.square()).sqrt()
+
+
+def norm(gradient: Tensor) -> Tensor:
+    """In float32 at least: the norm of a float16 gradient that is still scaled may be more than float16 holds."""
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return norm
+
+
+def times(tensor: Tensor, factor: Tensor | None) -> Tensor:
+    """Multiplies in place by a number on any device; None stands for 1."""
+    return tensor if factor is None else tensor.mul_(factor.to(tensor.device))

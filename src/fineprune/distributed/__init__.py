@@ -1,0 +1,1 @@
+"""Several processes: what they add up about sharded weights, and how they fail together."""

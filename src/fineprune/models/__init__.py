@@ -1,0 +1,1 @@
+"""What a Transformers model is made of: layers, blocks, attentions, feed-forward layers."""

@@ -1,0 +1,5 @@
+"""Attaches the core to a model and an optimizer: hooks, questions, saving and resuming."""
+
+from .pruner import Pruner
+
+__all__ = ["Pruner"]

@@ -1,0 +1,1 @@
+"""Exact top-k over the scores of many matrices, without sorting."""

@@ -1,0 +1,240 @@
+"""The encoders of the BERT family in Transformers, and how they run fused. A new one is an entry in `FAMILIES`."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .fused_encoder import Encoder, Layer
+from .linear import SparseLinear
+from .records import Activations
+from .reference import Activation
+
+HIDDEN = -1e4
+"""A mask that is added hides a token by a number below this."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a layer names its parts.
+
+    Args:
+        matrices: queries, keys, values, the output of the attention, and the two of the feed-forward layer.
+        norms: the LayerNorm after the attention, and the one at the end.
+        activation: after the first feed-forward matrix.
+        core: the module with the attribute `attention_head_size`; the number of heads follows from it.
+        positions: the method of the encoder that gives what is added to the scores for their positions; None if nothing is.
+    """
+
+    matrices: tuple[str, str, str, str, str, str]
+    norms: tuple[str, str]
+    activation: str
+    core: str
+    positions: str | None = None
+
+
+_FEED_FORWARD = ("intermediate.dense", "output.dense")
+_BERT = Names(
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", *_FEED_FORWARD),
+    ("attention.output.LayerNorm", "output.LayerNorm"),
+    "intermediate.intermediate_act_fn",
+    "attention.self",
+)
+_DISTILBERT = Names(
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
+    ("sa_layer_norm", "output_layer_norm"),
+    "ffn.activation",
+    "attention",
+)
+_MPNET = Names(
+    ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", *_FEED_FORWARD),
+    ("attention.LayerNorm", "output.LayerNorm"),
+    "intermediate.intermediate_act_fn",
+    "attention.attn",
+    "compute_position_bias",
+)
+FAMILIES = {
+    **dict.fromkeys(("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "ElectraEncoder"), _BERT),
+    "Transformer": _DISTILBERT,
+    "MPNetEncoder": _MPNET,
+}
+"""Class of an encoder in Transformers -> how each of the layers in its `layer` names its parts."""
+
+UNUSED = {"position_ids", "return_dict", "use_cache"}
+"""Arguments of an encoder that change nothing in a forward pass without a cache."""
+
+
+def encoders(model: nn.Module) -> dict[str, tuple[nn.Module, Any]]:
+    """Returns the encoders that can run fused, by name, each with the config of the model that it belongs to."""
+    found = {}
+    for name, parent in model.named_modules():
+        config = getattr(parent, "config", None)
+        for child_name, child in parent.named_children():
+            stock = type(child).__name__ in FAMILIES and type(child).__module__.startswith("transformers.models.")
+            if stock and config is not None and "forward" not in vars(child):
+                found[f"{name}.{child_name}".lstrip(".")] = (child, config)
+    return found
+
+
+def linear_layers(encoder: nn.Module) -> list[str]:
+    """Returns the names of its linear layers, relative to it."""
+    layers, names = _layers(encoder)
+    return [f"layer.{number}.{matrix}" for number in range(len(layers)) for matrix in names.matrices]
+
+
+def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, Names]:
+    layers = encoder.get_submodule("layer")
+    assert isinstance(layers, nn.ModuleList)
+    return layers, FAMILIES[type(encoder).__name__]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The modules of one layer, see `Names`, and what is read from them."""
+
+    linear: tuple[nn.Module, ...]
+    norms: tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]
+    heads: int
+    activation: Activation
+
+
+def fits(encoder: nn.Module, config: Any) -> bool:
+    """Whether an encoder can run fused once its linear layers are sparse.
+
+    Args:
+        encoder: one of `encoders`.
+        config: of the model that it belongs to.
+    """
+    layers, names = _layers(encoder)
+    read = [_parts(layer, names) for layer in layers]
+    alike = {(part.linear[0].in_features, part.activation) if part else None for part in read}
+    return not getattr(config, "is_decoder", False) and len(alike) == 1 and None not in alike
+
+
+def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
+    """Makes an encoder that `fits` and whose linear layers are sparse run fused. Its other passes stay as they are.
+
+    Args:
+        encoder, config: see `fits`.
+        activations: how inputs of products are stored.
+    """
+    layers, names = _layers(encoder)
+    whole = []
+    for part in (_parts(layer, names) for layer in layers):
+        assert part is not None
+        described = tuple(one.described for one in part.linear if isinstance(one, SparseLinear))
+        assert len(described) == len(part.linear)
+        whole.append(Layer(described, part.norms, part.heads, part.activation))
+    kind: Any = type(encoder)
+    encoder.__class__ = _fused(kind)
+    assert isinstance(encoder, FusedEncoder)
+    encoder.fused, encoder.fused_config = Encoder(tuple(whole), activations), config
+
+
+def _parts(layer: nn.Module, names: Names) -> Parts | None:
+    """Returns what a layer is made of; None if it is not as its family is known to be, or its sizes do not fit together."""
+    modules = dict(layer.named_modules())
+    linear = [modules.get(name) for name in names.matrices]
+    norms = [norm for name in names.norms if (norm := _norm(modules.get(name))) is not None]
+    activation = activation_of(modules.get(names.activation))
+    size = getattr(modules.get(names.core), "attention_head_size", None)
+    known = [one for one in linear if isinstance(one, nn.Linear | SparseLinear)]
+    if len(known) < len(linear) or len(norms) < len(names.norms) or activation is None or not isinstance(size, int):
+        return None
+    hidden, features, neurons = known[0].in_features, known[0].out_features, known[4].out_features
+    shapes = [(features, hidden)] * 3 + [(hidden, features), (neurons, hidden), (hidden, neurons)]
+    if [(one.out_features, one.in_features) for one in known] != shapes or features % size:
+        return None
+    if any(len(tensor) != hidden for norm in norms for tensor in norm[:2]):
+        return None
+    return Parts(tuple(known), (norms[0], norms[1]), features // size, activation)
+
+
+def _norm(norm: nn.Module | None) -> tuple[Tensor, Tensor, float] | None:
+    """Returns scale, shift and epsilon of a LayerNorm on the CPU in float32."""
+    if not isinstance(norm, nn.LayerNorm):
+        return None
+    tensors = [tensor.detach() for tensor in norm.parameters() if tensor.dtype == torch.float32 and tensor.device.type == "cpu"]
+    return (tensors[0], tensors[1], norm.eps) if len(tensors) == 2 else None
+
+
+def activation_of(function: Callable[[Tensor], Tensor] | None) -> Activation | None:
+    """Returns which activation a function computes, by trying it; None if it is none of those that the kernels know."""
+    if function is None:
+        return None
+    near = torch.linspace(-8, 8, 1025, dtype=torch.float32)
+    points = torch.cat([near, near * 12.5, near * 1e3])
+    with torch.no_grad():
+        values = function(points)
+        return next((one for one in Activation if torch.allclose(one(points), values, rtol=1e-5, atol=1e-6)), None)
+
+
+def seen_tokens(mask: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """Returns which tokens are attended to, sequences x length; None where that differs between queries, or none is.
+
+    Args:
+        mask: as Transformers hands it to an encoder: None, sequences x length, or sequences x 1 x queries x keys, where True
+            or 0.0 is seen.
+        hidden: sequences x length x features.
+    """
+    sequences, length, _ = hidden.shape
+    if mask is None:
+        return torch.ones(sequences, length, dtype=torch.bool)
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != length:
+        return None
+    if mask.ndim == 4:
+        rows = mask[:, :1, :1]
+        if mask.shape[1] * mask.shape[2] > 1 and not bool((mask == rows).all()):
+            return None
+        mask = rows[:, 0, 0]
+        if mask.is_floating_point():
+            if not bool(((mask == 0) | (mask < HIDDEN)).all()):
+                return None
+            mask = mask == 0
+    seen = mask.bool().expand(sequences, length)
+    return seen if bool(seen.any(dim=1).all()) else None
+
+
+class FusedEncoder(nn.Module):
+    """What a stock encoder is made to inherit from: it runs fused where it can, else layer by layer as before.
+
+    Layer by layer it goes when hidden states, attentions or a cache are asked for, with a mask that differs between queries or
+    hides all of a text, and in training mode.
+    """
+
+    fused: Encoder
+    fused_config: Any
+
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, *arguments: Any, **more: Any) -> Any:
+        """Returns the last hidden state as the stock encoder does, in a tuple if `return_dict` is False."""
+        seen = None if self.training or self._asks_for_more(arguments, more) else seen_tokens(attention_mask, hidden_states)
+        if seen is None:
+            return super().forward(hidden_states, attention_mask, *arguments, **more)
+        names = FAMILIES[type(self).__mro__[2].__name__]
+        positions = getattr(self, names.positions)(hidden_states[:1])[0] if names.positions else None
+        outputs = self.fused(hidden_states, seen, positions)
+        if not more.get("return_dict", True):
+            return (outputs,)
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=outputs)
+
+    def _asks_for_more(self, arguments: tuple[Any, ...], more: dict[str, Any]) -> bool:
+        given = [*arguments, *(value for name, value in more.items() if name not in UNUSED)]
+        asked = [value for value in given if value is not None and value is not False]
+        return bool(asked) or self.fused_config.output_attentions or self.fused_config.output_hidden_states
+
+
+@functools.cache
+def _fused(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Fused{kind.__name__}", (FusedEncoder, kind), {"__module__": __name__})
+
+
+def unfuse(encoder: nn.Module) -> None:
+    """Gives a fused encoder its own class back."""
+    if isinstance(encoder, FusedEncoder):
+        encoder.__class__ = type(encoder).__mro__[2]
+        del encoder.fused, encoder.fused_config

@@ -1,0 +1,1 @@
+"""The compiled code: LLVM vectors, products, encoder layers, and how they run on PyTorch's threads."""

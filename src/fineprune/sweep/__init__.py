@@ -1,1 +1,0 @@
-"""Many recipes: variants, grids and seeds, each trial a process of its own, and one table."""

@@ -1,0 +1,243 @@
+"""Recipes: YAML and flags become dataclasses; what is not known is refused with the nearest name."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fineprune import (
+    L0,
+    Blocks,
+    Constant,
+    CubicSchedule,
+    FromMagnitude,
+    InvalidInputError,
+    KaimingUniform,
+    Movement,
+    NofM,
+    PruningConfig,
+    Rows,
+    Rule,
+    SoftMovement,
+    Uniform,
+)
+from fineprune.apps.tasks.text import TextClassification
+from fineprune.apps.training import recipe
+
+YAML = """
+model: some/model
+task:
+  train: a.csv
+  validation: b.csv
+  text_pair: other
+pruning:
+  method: {class_path: Movement, init_args: {init: {class_path: FromMagnitude, init_args: {scale: 2}}}}
+  density: 0.1
+  schedule: {class_path: CubicSchedule, init_args: {warmup: 5}}
+training:
+  learning_rate: 1.0e-3
+  num_train_epochs: 2
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(YAML)
+    return str(file)
+
+
+def test_reads_yaml(path: str) -> None:
+    read = recipe.read([path])
+    assert read.model == "some/model"
+    assert read.task == TextClassification(train="a.csv", validation="b.csv", text_pair="other")
+    assert read.pruning == PruningConfig(Movement(FromMagnitude(2.0)), 0.1, schedule=CubicSchedule(warmup=5))
+    assert read.training.learning_rate == 1e-3
+    assert read.training.eval_strategy == "epoch"
+
+
+def test_flags_win_over_yaml(path: str) -> None:
+    read = recipe.read([path, "--pruning.density", "0.03", "--pruning.method.init", "Constant", "--task.train", "c.tsv"])
+    assert read.pruning == PruningConfig(Movement(Constant(0.0)), 0.03, schedule=CubicSchedule(warmup=5))
+    assert read.task == TextClassification(train="c.tsv", validation="b.csv", text_pair="other")
+
+
+def test_flags_alone_and_a_dense_run() -> None:
+    read = recipe.read(["--model", "m", "--task.train", "a.csv"])
+    assert read.pruning is None
+    assert recipe.read(["--model", "m", "--pruning.method", "Magnitude", "--pruning.density", "0.5"]).pruning is not None
+
+
+def test_a_dense_run_from_a_file_that_says_null(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: m\npruning: null\n")
+    assert recipe.read([str(tmp_path / "r.yaml")]).pruning is None
+
+
+def test_the_source_reads_back(path: str, tmp_path: Path) -> None:
+    first = recipe.read([path, "--pruning.scope", "global", "--resume", "true"])
+    (tmp_path / "again.yaml").write_text(first.source)
+    second = recipe.read([str(tmp_path / "again.yaml")])
+    assert (second.model, second.task, second.pruning) == (first.model, first.task, first.pruning)
+    assert second.training.to_dict() == first.training.to_dict()
+    assert first.resume
+    assert not second.resume
+
+
+CONFIGS = [
+    PruningConfig(Movement(FromMagnitude(0.5)), 0.2, scope="global", target_modules=["query"]),
+    PruningConfig(Movement(), structure=NofM(2, 4), rules=[]),
+    PruningConfig(
+        SoftMovement(penalty=3.0, threshold=0.2),
+        structure=Blocks(4, 4),
+        schedule=CubicSchedule(10, 0.25),
+        rules=[
+            Rule(["query", "key"], Movement(KaimingUniform()), 0.1, Rows(), CubicSchedule(5, 0.5), "adaptive"),
+            Rule(".*value", L0(penalty=2.0)),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_as_json_is_a_recipe_block(tmp_path: Path, config: PruningConfig) -> None:
+    for block in (config.to_dict(), config.to_dict() | {"version": "99.0.0"}):
+        (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump({"model": "m", "pruning": block}))
+        read = recipe.read([str(tmp_path / "r.yaml")])
+        assert read.pruning == config
+        (tmp_path / "again.yaml").write_text(read.source)
+        assert recipe.read([str(tmp_path / "again.yaml")]).pruning == config
+
+
+RULES = """
+model: some/model
+pruning:
+  method: Movement
+  density: 0.1
+  rules:
+    - target_modules: [query, key]
+      structure: {class_path: Blocks, init_args: {rows: 8, cols: 4}}
+      scope: global
+    - target_modules: .*output.dense
+      density: 0.25
+      method:
+        class_path: SoftMovement
+        init_args: {init: {class_path: Uniform, init_args: {bound: 0.5}}}
+    - target_modules: [value]
+      structure: {class_path: NofM, init_args: {n: 2, m: 4}}
+"""
+
+
+def test_rules(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RULES)
+    expected = PruningConfig(
+        Movement(),
+        0.1,
+        rules=[
+            Rule(["query", "key"], structure=Blocks(8, 4), scope="global"),
+            Rule(".*output.dense", SoftMovement(init=Uniform(0.5)), 0.25),
+            Rule(["value"], structure=NofM(2, 4)),
+        ],
+    )
+    read = recipe.read([str(tmp_path / "r.yaml"), "--pruning.scope", "adaptive"])
+    assert read.pruning == dataclasses.replace(expected, scope="adaptive")
+    (tmp_path / "again.yaml").write_text(read.source)
+    assert recipe.read([str(tmp_path / "again.yaml")]).pruning == read.pruning
+
+
+def test_a_number_that_is_to_be_a_text_is_to_be_quoted() -> None:
+    with pytest.raises(InvalidInputError, match=r"^task\.classes was given as 0; it takes str or null\. Quoted"):
+        recipe.read(["--model", "m", "--task.classes", "[0, 1]"])
+    assert recipe.read(["--model", "m", "--task.classes", '["0", "1"]']).task.classes == ["0", "1"]
+
+
+def test_what_lacks_is_named() -> None:
+    with pytest.raises(InvalidInputError, match=r"^The recipe lacks model\. Set it: in the recipe, or with --model\.$"):
+        recipe.read(["--pruning.method", "Movement", "--pruning.density", "0.5"])
+    with pytest.raises(InvalidInputError, match=r"lacks pruning\.method\. Set it to one of Magnitude, .*SoftMovement, L0"):
+        recipe.read(["--model", "m", "--pruning.density", "0.5"])
+
+
+WRONG_RULES = [
+    ("{target_modules: [a], densty: 0.1}", "'densty'; did you mean 'density'"),
+    ("{target_modules: [a], density: 2.0}", r"The rule for \['a'\] cannot be used: density was given as 2.0"),
+    ("{target_modules: [a], method: Movment}", "'Movment'; did you mean 'Movement'"),
+    ("{target_modules: [a], structure: {class_path: Blocks, init_args: {rows: 8, colls: 4}}}", "'colls'; did you mean 'cols'"),
+    ("{density: 0.5}", r"A rule was given no target_modules; name the modules"),
+    ("{target_modules: []}", r"^target_modules was given as \[\]; it takes a list of module names"),
+    ("{target_modules: [a], density: much}", r"pruning\.rules\.density was given as much; it takes float or null"),
+    ("{target_modules: [a], method: {class_path: Movement, init_args: {score_lr: -1}}}", "^Movement was given score_lr=-1"),
+    ("query", "'query'"),
+]
+
+
+@pytest.mark.parametrize(("rule", "message"), WRONG_RULES)
+def test_a_wrong_rule_is_refused_in_words(tmp_path: Path, rule: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: Movement, density: 0.1, rules: [{rule}]}}\n")
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        recipe.read([str(tmp_path / "r.yaml")])
+    assert "\n" not in str(caught.value)
+
+
+UNKNOWN = [
+    ("densty: 0.1", "pruning", "'densty'; did you mean 'density'"),
+    ("lerning_rate: 0.1", "training", "'lerning_rate'; did you mean 'learning_rate'"),
+    ("trian: a.csv", "task", "'trian'; did you mean 'train'"),
+    ("modell: b", None, "'modell'; did you mean 'model'"),
+    ("method: Movment", "pruning", "'Movment'; did you mean 'Movement'"),
+    ("method: {class_path: Movement, init_args: {brith: Constant}}", "pruning", "'brith'; did you mean 'init'"),
+    ("density: much", "pruning", "pruning.density was given as much; it takes float or null"),
+    ("learning_rate: fast", "training", "training.learning_rate was given as fast; it takes float"),
+    ("density: 1.5", "pruning", "density was given as 1.5; it is the fraction of weights kept, above 0 and at most 1"),
+    ("density: 0", "pruning", "density was given as 0"),
+    ("scope: locale", "pruning", "scope"),
+    ("warmup_steps: -1", "training", "warmup_steps"),
+]
+
+
+@pytest.mark.parametrize(("line", "section", "message"), UNKNOWN)
+def test_what_is_wrong_is_refused_in_words(tmp_path: Path, line: str, section: str | None, message: str) -> None:
+    content = recipe.yaml.safe_load(YAML)
+    entry = recipe.yaml.safe_load(line)
+    (content if section is None else content[section]).update(entry)
+    (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump(content))
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        recipe.read([str(tmp_path / "r.yaml")])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest(path: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"'pruning\.densty'; did you mean 'pruning\.density'"):
+        recipe.read([path, "--pruning.densty", "0.1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[1, 2", "is not YAML"), ("- a\n", "holds list, not keys and values"), (None, "could not be read")],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(InvalidInputError, match=message):
+        recipe.read([str(tmp_path / "r.yaml")])
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_of_the_repository_reads(path: Path) -> None:
+    assert recipe.read([str(path), "--model", "m"]).pruning is not None
+
+
+def test_the_recipe_may_be_named_as_a_flag(path: str) -> None:
+    for arguments in (["--recipe", path], [f"--recipe={path}"], ["--max_length", "9", f"--recipe={path}"]):
+        assert recipe.read(arguments).pruning is not None
+
+
+def test_a_length_below_one_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="max_length was given as -5"):
+        recipe.read(["--model", "m", "--max_length", "-5"])
+
+
+def test_a_choice_in_the_wrong_place_is_said_to_be_there(tmp_path: Path) -> None:
+    structure = "{class_path: Together, init_args: {structures: [Heads, Rows]}}"
+    (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: Movement, density: 0.1, structure: {structure}}}\n")
+    with pytest.raises(InvalidInputError, match=r"The recipe has 'Rows' where another choice belongs: .*pruning\.structure"):
+        recipe.read([str(tmp_path / "r.yaml")])
