@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-SITE := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet --strict
+SITE := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
 .PHONY: quickstart test check docs clean
 
