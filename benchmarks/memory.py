@@ -156,7 +156,7 @@ def llama(layers: int, width: int, neurons: int, keys: int, tokens: int, tables:
 
 
 SHARED = 8
-"""Processes among which a larger model is shared out."""
+"""Processes over which a larger model is sharded."""
 
 BASE = bert(12, 768)
 MODELS = {
@@ -426,7 +426,7 @@ def table_of_models(rows: Sequence[Mapping[str, Any]]) -> str:
         choice = CHOICES[row["choice"]]
         shards = choice is None or choice.scores.shards
         needed = [(needs(model, row) / 1e9, needs(model, row, sharded=True) / SHARED / 1e9) for model in MODELS.values()]
-        cells = [(f"{one:.1f}", f"{each:.1f}" if shards else "refused") for one, each in needed]
+        cells = [(f"{one:.1f}", f"{each:.1f}" if shards else "not possible") for one, each in needed]
         return [row["dtype"], row["choice"], *itertools.chain(*cells)]
 
     return _markdown(["weights", "pruning", *where], map(line, rows))
