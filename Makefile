@@ -23,6 +23,7 @@ check: $(VENV)/.test $(VENV)/.docs
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
+	$(VENV)/bin/lint-imports --no-logo
 	$(SITE)
 
 clean:

@@ -422,7 +422,7 @@ def test_a_run_with_rules_is_saved_and_resumed(attach: Attach, tmp_path: Path) -
     for each in (pruner, other):
         train(each._masked.model, each._step.optimizer, stack_batches(10)[6:])
     assert differences(everything(pruner), everything(other)) == []
-    assert [part.controller for part in pruner._masked.pools] == [part.controller for part in other._pools]
+    assert [part.controller for part in pruner._masked.pools] == [part.controller for part in other._masked.pools]
 
 
 def test_a_state_of_other_rules_is_refused(attach: Attach, tmp_path: Path) -> None:
@@ -453,8 +453,8 @@ def test_a_state_of_another_version_is_taken_up_when_the_rest_is_the_same(
 
 # What other versions wrote.
 
-NEWER = ["99.0.0", "0.1.1", "0.2", "0.2.0rc1", "1"]
-NOT_NEWER = [VERSION, "0.0.9", "0.1", "0"]
+NEWER = ["99.0.0", "0.2.1", "0.3", "0.3.0rc1", "1"]
+NOT_NEWER = [VERSION, "0.1.9", "0.2", "0"]
 
 
 def with_unknown_settings(version: str | None) -> dict[str, object]:

@@ -31,9 +31,9 @@ def outside() -> dict[str, Any]:
     return defined
 
 
-def test_each_is_under_thirty_lines() -> None:
+def test_each_is_under_twenty_five_lines() -> None:
     assert len(BLOCKS) == 3
-    assert max(len(block.splitlines()) for block in BLOCKS) < 30
+    assert max(len(block.splitlines()) for block in BLOCKS) < 25
 
 
 def test_the_method(outside: dict[str, Any], attach: Attach) -> None:

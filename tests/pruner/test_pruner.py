@@ -644,7 +644,7 @@ def test_another_precision_is_refused(attach: Attach) -> None:
     attach(model, optimizer)
     train(model, optimizer, [{**batch, "features": batch["features"].float()} for batch in stack_batches(5)])
     model.double()  # the same values, in other memory
-    with pytest.raises(TrainingError, match=r"changed blocks\.0\.up\.weight between two steps"):
+    with pytest.raises(TrainingError, match=r"changed blocks\.0\.up\.weight.* between two steps"):
         train(model, optimizer, stack_batches(1))
 
 

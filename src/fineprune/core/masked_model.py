@@ -154,9 +154,9 @@ class MaskedModel:
         if self.processes.any(bool(changed)):
             names = enumeration(changed or ["weights of another rank"])
             raise TrainingError(
-                f"Something other than the optimizer changed {names} between two steps (a reload, an average swapped in?), and the "
-                "pruner would overwrite it. Put the weights back before the step, or load the state that belongs to them with "
-                "pruner.load()."
+                f"Something other than the optimizer changed {names} between two steps (a reload, an average swapped in?), and "
+                "the pruner would overwrite it. Put the weights back before the step, or load the state that belongs to them "
+                "with pruner.load()."
             )
 
     def changed(self) -> list[str]:

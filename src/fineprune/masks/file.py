@@ -1,6 +1,6 @@
 """The file of a mask: M as packed bits, a fingerprint of W, and the trained values.
 
-It is specified in docs/masks.md; this is the only place that writes and reads it. Nothing is pickled.
+It is specified in docs/reference/mask_file.md; this is the only place that writes and reads it. Nothing is pickled.
 """
 
 import json
