@@ -160,7 +160,7 @@ def test_what_a_penalty_may_not_be(penalty: object) -> None:
 
 @pytest.mark.parametrize(("penalty", "density"), [(None, None), (1.0, 0.5)])
 def test_either_a_density_or_a_penalty(penalty: float | None, density: float | None) -> None:
-    with pytest.raises(InvalidInputError, match="(needs|takes) a density or a penalty"):
+    with pytest.raises(InvalidInputError, match=r"(needs|takes) a density or a penalty"):
         PruningConfig(GroupLasso(penalty), density)
 
 

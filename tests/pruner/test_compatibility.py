@@ -142,7 +142,7 @@ def test_a_closure() -> None:
     compatibility.check_no_closure((object(),), {})
     compatibility.check_no_closure((object(), None), {"closure": None})
     for args, kwargs in (((object(), len), {}), ((object(),), {"closure": len})):
-        with pytest.raises(RuntimeError, match=r"optimizer\.step\(\) was given a closure"):
+        with pytest.raises(RuntimeError, match=r"optimizer\.step\(\) got a closure"):
             compatibility.check_no_closure(args, kwargs)
 
 

@@ -12,7 +12,7 @@ from ..distributed.process_group import ProcessGroup, local
 def joint_norm(
     parameters: Iterable[nn.Parameter], scores: Sequence[Tensor], unscale: Tensor | None, processes: ProcessGroup
 ) -> Tensor | None:
-    """Returns the norm of all gradients together, the same on every rank; None if there are none.
+    """Returns the norm of all gradients, the same on every rank; None if there are none.
 
     Args:
         parameters: whose gradients count, those of pruned weights as G * M.

@@ -24,7 +24,7 @@ def steer(pool: Pool, step: int, rate: float) -> None:
     Args:
         pool: with a controller; others stay as they are.
         step: the step about to be taken.
-        rate: the learning rate of what the penalty acts on, scores or weights.
+        rate: the learning rate of the scores or weights that the penalty acts on.
     """
     if pool.controller is not None and isinstance(pool.method, PenalisedMethod) and pool.value(step) != 1.0:
         pool.method.steer(pool.controller, PoolRanking(pool, step, pool.controller.horizon), rate)

@@ -58,7 +58,7 @@ class Site:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of its scores, on all processes together."""
+        """The shape of its scores, over all processes."""
         weight, structure = next(iter(self.grouping.items()))
         return structure.groups(weight.parameter.shape)
 
@@ -142,7 +142,7 @@ class Site:
         return sum(sums[1:], start=sums[0]) if sums else None
 
     def surviving(self, masks: Mapping[Weight, Tensor]) -> Tensor | None:
-        """Which groups have a weight left under masks of some weights; None where none of its weights is masked."""
+        """Which groups keep a weight under masks of some weights; None where no weight of it is masked."""
         surviving = [
             structure.reduce(masks[weight].to(weight.score_dtype()))
             for weight, structure in self.grouping.items()

@@ -37,7 +37,7 @@ class Step:
     Args:
         masked: the model.
         optimizer: trains its parameters.
-        max_grad_norm: of G * M, the other parameters' gradients and dL/dS together; None: no clipping.
+        max_grad_norm: of G * M, the other parameters' gradients and dL/dS jointly; None: no clipping.
     """
 
     def __init__(self, masked: MaskedModel, optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> None:
@@ -140,7 +140,7 @@ class LearningRates:
         return float(self.groups[id(weight.parameter)]["lr"])
 
     def factor(self, weight: Weight) -> float:
-        """The rate of a weight over its base: what a scheduler makes of it now."""
+        """The rate of a weight over its base: the scheduler's factor now."""
         return self.of(weight) / float(self.groups[id(weight.parameter)].get("initial_lr", weight.base_rate))
 
     def scores(self, pool: Pool, site: Site) -> float:
@@ -150,5 +150,5 @@ class LearningRates:
         return pool.method.score_rate(self.factor(site.weights[0]))
 
     def penalised(self, pool: Pool, site: Site) -> float:
-        """The rate of what a pool's penalty acts on: a site's scores, or its weights."""
+        """The rate of a site's scores or weights, whichever the penalty of its pool acts on."""
         return self.of(site.weights[0]) if isinstance(pool.method, PenalisedWeights) else self.scores(pool, site)

@@ -91,7 +91,7 @@ class LearnedMethod(Method):
 class PenalisedMethod(Method):
     """A method with a penalty lambda_t * R that pulls groups down, on their scores or on the weights themselves.
 
-    With `penalty` given, lambda_t follows the schedule (the paper's form) and the density is what comes out. With a density
+    With `penalty` given, lambda_t follows the schedule (the paper's form) and the density follows from it. With a density
     in the config, a controller sets lambda_t at each step, see `Controller`.
     """
 
@@ -112,7 +112,7 @@ class PenalisedMethod(Method):
         Args:
             controller: sets lambda_t by it.
             ranking: the scores of all sites, and the density asked for.
-            rate: the learning rate of what the penalty acts on, scores or weights.
+            rate: the learning rate of the scores or weights that the penalty acts on.
         """
 
     @property

@@ -27,7 +27,7 @@ class Controller:
     Args:
         horizon: steps.
         strongest: the hardest pull. Up to 1 the optimizer can follow for ever; a harder one lasts until Adam's
-            second moment has caught up, some hundred steps, and drowns what the loss says meanwhile.
+            second moment has caught up, a few hundred steps, and outweighs the loss meanwhile.
         penalty: lambda in force.
         integral: the pull that holds q still, as found so far.
     """
@@ -89,12 +89,12 @@ def scores_at(samples: Sequence[Tensor], weights: Sequence[int], densities: Sequ
     """Returns, for each density, about the score at or above which groups with that fraction of all weights lie.
 
     Args:
-        samples: some scores of each site.
+        samples: a sample of the scores of each site.
         weights: how many weights each site holds.
         densities: each above 0.
     """
     values, order = torch.cat(list(samples)).sort(descending=True)
-    shares = [torch.full_like(part, weight / len(part)) for part, weight in zip(samples, weights, strict=True)]
+    shares = [torch.full_like(sample, weight / len(sample)) for sample, weight in zip(samples, weights, strict=True)]
     covered = torch.cat(shares)[order].cumsum(0, dtype=torch.float64) / sum(weights)
     places = torch.searchsorted(covered, torch.tensor(densities, dtype=torch.float64, device=covered.device))
     found: list[float] = values[places.clamp(max=len(values) - 1)].tolist()
@@ -113,7 +113,7 @@ def penalty_unit(sites: Iterable[tuple[Tensor, Tensor, float]]) -> float:
 
     Args:
         sites: of each site R'(S) of some scores before the means are taken, Adam's second moment in the same
-            places, bias corrected, and what the means divide by: the number of sites times that of its scores.
+            places, bias corrected, and the divisor of the means: the number of sites times that of its scores.
     """
     lambdas = [moment.sqrt() * share / slope for slope, moment, share in sites]
     if not lambdas:

@@ -22,9 +22,9 @@ class GroupLasso(PenalisedWeights):
     eta is the weights' learning rate. The second line is the exact proximal step of the penalty: every group shrinks by the
     same amount (eta * lambda_t, in root mean square), and one that is smaller becomes exactly 0. A group of zeros stays 0.
 
-    With `penalty`, lambda_t rises from 0 to it by the schedule, and what is not 0 is kept: the density is what comes out. With
+    With `penalty`, lambda_t rises from 0 to it by the schedule, and groups that are not 0 are kept: the density follows. With
     a density in the config, the groups of the largest root mean square are kept, and lambda_t is set by the same controller as
-    for the other penalties, so that groups are nearly 0 when they fall; once the last has fallen there is no penalty.
+    for the other penalties, so that groups are nearly 0 when they are pruned; once the last is pruned there is no penalty.
 
     Args:
         penalty: lambda. None: the config gives a density.

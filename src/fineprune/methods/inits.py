@@ -18,7 +18,7 @@ class ScoreInit(ABC):
         """Returns new scores, given the magnitude of each group of one site: abs(W) for single weights; for larger groups their
         root mean square, stretched about its mean until it spreads as single weights do.
 
-        Random numbers are drawn on the CPU from the generator, so that they are the same on every device.
+        Random numbers come from the generator, on the CPU, so that they are the same on every device.
         """
 
 
@@ -38,7 +38,7 @@ class Constant(ScoreInit):
 
 @dataclass(frozen=True)
 class Uniform(ScoreInit):
-    """S is drawn uniformly from -bound to bound."""
+    """S is uniform from -bound to bound."""
 
     bound: float = 0.01
 
@@ -51,7 +51,7 @@ class Uniform(ScoreInit):
 
 @dataclass(frozen=True)
 class KaimingUniform(ScoreInit):
-    """S is drawn uniformly within 1 / sqrt(the last dimension of the scores), as a linear layer is (a = sqrt 5)."""
+    """S is uniform within 1 / sqrt(the last dimension of the scores), as a linear layer is (a = sqrt 5)."""
 
     def scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         return Uniform(1 / math.sqrt(magnitude.shape[-1])).scores(magnitude, generator)
@@ -61,9 +61,9 @@ class KaimingUniform(ScoreInit):
 class FromMagnitude(ScoreInit):
     """S = scale * abs(W) / mean abs(W), per matrix: pruning starts as magnitude pruning, and movement corrects it.
 
-    The scale is the exchange rate between magnitude and movement: the larger it is, the more
-    evidence it takes to overturn the magnitude's order. What a score can gather is bounded by the sum of the score rates
-    over the run, score_lr * steps / 2 where they decay to 0: a scale of 0.3 was settled at a sum of 4
+    The scale is the exchange rate between magnitude and movement: the larger it is, the more evidence is needed to overturn
+    the magnitude's order. The evidence that a score can gather is bounded by the sum of the score rates over the run,
+    score_lr * steps / 2 where they decay to 0: a scale of 0.3 was settled at a sum of 4
     (docs/measurements/defaults.md). The scores of a matrix of zeros are 0. The magnitudes of groups of weights are stretched
     first, so that the same scale means as much as for single weights.
     """

@@ -26,12 +26,12 @@ class L0(PenalisedScores, StochasticMethod):
         M = clamp(s * (r - l) + l, 0, 1),    l = -0.1, r = 1.1, b = 2/3
         dL/dS = G * W * dM/dS + lambda_t * R'(S),    R'(S) = sigmoid'(S - b * ln(-l / r))
 
-    M is a continuous gate. u is drawn once for each optimizer step. Between steps, for evaluation and
-    in what is saved, the gate without noise holds. At least floor(0.005 n) + 1 of the n groups of a
+    M is a continuous gate. u is sampled once for each optimizer step. Between steps, for evaluation and
+    in saved models, the gate without noise holds. At least floor(0.005 n) + 1 of the n groups of a
     matrix are kept then: where fewer gates are open, the highest scores' gates are s. The scope has no say.
 
-    With `penalty`, lambda_t rises from 0 to it by the schedule and the density is what comes out. With a
-    density in the config, the density falls by the schedule, by a controller that sets lambda_t.
+    With `penalty`, lambda_t rises from 0 to it by the schedule and the density follows from it. With a
+    density in the config, the density decreases by the schedule, by a controller that sets lambda_t.
 
     Args:
         penalty: lambda. None: the config gives a density.

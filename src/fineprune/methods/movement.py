@@ -49,7 +49,7 @@ class SoftMovement(PenalisedScores):
     that each keeps as much as its scores deserve, whatever the scope.
 
     With `penalty`, tau rises from 0 to `threshold` by the schedule, lambda_t = penalty * tau / threshold, and the
-    density is what comes out. With a density in the config, the density falls by the schedule: tau is where it
+    density follows from it. With a density in the config, the density decreases by the schedule: tau is where it
     must be to keep exactly that many, and lambda_t is set so that tau ends near `threshold`.
 
     Args:
@@ -62,7 +62,7 @@ class SoftMovement(PenalisedScores):
 
     penalty: float | None = None
     threshold: float = 0.1
-    init: ScoreInit | None = None  # type: ignore[assignment]  # what it stands for is put in its place
+    init: ScoreInit | None = None  # type: ignore[assignment]  # None is replaced by what it stands for
     score_lr: float = 1e-2
 
     strongest: ClassVar[float] = 0.5  # the density is kept without it

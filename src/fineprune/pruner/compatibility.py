@@ -35,7 +35,7 @@ def check_same_run(coordinator: Coordinator, model: nn.Module, settings: Mapping
     names = [name for name, is_unlike in zip(known, unlike, strict=True) if is_unlike]
     if names:
         raise InvalidInputError(
-            f"The ranks were given different values of {enumeration(names)} (total_steps is {total_steps} here). Every rank "
+            f"The ranks got different values of {enumeration(names)} (total_steps is {total_steps} here). Every rank "
             "takes as many steps, of the same model, by the same config; with loaders of different lengths give the shortest."
         )
 
@@ -44,7 +44,7 @@ def check_no_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raises if the arguments of `optimizer.step`, the optimizer itself first, hold a closure."""
     if any(argument is not None for argument in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
         raise TrainingError(
-            "optimizer.step() was given a closure, which would run the model on its dense weights. Call backward() first, "
+            "optimizer.step() got a closure, which would run the model on its dense weights. Call backward() first, "
             "then step() without one."
         )
 
@@ -100,7 +100,7 @@ def check_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
     if len({process_group.of(parameter) for parameter in parameters.values()}) > 1:
         raise InvalidInputError(
             "The weights to prune are sharded over several sets of processes, or only some of them are. Shard all of them "
-            " with fully_shard over one mesh, or leave some out with exclude_modules."
+            "with fully_shard over one mesh, or leave some out with exclude_modules."
         )
 
 
@@ -140,7 +140,7 @@ def check_pool(
     if config.structure.density() is not None and any(name in earlier for name in parameters):
         raise InvalidInputError(
             f"{config.structure} counts neighbours in whole rows, and a rule before it takes some out. Choose another "
-            "structure for what the rule leaves, as Unstructured()."
+            "structure for the rest, as Unstructured()."
         )
 
 
@@ -213,9 +213,9 @@ def check_budget(pool: Pool, surviving: Mapping[Weight, float]) -> None:
     if isinstance(pool.method, PenalisedScores):
         each = (least_of(number, pool.method.LEAST) * pool.cost(s) for number, s in zip(numbers, pool.sites, strict=True))
         least = sum(each)
-        counts = {"some matrix, though at least 0.5 % of each and one more are to be kept": (weights, least)}
+        counts = {"a matrix, though at least 0.5 % of each and one more are to be kept": (weights, least)}
     elif pool.config.scope == "global":  # counts weights, and its best group may be one of the largest
-        counts = {"all matrices together": (weights, max(pool.cost(site) for site in pool.sites))}
+        counts = {"all matrices": (weights, max(pool.cost(site) for site in pool.sites))}
     for name, (count, least) in counts.items():
         if budget(count, final) < least:
             enough = math.ceil(1e6 * least / max(count, 1)) / 1e6

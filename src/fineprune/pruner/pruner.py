@@ -276,7 +276,7 @@ class Pruner:
     def check_ranks(self) -> None:
         """Compares the masks of all ranks, by a checksum of each; every rank calls it. Alone it does nothing.
 
-        Where processes share a weight, the masks of each are also compared with what the scores say.
+        Where processes share a weight, the masks of each are also compared with those that its scores give.
 
         Raises:
             TrainingError: on every rank, if two of them hold different masks; names the parameters.

@@ -29,8 +29,9 @@ def save(pools: Sequence[Pool], folder: str | Path, facts: dict[str, Any], write
     """Writes the tensors of the pools and the facts into the folder, see `state.write`.
 
     Args:
-        pools: of this process; what others hold is fetched, one tensor at a time.
-        folder, facts: where to, and what else.
+        pools: of this process; the shards of others are fetched, one tensor at a time.
+        folder: to write into.
+        facts: to write beside.
         writes: whether this process is the one that writes.
     """
     sites = [site for pool in pools for site in pool.sites]
@@ -61,7 +62,7 @@ def load(pools: Sequence[Pool], folder: str | Path, expected: Mapping[str, Any])
         if saved != mine:
             raise InvalidInputError(
                 f"The state in {folder} was saved with another {key}: {_difference(saved, mine)}. Resume with the "
-                "same config, model and total_steps as the run had, or start anew."
+                "same config, model and total_steps as the run had, or start a new run."
             )
     tensors = state_files.read_tensors(folder, _rows(pools))
     broken = [name for name, tensor in tensors.items() if tensor.isnan().any()]
@@ -81,7 +82,7 @@ def load(pools: Sequence[Pool], folder: str | Path, expected: Mapping[str, Any])
 
 
 def settings(config: PruningConfig) -> dict[str, Any]:
-    """Returns what of a config a run must keep: not where its dense weights wait, nor who wrote it."""
+    """Returns the settings that a resumed run must share: not where dense weights lie, nor the version that wrote them."""
     return {name: setting for name, setting in config.to_dict().items() if name not in ("version", "dense_on_cpu")}
 
 
@@ -118,7 +119,7 @@ def _saved_pools(pools: Sequence[Pool], tensors: Mapping[str, Tensor], facts: Ma
 
 
 def _like(dense: Tensor, saved: Tensor) -> Tensor:
-    """A copy where the dense weight lies: what is read lies in the file itself, which would have to stay."""
+    """A copy where the dense weight lies: a tensor as read lies in the file itself, which would have to stay."""
     copied = saved.to(dense, copy=True)
     return copied.pin_memory() if dense.is_pinned() else copied
 
@@ -159,7 +160,7 @@ def _is_effective(tensor: Tensor, weight: Weight, mask: Tensor) -> bool:
 
 
 def facts(weights: Sequence[Weight], config: PruningConfig, total_steps: int) -> dict[str, Any]:
-    """Returns what a state must share with the pruner that takes it up."""
+    """Returns the facts that a state must share with the pruner that takes it up."""
     shapes = {weight.name: [str(weight.parameter.dtype), *weight.parameter.shape] for weight in weights}
     return {"format": FORMAT, "config": settings(config), "total_steps": total_steps, "weights": shapes}
 
@@ -186,7 +187,7 @@ def check_equal(masked: MaskedModel, coordinator: Coordinator) -> None:
 
 def _checksums(masked: MaskedModel) -> list[int]:
     """One of each weight, with the scores of the site in which it comes first: a wrong mask is replaced at the next step, but
-    W and S keep what it did to them."""
+    its effect on W and S stays."""
     sums = {weight: weight.checksum() for weight in masked.weights}
     for site in masked.sites:
         for name, tensor in sorted(site.tensors().items()):
