@@ -42,8 +42,8 @@ class LowRankScores(ScoreForm):
         check_learns(self, method)
         if _starts_at_random(method):
             raise InvalidInputError(
-                f"{self} computes the initial scores again at each step, and those of {method} are random. Take an init that is "
-                "not, as FromMagnitude() or Constant(0.0), or FullScores()."
+                f"{self} computes the initial scores again at each step, and those of {method} are random. Take an init that "
+                "is not, as FromMagnitude() or Constant(0.0), or FullScores()."
             )
         if isinstance(method, PenalisedMethod) and not method.decides_density:
             raise InvalidInputError(
