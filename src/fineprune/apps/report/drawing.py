@@ -2,9 +2,9 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
 
@@ -126,14 +126,6 @@ class FigurePanel:
 
 
 @dataclass(frozen=True)
-class LegendEntry:
-    """A line of a figure: a short piece of it, as an SVG, and its name."""
-
-    svg: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Observation:
     """A sentence on these runs, or a heading with a value for each of several names."""
 
@@ -148,7 +140,7 @@ class ReportFigure:
     Args:
         title: of the figure.
         panels: its drawings; none where the data is missing.
-        legend: its lines.
+        legend: a short piece of each line, as an SVG, by name.
         caption: explains the figure, for any runs.
         observations: what it shows of these runs.
         absent: why there is none.
@@ -156,7 +148,7 @@ class ReportFigure:
 
     title: str
     panels: Sequence[FigurePanel] = ()
-    legend: Sequence[LegendEntry] = ()
+    legend: Mapping[str, str] = field(default_factory=dict)
     caption: str = ""
     observations: Sequence[Observation] = ()
     absent: str = ""
@@ -172,9 +164,9 @@ def new_panel(height: float = HEIGHT) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def legend_of(settings: Iterable[SettingRuns], styles: LineStyles) -> list[LegendEntry]:
-    """Returns the legend of the lines, each once."""
-    return [LegendEntry(_swatch(styles[line]), line) for line in by_line(settings)]
+def legend_of(settings: Iterable[SettingRuns], styles: LineStyles) -> dict[str, str]:
+    """Returns a short piece of each line, as an SVG."""
+    return {line: _swatch(styles[line]) for line in by_line(settings)}
 
 
 def _swatch(style: LineStyle) -> str:

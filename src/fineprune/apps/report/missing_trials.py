@@ -7,13 +7,12 @@ from pathlib import Path
 from ...errors import enumeration
 from ..sweep.record import RECORD
 from ..training.run import RESULT
-from .result_files import encodable
 
 
 def missing_trials(paths: Sequence[str]) -> list[str]:
     """Returns a sentence for each sweep in the given folders, and in folders inside them, that lacks results."""
     folders = dict.fromkeys(record.parent.resolve() for path in paths for record in sorted(Path(path).rglob(RECORD)))
-    return [encodable(sentence) for folder in folders for sentence in _missing(folder)]
+    return [sentence for folder in folders for sentence in _missing(folder)]
 
 
 def _missing(folder: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ from . import layer_figures, metric_figures, weight_figures
 from .drawing import line_styles, plot_style, with_prefixed_ids
 from .grouping import group
 from .missing_trials import missing_trials
-from .provenance import run_row, shared_and_differing
+from .provenance import run_cells, shared_and_differing
 from .result_files import Run, find_runs
 from .results import result_table, tiles, verdict
 from .setting_runs import by_comparison
@@ -46,7 +46,7 @@ def write(runs: list[str], output: str = "report.html", title: str | None = None
     _check_output(path)
     page = render(find_runs(runs), missing_trials(runs), title or "What pruning did")
     try:
-        replace_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        replace_whole(path, lambda temporary: temporary.write_bytes(page.encode(errors="replace")))
     except OSError as error:
         raise FileError(f"{path} could not be written: {error}. Free some space, or give another --output.") from error
     return path
@@ -86,7 +86,7 @@ def render(runs: Sequence[Run], missing: Sequence[str], title: str) -> str:
         tables=[result_table(inside) for inside in comparisons],
         figures=[figure for figure in figures if figure.panels],
         absent=[figure for figure in figures if not figure.panels],
-        runs=[run_row(run, differing) for setting in settings for run in setting.runs],
+        runs=[(run.name, run_cells(run, differing)) for setting in settings for run in setting.runs],
         differing=differing,
     )
 

@@ -1,7 +1,6 @@
 """How each run was made: the settings that all runs share, and those in which they differ."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ...config.config import class_name
@@ -66,21 +65,8 @@ def shared_and_differing(runs: Sequence[Run]) -> tuple[dict[str, str], list[str]
     return shared, [name for name, found in values.items() if len(found) > 1]
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """A run in the table of every run.
-
-    Args:
-        name: of the run.
-        cells: the settings in which runs differ, then the metric to compare by and the density.
-    """
-
-    name: str
-    cells: list[str]
-
-
-def run_row(run: Run, differing: Sequence[str]) -> RunRow:
-    """Returns a run's row, given the names of the settings in which runs differ."""
+def run_cells(run: Run, differing: Sequence[str]) -> list[str]:
+    """Returns a run's row in the table of every run: the settings in which runs differ, its metric and its density."""
     known = _details(run)
     cells = [known.get(name, DEFAULT) for name in differing]
-    return RunRow(run.name, ["–" if cell == DEFAULT else cell for cell in cells] + [decimal(run.value), percent(run.density)])
+    return [*("–" if cell == DEFAULT else cell for cell in cells), decimal(run.value), percent(run.density)]

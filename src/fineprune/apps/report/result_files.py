@@ -108,7 +108,7 @@ def find_runs(paths: Sequence[str]) -> list[Run]:
         raise InvalidInputError("No run was given. Give folders of runs, or folders that hold such: fineprune report RUN...")
     folders = list(dict.fromkeys(folder for path in paths for folder in _run_folders(Path(path))))
     common = os.path.commonpath(folders) if len(folders) > 1 else folders[0].parent
-    runs = [read_run(folder, encodable(str(folder.relative_to(common)))) for folder in folders]
+    runs = [read_run(folder, str(folder.relative_to(common))) for folder in folders]
     return [replace(run, base=_base_model(run, runs)) for run in runs]
 
 
@@ -122,11 +122,6 @@ def _base_model(run: Run, runs: Sequence[Run]) -> str:
 def _is_at(folder: Path, path: Path) -> bool:
     """Whether a path means this folder; the path may be relative to a folder that is not known."""
     return folder == path.resolve() or (not path.is_absolute() and folder.parts[-len(path.parts) :] == path.parts)
-
-
-def encodable(name: str) -> str:
-    """Returns a file's name as text that can be written as UTF-8, whatever its bytes are."""
-    return name.encode(errors="replace").decode()
 
 
 def _run_folders(path: Path) -> Iterator[Path]:

@@ -50,21 +50,21 @@ class ResultRow:
 
     Args:
         setting: whose results they are.
-        metrics: mean and deviation of each metric.
+        first: whether it is the first at its density.
         best: whether it is the best at its density.
+        metrics: mean and deviation of each metric.
         share: of the dense metric, if defined.
-        densities: of the prunable weights, remaining weights as the paper counts them, and of the whole model.
-        seconds: of training.
-        starts: whether it is the first at its density.
+        densities: of the prunable weights, of the transformer blocks as the paper counts, and of the whole model.
+        duration: of training.
     """
 
     setting: SettingRuns
-    metrics: list[str]
+    first: bool
     best: bool
+    metrics: list[str]
     share: float | None
     densities: list[str]
-    seconds: str
-    starts: bool
+    duration: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,19 @@ def result_table(inside: Sequence[SettingRuns]) -> ResultTable:
     by_density = grouped(inside, lambda setting: (not setting.dense, -setting.level))
     for (pruned, _), rivals in sorted(by_density.items()):
         best = _clear_best(rivals) if pruned else None
-        rows += [_result_row(setting, names, dense, setting is best, setting is rivals[0]) for setting in rivals]
+        for setting in rivals:
+            remaining = setting.average(lambda run: run.remaining_weights)
+            whole_model = setting.average(lambda run: run.whole_model_density)
+            row = ResultRow(
+                setting=setting,
+                first=setting is rivals[0],
+                best=setting is best,
+                metrics=[setting.stated(name) for name in names],
+                share=share_of_dense(setting, dense),
+                densities=["–" if part is None else percent(part) for part in (setting.density, remaining, whole_model)],
+                duration=duration(setting.average(lambda run: run.seconds)),
+            )
+            rows.append(row)
     title = inside[0].heading or inside[0].first.task_name
     return ResultTable(title, names, dense is not None, rows, _note(inside, dense, rows))
 
@@ -93,20 +105,6 @@ def _clear_best(rivals: Sequence[SettingRuns]) -> SettingRuns | None:
     """Returns the best of several, unless the second is shown with the same value."""
     first, second = [*ranked(rivals), None][:2]
     return None if second is None or first is None or decimal(first.value) == decimal(second.value) else first
-
-
-def _result_row(setting: SettingRuns, names: Sequence[str], dense: SettingRuns | None, best: bool, starts: bool) -> ResultRow:
-    remaining = setting.average(lambda run: run.remaining_weights)
-    whole_model = setting.average(lambda run: run.whole_model_density) or 0.0
-    return ResultRow(
-        setting=setting,
-        metrics=[setting.stated(name) for name in names],
-        best=best,
-        share=share_of_dense(setting, dense),
-        densities=[percent(setting.density), "–" if remaining is None else percent(remaining), percent(whole_model)],
-        seconds=duration(setting.average(lambda run: run.seconds)),
-        starts=starts,
-    )
 
 
 def _note(inside: Sequence[SettingRuns], dense: SettingRuns | None, rows: Sequence[ResultRow]) -> str:

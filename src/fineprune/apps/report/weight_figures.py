@@ -54,7 +54,7 @@ def pretrained_and_finetuned(shown: Sequence[RunSample], styles: LineStyles) -> 
         [_weight_scatter(sample, name, limits, styles) for sample in shown],
         caption=(
             f"Each dot is a weight of {name}: fine-tuned (up) against pretrained (across). A weight on the thin diagonal did "
-            "not change; a grey one on the line 0 was pruned. Magnitude pruning keeps the large weights: a band around 0 is gone. "
+            "not change; a grey one on the line 0 was pruned. Magnitude pruning keeps the large weights, none near 0. "
             "Movement pruning keeps the weights that move away from 0, and may prune large ones; with scores initialised from "
             "magnitude it starts like magnitude pruning."
         ),
@@ -74,16 +74,17 @@ def _weight_scatter(sample: RunSample, name: str, limits: tuple[float, float], s
     axes.axline((0, 0), slope=1, color=GREY, linewidth=0.6)
     _dots(axes, before, after, kept, styles[sample.setting.line].colour)
     axes.set(xlim=(-across, across), ylim=(-up, up), xlabel="pretrained weight", ylabel="fine-tuned weight")
-    alt = (
-        f"Scatter of {before.size:,} weights, fine-tuned against pretrained, {sample.name}: "
-        f"{percent(float(kept.mean()))} are kept, the others lie on 0."
-    )
+    alt = f"Scatter of {after.size:,} weights, fine-tuned against pretrained, {sample.name}: {_share(kept)} are kept."
     return FigurePanel(sample.name, to_svg(figure), alt)
 
 
 def _dots(axes: Axes, x: Array, y: Array, kept: NDArray[np.bool_], colour: str) -> None:
     for shown, shade in ((~kept, PALE), (kept, colour)):
         axes.scatter(x[shown], y[shown], s=2.5, color=shade, alpha=0.55, linewidths=0, rasterized=True)
+
+
+def _share(true: NDArray[np.bool_]) -> str:
+    return percent(float(true.mean()))
 
 
 def _growth(shown: Sequence[RunSample], name: str) -> list[Observation]:
@@ -93,7 +94,7 @@ def _growth(shown: Sequence[RunSample], name: str) -> list[Observation]:
         kept = sample.weights[name] != 0
         if kept.any():
             grew = np.abs(sample.weights[name][kept]) > np.abs(sample.pretrained[name][kept])
-            shares.append((sample.name, percent(float(grew.mean()))))
+            shares.append((sample.name, _share(grew)))
     return [Observation("Share of the kept weights that are further from 0 than before:", shares)] if shares else []
 
 
@@ -123,10 +124,8 @@ def _histogram(sample: RunSample, limit: float, styles: LineStyles) -> FigurePan
     axes.stairs(100 * counts / remaining.size, edges, fill=True, color=colour, alpha=0.35, linewidth=0)
     axes.stairs(100 * counts / remaining.size, edges, color=colour, linewidth=1)
     axes.set(xlim=(-limit, limit), xlabel="fine-tuned weight", ylabel="% of the remaining weights")
-    alt = (
-        f"Histogram of {remaining.size:,} remaining weights, {sample.name}: "
-        f"half of them lie within {float(np.median(np.abs(remaining))):.3g} of 0."
-    )
+    median = float(np.median(np.abs(remaining)))
+    alt = f"Histogram of {remaining.size:,} remaining weights, {sample.name}: half of them lie within {median:.3g} of 0."
     return FigurePanel(sample.name, to_svg(figure), alt)
 
 
@@ -136,7 +135,7 @@ def _below_magnitude(pruned: Sequence[RunSample]) -> list[Observation]:
     if magnitude is None:
         return []
     gap = float(np.abs(magnitude.remaining()).min())
-    shares = [(sample.name, percent(float((np.abs(sample.remaining()) < gap).mean()))) for sample in pruned]
+    shares = [(sample.name, _share(np.abs(sample.remaining()) < gap)) for sample in pruned]
     text = (
         f"In the sample of its weights, {magnitude.name} keeps none closer to 0 than {gap:.3g}. Share that is closer, by run:"
     )
@@ -173,5 +172,5 @@ def _score_scatter(sample: RunSample, name: str, across: float, styles: LineStyl
     low, high = (float(edge) for edge in np.quantile(score, [1 - EDGE, EDGE]))
     margin = 0.05 * (high - low) or 1.0
     axes.set(xlim=(-across, across), ylim=(low - margin, high + margin), xlabel="pretrained weight", ylabel="score")
-    alt = f"Scatter of {score.size:,} scores against weights, {sample.name}: {percent(float(kept.mean()))} are kept."
+    alt = f"Scatter of {score.size:,} scores against weights, {sample.name}: {_share(kept)} are kept."
     return FigurePanel(sample.name, to_svg(figure), alt)
