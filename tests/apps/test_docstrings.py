@@ -179,7 +179,7 @@ def test_majority_is_the_accuracy_of_the_most_frequent_training_module() -> None
     assert data.majority() == 0.25
 
 
-def test_a_library_without_sources_is_refused(tmp_path: Path) -> None:
+def test_a_library_without_sources_raises(tmp_path: Path) -> None:
     (tmp_path / "python311.zip").touch()
     with pytest.raises(InvalidInputError, match=r"docstrings of 0 modules \(none\), and 20 are needed.*zipped"):
         docstrings.load(tmp_path)
@@ -187,7 +187,7 @@ def test_a_library_without_sources_is_refused(tmp_path: Path) -> None:
         docstrings.load(tmp_path / "nowhere")
 
 
-def test_too_few_modules_are_refused_by_name(library: Path) -> None:
+def test_too_few_modules_raise(library: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"of 3 modules \(bread, stone, water\), and 4 are needed"):
         docstrings.load(library, modules=4)
 

@@ -416,7 +416,7 @@ SCORES, WEIGHT = f"{QUERY}.mask_scores", f"{QUERY}.weight"
         ),
     ],
 )
-def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_written(
+def test_a_damaged_checkpoint_raises_and_nothing_is_written(
     damage: Callable[[Path], Any], message: str, save: Save, tmp_path: Path
 ) -> None:
     folder = save()
@@ -447,7 +447,7 @@ def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_written(
         ("magnitude", 0.5, "magnitude has no scores"),
     ],
 )
-def test_a_method_and_a_threshold_that_do_not_fit_are_refused(method: str, threshold: float | None, message: str) -> None:
+def test_a_method_and_a_threshold_that_do_not_fit_raise(method: str, threshold: float | None, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         import_prunebert.apply_masks(old_weights(tiny_bert(), "topK"), method, threshold)
 

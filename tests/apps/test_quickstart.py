@@ -50,7 +50,7 @@ def test_runs_side_by_side_and_writes_what_was_measured(small: Docstrings, tmp_p
 
 
 @pytest.mark.parametrize("density", [0.0, 1.5, 1.0])
-def test_a_density_that_cannot_be_is_refused_before_the_first_run(small: Docstrings, density: float, tmp_path: Path) -> None:
+def test_a_density_that_cannot_be_raises_before_the_first_run(small: Docstrings, density: float, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="density"):
         run.run(density=density)
     assert not list(tmp_path.iterdir())

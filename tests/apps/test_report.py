@@ -1,4 +1,4 @@
-"""The report: runs are read or raise a clear error, seeds are grouped, figures say what they show, and the page stands alone."""
+"""The report: runs are read or raise a clear error, seeds are grouped, figures are explained, and the page stands alone."""
 
 import base64
 import io
@@ -734,7 +734,7 @@ def test_figures_that_are_no_numbers_do_not_stop_the_page(tmp_path: Path) -> Non
 def test_only_its_own_page_is_replaced(tmp_path: Path) -> None:
     folder, target = str(write_run(tmp_path / "run", Movement())), tmp_path / "report.html"
     target.write_text("<!doctype html><p>mine")
-    with pytest.raises(InvalidInputError, match="was not written by this command. Give another --output"):
+    with pytest.raises(InvalidInputError, match=r"was not written by this command\. Give another --output"):
         report.write([folder], str(target))
     assert target.read_text() == "<!doctype html><p>mine"
     target.unlink()
