@@ -10,9 +10,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer
 
-from conftest import config
+from conftest import config, training_arguments
 from fineprune import InvalidInputError
 from fineprune.apps.tasks.glue import ENTRIES, Glue
 from fineprune.apps.tasks.tables import read_table
@@ -223,13 +223,9 @@ def recipe(model: Path, task: Glue, output: Path, **settings: object) -> Recipe:
         "learning_rate": 5e-3,
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+        **settings,
     }
-    made = TrainingArguments(str(output), **{**arguments, **settings})
-    return Recipe(str(model), task, made, pruning=config(density=0.5), max_length=16)
+    return Recipe(str(model), task, training_arguments(output, **arguments), pruning=config(density=0.5), max_length=16)
 
 
 ADJECTIVES = (("good", "entailment"), ("bad", "contradiction"), ("poor", "neutral"))

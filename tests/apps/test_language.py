@@ -24,10 +24,9 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
-    TrainingArguments,
 )
 
-from conftest import config
+from conftest import config, training_arguments
 from fineprune import InvalidInputError
 from fineprune.apps.tasks import language
 from fineprune.apps.tasks.language import LanguageModelling, collate, cut_blocks, join_documents, negative_log_likelihood
@@ -159,9 +158,7 @@ def test_perplexity_is_exact_whatever_the_batches(make: type[nn.Module], side: s
     prepared = LanguageModelling().prepare(None, {"": documents}, taking, 5)
     losses = set()
     for rows_at_once in (1, 2, 3, 8):
-        arguments = TrainingArguments(
-            str(tmp_path), per_device_eval_batch_size=rows_at_once, report_to="none", use_cpu=True, disable_tqdm=True
-        )
+        arguments = training_arguments(tmp_path, per_device_eval_batch_size=rows_at_once)
         trainer = Trainer(
             model,
             arguments,
@@ -250,21 +247,15 @@ def test_an_unusable_length_or_text_raises() -> None:
 
 
 def recipe(model: Path, task: LanguageModelling, output: Path, **others: object) -> Recipe:
-    arguments = {
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "eval_strategy": "epoch",
-        "save_strategy": "no",
-        "logging_steps": 5,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
-    return Recipe(
-        str(model), task, TrainingArguments(str(output), **arguments), pruning=config(density=0.5), max_length=16, **others
+    arguments = training_arguments(
+        output,
+        num_train_epochs=3,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        eval_strategy="epoch",
+        logging_steps=5,
     )
+    return Recipe(str(model), task, arguments, pruning=config(density=0.5), max_length=16, **others)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertTokenizer, EvalPrediction, PreTrainedTokenizerBase, PythonBackend, TrainingArguments
+from transformers import BertTokenizer, EvalPrediction, PreTrainedTokenizerBase, PythonBackend
 
+from conftest import training_arguments
 from fineprune import InvalidInputError, Movement, PruningConfig
 from fineprune.apps.tasks.squad.questions import Question, Questions
 from fineprune.apps.tasks.squad.spans import Window
@@ -290,17 +291,13 @@ def recipe(model: Path, data: Path, output: Path, version2: bool = False, **sett
         rows = [asked(number, answerable=not version2 or number % 3 > 0) for number in numbers]
         squad(data / f"{name}.json", rows, version2)
     files = {name: str(data / f"{name}.json") for name in ("train", "validation")}
-    arguments = TrainingArguments(
-        output_dir=str(output),
+    arguments = training_arguments(
+        output,
         num_train_epochs=3,
         logging_steps=20,
         per_device_train_batch_size=8,
         learning_rate=1e-2,
         eval_strategy="epoch",
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-        report_to="none",
     )
     task = QuestionAnswering(**files, stride=4)  # type: ignore[arg-type]
     return Recipe(str(model), task, arguments, PruningConfig(method=Movement(), density=0.5), max_length=16, **settings)

@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from test_tables import write
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer
 
-from conftest import config
+from conftest import config, training_arguments
 from fineprune import InvalidInputError
 from fineprune.apps.tasks.base import Examples, Splits, encode
 from fineprune.apps.tasks.text import TextClassification, TextRegression
@@ -236,16 +236,7 @@ def test_regression_on_pairs_trains_and_evaluates_again_to_the_same(model_folder
     rows = [f"the {one} film,a {other} book,{value}" for one, other, value in (("good", "fine", 3.5), ("bad", "poor", -1))]
     path = write(tmp_path / "pairs.csv", "\n".join(["text,second,label", *(rows * 16)]) + "\n")
     task = TextRegression(train=path, validation=path, text_pair="second")
-    arguments = TrainingArguments(
-        str(tmp_path / "run"),
-        num_train_epochs=4,
-        learning_rate=1e-2,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+    arguments = training_arguments(tmp_path / "run", num_train_epochs=4, learning_rate=1e-2)
     result = training.train(Recipe(str(model_folder), task, arguments, pruning=config(density=0.5), max_length=16))
     assert tuple(result.metrics) == task.metrics
     assert result.metrics["pearson"] > 0.9

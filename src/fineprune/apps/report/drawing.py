@@ -43,7 +43,6 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fineprune",  # the same runs give the same page
     "text.parse_math": False,  # a $ in a name is a $
     "font.size": 9,
-    "axes.titlesize": 9,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
     "axes.linewidth": 0.7,

@@ -13,7 +13,7 @@ from .grouping import group
 from .missing_trials import missing_trials
 from .provenance import run_cells, shared_and_differing
 from .result_files import Run, find_runs
-from .results import result_table, tiles, verdict
+from .results import result_table, verdict
 from .setting_runs import by_comparison
 
 require("report", "matplotlib", "jinja2")
@@ -81,7 +81,6 @@ def render(runs: Sequence[Run], missing: Sequence[str], title: str) -> str:
         version=VERSION,
         verdicts=[(inside[0].heading, verdict(inside)) for inside in comparisons],
         missing=missing,
-        tiles=tiles(runs, settings),
         shared=shared,
         tables=[result_table(inside) for inside in comparisons],
         figures=[figure for figure in figures if figure.panels],

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .formats import SPACE, decimal, duration, percent
-from .result_files import Run
 from .setting_runs import LITTLE_LOSS, SettingRuns, dense_reference, grouped, ranked, share_of_dense, shared_metrics
 
 
@@ -29,19 +28,6 @@ def verdict(inside: Sequence[SettingRuns]) -> str:
         f"The sparsest setting within 95 % of the dense {metric} is {setting.name}. Its {metric} is {setting.stated(metric)}, "
         f"{100 * share:.1f}{SPACE}% of dense."
     )
-
-
-def tiles(runs: Sequence[Run], settings: Sequence[SettingRuns]) -> list[tuple[str, str]]:
-    """Returns the large numbers at the top of the page, and what each counts."""
-    levels = sorted({setting.level for setting in settings if not setting.dense})
-    found = [(str(len(runs)), "runs"), (str(len(settings)), "settings, apart from seeds")]
-    if levels:
-        found.append(
-            (" – ".join(percent(level) for level in dict.fromkeys((levels[0], levels[-1]))), "of the prunable weights kept")
-        )
-    if all(run.seconds is not None for run in runs):
-        found.append((duration(sum(run.seconds or 0 for run in runs)), "of training in all"))
-    return found
 
 
 @dataclass(frozen=True)
