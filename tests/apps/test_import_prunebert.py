@@ -307,9 +307,9 @@ def test_code_in_a_checkpoint_is_never_run(write: Callable[[Any, Path], None], s
     folder, marker = save(), tmp_path / "marker"
     file = folder / "pytorch_model.bin"
     write(Malicious(marker), file)
-    with pytest.raises(InvalidInputError, match="code, which is never run") as refusal:
+    with pytest.raises(InvalidInputError, match="code, which is never run") as raised:
         import_prunebert.convert(folder, tmp_path / "plain", threshold=0.5)
-    assert "weights_only" not in str(refusal.value), "PyTorch's advice to trust the file is not passed on"
+    assert "weights_only" not in str(raised.value), "PyTorch's advice to trust the file is not passed on"
     assert sorted(os.listdir(tmp_path)) == ["old"]
     if write is with_pickle:
         pickle.loads(file.read_bytes())

@@ -383,7 +383,7 @@ def test_a_grid_holds_each_density_once_and_names_its_stacks() -> None:
 # What figures say.
 
 
-def test_figures_say_what_is_measured(sweep: Path) -> None:
+def test_figures_state_measured_values(sweep: Path) -> None:
     found = grouping.group(result_files.find_runs([str(sweep)]))
     with drawing.plot_style():
         styles = drawing.line_styles(found)
@@ -412,7 +412,7 @@ def page_of(folder: Path) -> str:
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("part", ["weights", "scores"])
-def test_a_run_that_diverged_is_left_out_of_the_figures_of_weights(tmp_path: Path, part: str, broken: float) -> None:
+def test_a_diverged_run_is_left_out_of_the_figures_of_weights(tmp_path: Path, part: str, broken: float) -> None:
     folder, drawn = write_run(tmp_path / "runs/movement", Movement()), draw_weights(Movement(), 0.1)
     getattr(drawn, part)[LAYERS[-1]][3] = broken
     drawn.save(folder)
@@ -426,7 +426,7 @@ def test_a_run_that_diverged_is_left_out_of_the_figures_of_weights(tmp_path: Pat
     assert f"How the weights were scored: no method here has scores of its own, apart from runs {left_out}" in text
 
 
-def test_runs_without_a_common_matrix_are_said_to_have_none(tmp_path: Path) -> None:
+def test_runs_without_a_common_matrix_have_no_scatter(tmp_path: Path) -> None:
     whole = draw_weights(Movement(), 0.1)
     for name, of in zip(("constant", "magnitude"), LAYERS[:2], strict=True):
         init = Constant(0.0) if name == "constant" else FromMagnitude()
@@ -507,7 +507,7 @@ def pixels(drawn: str) -> np.ndarray[Any, Any]:
     return picture if "scale(1 -1)" not in drawn else picture[::-1]
 
 
-def test_who_decides_the_density_is_told() -> None:
+def test_a_density_not_asked_for_is_decided_by_structure_or_penalty() -> None:
     of_few = made(Movement(), pruning=PruningConfig(Movement(), structure=NofM(2, 4)).to_dict())
     penalised = made(L0(), pruning=PruningConfig(L0(penalty=1.0)).to_dict())
     asked = [provenance.shared_and_differing([run])[0]["density asked for"] for run in (of_few, penalised, made(Movement()))]
@@ -612,14 +612,14 @@ def test_every_figure_has_a_number_a_caption_and_a_text_for_who_cannot_see_it(wr
     assert all(len(image["aria-label"] or "") > 20 for image in images)
 
 
-def test_the_page_tells_the_figures_of_the_runs(written: str) -> None:
+def test_the_page_shows_the_results_of_the_runs(written: str) -> None:
     text = Reader(written).text
     assert "A sweep" in text
     for figure in ("0.9050 ± 0.0071", "0.8900 ± 0.0000", "98.3 %", "55 %", "12 s", "0, 1"):
         assert figure in text
     assert "someone/bert-tiny" in text
     assert "Movement(init=Constant(value=0.0), score_lr=0.01)" in text
-    assert "training learning rate 0.001" in text, "what the recipe says is told"
+    assert "training learning rate 0.001" in text, "the settings of the recipe are shown"
     assert "global/0.3/1" in text
 
 
@@ -663,7 +663,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
         ([{"method": Magnitude()}], ["no method here has scores of its own"]),
     ],
 )
-def test_what_is_not_there_is_said(tmp_path: Path, changes: list[dict[str, Any]], sentences: list[str]) -> None:
+def test_missing_data_is_named(tmp_path: Path, changes: list[dict[str, Any]], sentences: list[str]) -> None:
     for number, change in enumerate(changes):
         write_run(tmp_path / f"runs/{number}", **change)
     text = Reader(report.write([str(tmp_path / "runs")], str(tmp_path / "r.html")).read_text(encoding="utf-8")).text
@@ -747,7 +747,7 @@ def test_only_its_own_page_is_replaced(tmp_path: Path) -> None:
         report.write([folder], str(target))
 
 
-def test_where_nothing_can_be_written_is_said_first(tmp_path: Path) -> None:
+def test_an_unwritable_output_is_an_error_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"is a folder\. Give --output the name of a file"):
         report.write(["nothing"], str(tmp_path))
     with pytest.raises(InvalidInputError, match=r"There is no folder .*none"):

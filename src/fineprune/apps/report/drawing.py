@@ -96,7 +96,7 @@ LineStyles = dict[str, LineStyle]
 
 def line_styles(settings: Iterable[SettingRuns]) -> LineStyles:
     """Gives every line a style of its own, the same in each comparison."""
-    firsts = {line: inside[0] for line, inside in by_line(settings).items()}
+    firsts = {line: of_line[0] for line, of_line in by_line(settings).items()}
     return {
         line: replace(style, marker=(style.marker + FURTHER_MARKERS)[number % (1 + len(FURTHER_MARKERS))])
         for style, alike in grouped(firsts, lambda line: _method_style(firsts[line])).items()

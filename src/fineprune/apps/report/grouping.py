@@ -47,11 +47,11 @@ def group(runs: Iterable[Run]) -> list[SettingRuns]:
     The comparison with the most runs comes first; in each, dense settings, then by method, line and density.
     """
     comparisons = sorted(grouped(runs, lambda run: run.comparison).values(), key=len, reverse=True)
-    headings = _headings([inside[0] for inside in comparisons])
+    headings = _headings([compared[0] for compared in comparisons])
     return [
         setting
-        for heading, inside in zip(headings, comparisons, strict=True)
-        for setting in sorted(_settings(inside, heading), key=_position)
+        for heading, compared in zip(headings, comparisons, strict=True)
+        for setting in sorted(_settings(compared, heading), key=_position)
     ]
 
 

@@ -30,10 +30,10 @@ def against_density(settings: Sequence[SettingRuns], styles: LineStyles) -> Repo
     pruned = [setting for setting in settings if not setting.dense]
     if not pruned:
         return ReportFigure(title, absent="no run pruned anything")
-    comparisons = [inside for inside in by_comparison(settings) if any(not setting.dense for setting in inside)]
+    comparisons = [compared for compared in by_comparison(settings) if any(not setting.dense for setting in compared)]
     return ReportFigure(
         title,
-        [_density_panel(inside, metric, styles) for inside in comparisons for metric in shared_metrics(inside)],
+        [_density_panel(compared, metric, styles) for compared in comparisons for metric in shared_metrics(compared)],
         legend_of(pruned, styles),
         caption=(
             "Each metric against the density of the prunable weights, on a logarithmic scale. Small dots are seeds, large "
@@ -43,7 +43,7 @@ def against_density(settings: Sequence[SettingRuns], styles: LineStyles) -> Repo
 
 
 def _levels_explained(comparisons: Sequence[Sequence[SettingRuns]]) -> str:
-    dense = [setting for inside in comparisons if (setting := dense_reference(inside)) is not None]
+    dense = [setting for compared in comparisons if (setting := dense_reference(compared)) is not None]
     if not dense:
         return " There is no dense run."
     directions = {setting.first.greater_is_better for setting in dense if setting.is_measure}
@@ -52,8 +52,8 @@ def _levels_explained(comparisons: Sequence[Sequence[SettingRuns]]) -> str:
     return f" The full horizontal line is the dense run{enough and f', the dotted one {enough}'}."
 
 
-def _density_panel(inside: Sequence[SettingRuns], metric: str, styles: LineStyles) -> FigurePanel:
-    pruned, dense = [setting for setting in inside if not setting.dense], dense_reference(inside)
+def _density_panel(settings: Sequence[SettingRuns], metric: str, styles: LineStyles) -> FigurePanel:
+    pruned, dense = [setting for setting in settings if not setting.dense], dense_reference(settings)
     figure, axes = new_panel()
     for line, of_line in by_line(pruned).items():
         style, means = styles[line], sorted((setting.density, setting.mean(metric)) for setting in of_line)
@@ -65,8 +65,8 @@ def _density_panel(inside: Sequence[SettingRuns], metric: str, styles: LineStyle
     if dense is not None:
         _dense_levels(axes, dense, metric)
     axes.set_ylabel(metric)
-    stated = ", ".join(f"{setting.name} {setting.stated(metric)}" for setting in inside)
-    return FigurePanel(_title(inside[0], metric), to_svg(figure), f"{metric} against density: {stated}.")
+    stated = ", ".join(f"{setting.name} {setting.stated(metric)}" for setting in settings)
+    return FigurePanel(_title(settings[0], metric), to_svg(figure), f"{metric} against density: {stated}.")
 
 
 def _title(setting: SettingRuns, metric: str) -> str:
@@ -89,8 +89,8 @@ def density_ticks(densities: Sequence[float]) -> list[float]:
     """Returns the ticks of an axis: 1 %, 3 % and their like, or the densities themselves where fewer than two of these fit."""
     low, high = _limits(densities)
     powers = range(round(math.log10(SPARSEST)), 1)
-    inside = [tick for power in powers for factor in (1, 3) if low <= (tick := factor * 10.0**power) <= high]
-    ticks = inside if len(inside) > 1 else sorted({max(density, SPARSEST) for density in densities})
+    round_ticks = [tick for power in powers for factor in (1, 3) if low <= (tick := factor * 10.0**power) <= high]
+    ticks = round_ticks if len(round_ticks) > 1 else sorted({max(density, SPARSEST) for density in densities})
     kept = ticks[:1]
     for tick in ticks[1:]:
         if tick / kept[-1] >= (high / low) ** (1 / MOST_NUMBERS):  # nearer ones would overlap
@@ -117,7 +117,7 @@ def _horizontal(axes: Axes, value: float, label: str, linestyle: str) -> None:
     text.set(va="bottom", fontsize=8, color=INK)
 
 
-def pairs(settings: Sequence[SettingRuns]) -> list[list[SettingRuns]]:
+def scope_pairs(settings: Sequence[SettingRuns]) -> list[list[SettingRuns]]:
     """Returns settings that differ in their scope alone, local first."""
 
     def apart_from_scope(setting: SettingRuns) -> str:
@@ -134,13 +134,13 @@ def pairs(settings: Sequence[SettingRuns]) -> list[list[SettingRuns]]:
 def scopes(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
     """Draws the effect of the scope, everything else being the same."""
     title = "Local against global scope"
-    found = [inside for comparison in by_comparison(settings) if (inside := pairs(comparison))]
+    found = [pairs for comparison in by_comparison(settings) if (pairs := scope_pairs(comparison))]
     if not found:
         return ReportFigure(title, absent="no two settings differ in their scope alone")
     return ReportFigure(
         title,
-        [_scope_panel(inside, styles) for inside in found],
-        legend_of([setting for inside in found for pair in inside for setting in pair], styles),
+        [_scope_panel(pairs, styles) for pairs in found],
+        legend_of([setting for pairs in found for pair in pairs for setting in pair], styles),
         caption=(
             "Pairs of settings that differ in their scope alone. With local scope each matrix keeps the same share of its "
             "weights (filled marks); otherwise the matrices compete for one budget (hollow marks). Small dots are seeds."
@@ -148,18 +148,18 @@ def scopes(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
     )
 
 
-def _scope_panel(inside: Sequence[Sequence[SettingRuns]], styles: LineStyles) -> FigurePanel:
-    metric = inside[0][0].first.metric
-    figure, axes = new_panel(height=0.7 + 0.5 * len(inside))
-    for row, pair in enumerate(inside):
+def _scope_panel(pairs: Sequence[Sequence[SettingRuns]], styles: LineStyles) -> FigurePanel:
+    metric = pairs[0][0].first.metric
+    figure, axes = new_panel(height=0.7 + 0.5 * len(pairs))
+    for row, pair in enumerate(pairs):
         _draw_pair(axes, row, pair, styles)
-    axes.set(ylim=(len(inside) - 0.5, -0.75), yticks=[], xlabel=metric)
+    axes.set(ylim=(len(pairs) - 0.5, -0.75), yticks=[], xlabel=metric)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
     axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
-    stated = "; ".join(f"{setting.name}: {setting.stated(metric)}" for pair in inside for setting in pair)
-    return FigurePanel(_title(inside[0][0], metric), to_svg(figure), f"{metric} by scope. {stated}.")
+    stated = "; ".join(f"{setting.name}: {setting.stated(metric)}" for pair in pairs for setting in pair)
+    return FigurePanel(_title(pairs[0][0], metric), to_svg(figure), f"{metric} by scope. {stated}.")
 
 
 def _draw_pair(axes: Axes, row: int, pair: Sequence[SettingRuns], styles: LineStyles) -> None:

@@ -7,10 +7,10 @@ from .formats import SPACE, decimal, duration, percent
 from .setting_runs import LITTLE_LOSS, SettingRuns, dense_reference, grouped, ranked, share_of_dense, shared_metrics
 
 
-def verdict(inside: Sequence[SettingRuns]) -> str:
+def verdict(settings: Sequence[SettingRuns]) -> str:
     """Returns a sentence about the sparsest setting at little loss, in one comparison."""
-    pruned, dense = [setting for setting in inside if not setting.dense], dense_reference(inside)
-    metric, best = inside[0].first.metric, ranked(pruned or inside)[0]
+    pruned, dense = [setting for setting in settings if not setting.dense], dense_reference(settings)
+    metric, best = settings[0].first.metric, ranked(pruned or settings)[0]
     if not pruned:
         return f"Only dense runs: {metric} {best.stated(metric)}."
     if dense is None:
@@ -64,10 +64,10 @@ class ResultTable:
     note: str
 
 
-def result_table(inside: Sequence[SettingRuns]) -> ResultTable:
+def result_table(settings: Sequence[SettingRuns]) -> ResultTable:
     """Lists the settings of a comparison, dense first, then by density, so that rivals are neighbours."""
-    dense, names, rows = dense_reference(inside), shared_metrics(inside), []
-    by_density = grouped(inside, lambda setting: (not setting.dense, -setting.level))
+    dense, names, rows = dense_reference(settings), shared_metrics(settings), []
+    by_density = grouped(settings, lambda setting: (not setting.dense, -setting.level))
     for (pruned, _), rivals in sorted(by_density.items()):
         best = _clear_best(rivals) if pruned else None
         for setting in rivals:
@@ -83,8 +83,8 @@ def result_table(inside: Sequence[SettingRuns]) -> ResultTable:
                 duration=duration(setting.average(lambda run: run.seconds)),
             )
             rows.append(row)
-    title = inside[0].heading or inside[0].first.task_name
-    return ResultTable(title, names, dense is not None, rows, _note(inside, dense, rows))
+    title = settings[0].heading or settings[0].first.task_name
+    return ResultTable(title, names, dense is not None, rows, _note(settings, dense, rows))
 
 
 def _clear_best(rivals: Sequence[SettingRuns]) -> SettingRuns | None:
@@ -93,14 +93,14 @@ def _clear_best(rivals: Sequence[SettingRuns]) -> SettingRuns | None:
     return None if second is None or first is None or decimal(first.value) == decimal(second.value) else first
 
 
-def _note(inside: Sequence[SettingRuns], dense: SettingRuns | None, rows: Sequence[ResultRow]) -> str:
+def _note(settings: Sequence[SettingRuns], dense: SettingRuns | None, rows: Sequence[ResultRow]) -> str:
     """Explains the columns."""
-    metric, sentences = inside[0].first.metric, []
-    if any(len(setting.runs) > 1 for setting in inside):
+    metric, sentences = settings[0].first.metric, []
+    if any(len(setting.runs) > 1 for setting in settings):
         sentences.append("Mean ± standard deviation over the seeds.")
     if dense is not None:
         smaller = f"dense {metric} / {metric}, since smaller is better"
-        several = f", against the best of the dense settings ({dense.line})" if sum(one.dense for one in inside) > 1 else ""
+        several = f", against the best of the dense settings ({dense.line})" if sum(one.dense for one in settings) > 1 else ""
         sentences.append(f"% of dense: of {metric if dense.first.greater_is_better else smaller}{several}.")
     if any(row.best for row in rows):
         sentences.append("Bold: the best at its density.")

@@ -149,14 +149,16 @@ def shared_metrics(settings: Sequence[SettingRuns]) -> list[str]:
 
 def shown_settings(settings: Sequence[SettingRuns]) -> list[SettingRuns]:
     """Returns the settings whose weights and layers are shown: side by side, of the comparison with the most pruned runs."""
-    return side_by_side(max(by_comparison(settings), key=lambda inside: sum(len(one.runs) for one in inside if not one.dense)))
+    return side_by_side(
+        max(by_comparison(settings), key=lambda compared: sum(len(one.runs) for one in compared if not one.dense))
+    )
 
 
 def side_by_side(settings: Sequence[SettingRuns]) -> list[SettingRuns]:
     """Returns one setting of each line: at the density that most lines have, or else the nearest to it. Dense ones first."""
     levels = [setting.level for setting in settings if not setting.dense]
     common = max(levels, key=lambda level: (levels.count(level), -_distance(level, SHOWN_DENSITY)), default=SHOWN_DENSITY)
-    return [min(inside, key=lambda setting: _distance(setting.level, common)) for inside in by_line(settings).values()]
+    return [min(of_line, key=lambda setting: _distance(setting.level, common)) for of_line in by_line(settings).values()]
 
 
 def _distance(density: float, other: float) -> float:
@@ -166,4 +168,4 @@ def _distance(density: float, other: float) -> float:
 def few_of_each_method(settings: Iterable[SettingRuns]) -> list[SettingRuns]:
     """Returns the plain settings of each method, at most three; the first of its others where there are none."""
     methods = grouped(settings, lambda setting: setting.first.method).values()
-    return [one for inside in methods for one in ([setting for setting in inside if setting.plain] or inside[:1])[:3]]
+    return [one for of_method in methods for one in ([setting for setting in of_method if setting.plain] or of_method[:1])[:3]]
