@@ -10,11 +10,11 @@ from ...version import VERSION
 from . import layer_figures, metric_figures, weight_figures
 from .drawing import line_styles, plot_style, with_prefixed_ids
 from .grouping import group
-from .missing_trials import missing_trials
 from .provenance import run_cells, shared_and_differing
 from .result_files import Run, find_runs
 from .results import result_table, verdict
 from .setting_runs import by_comparison
+from .sweeps import missing_trials
 
 require("report", "matplotlib", "jinja2")
 

@@ -93,7 +93,7 @@ class Run:
         """The data set, or the files that it was trained on, without their folders."""
         return model_card.task_name(self.task)
 
-    def weight_samples(self) -> WeightSamples | None:
+    def read_weight_samples(self) -> WeightSamples | None:
         """Returns the sample of its weights, if one was saved. Raises InvalidInputError for a damaged file."""
         return WeightSamples.load(self.folder) if (self.folder / FILE).is_file() else None
 

@@ -50,7 +50,7 @@ def samples_to_show(settings: Sequence[SettingRuns]) -> list[RunSample]:
     """Reads a few samples of each method, side by side. Raises InvalidInputError for a damaged one."""
     found = []
     for setting in few_of_each_method(shown_settings(settings)):
-        saved = setting.first.weight_samples()
+        saved = setting.first.read_weight_samples()
         if saved is not None and saved.weights:
             _check_same_places(saved, setting.first.folder)
             kinds = (saved.pretrained, saved.weights, saved.scores)
