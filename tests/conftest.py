@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, TrainingArguments
 
 from fineprune import CubicSchedule, Movement, Pruner, PruningConfig
 
@@ -104,6 +104,12 @@ def config(**settings: object) -> PruningConfig:
     """Returns a config with a short warmup and cooldown, for runs of ten steps and more."""
     settings = {"method": Movement(), "density": 0.3, "schedule": CubicSchedule(0.1, 0.3), **settings}
     return PruningConfig(**settings)
+
+
+def training_arguments(output: Path, **settings: object) -> TrainingArguments:
+    """Returns Trainer's arguments for a quick run on the CPU that reports nothing and saves no checkpoints."""
+    quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    return TrainingArguments(str(output), **{**quiet, "use_cpu": True, "dataloader_pin_memory": False, **settings})
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> list[Tensor]:

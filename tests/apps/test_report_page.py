@@ -36,7 +36,7 @@ frame.onload = () => {{
 
 
 def look(page: Path, width: int) -> tuple[dict[str, object], list[str]]:
-    """Opens a page in a window so many pixels wide; returns what the browser saw of it, and its console."""
+    """Opens a page in a window `width` pixels wide; returns measurements of it, and the console."""
     wrapper = page.with_name(f"seen_at_{width}.html")
     wrapper.write_text(SEEN_BY.format(width=width, page=page.name))
     sandbox = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
