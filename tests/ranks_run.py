@@ -277,7 +277,7 @@ def break_off_alone(rank: int, world_size: int) -> None:
 
 
 def frozen_goes_on(rank: int, world_size: int, folder: Path) -> None:
-    """With frozen weights a run resumes bit for bit, also by PyTorch's checkpoints, which ask for a state of every parameter."""
+    """With frozen weights it resumes bit for bit, also by PyTorch's checkpoints, which ask for a state of every parameter."""
     model, pruner, _ = prune(RUNS["frozen"], "fsdp", rank, world_size)
     pruner.save_mask(folder / "frozen.mask")
     whole = outcome(model, pruner)

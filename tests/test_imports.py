@@ -6,10 +6,8 @@ import sys
 
 import fineprune
 
-EXTRAS = (
-    ("transformers", "tokenizers", "huggingface_hub", "accelerate", "datasets")
-    + ("jsonargparse", "rich", "numba", "zstandard", "matplotlib", "sklearn", "ray")
-)  # fmt: skip
+HUB = ("transformers", "tokenizers", "huggingface_hub", "accelerate", "datasets", "sklearn")
+EXTRAS = (*HUB, "jsonargparse", "rich", "numba", "zstandard", "matplotlib", "ray")
 
 
 def run(code: str, *arguments: str) -> str:

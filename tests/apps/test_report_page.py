@@ -2,23 +2,21 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from test_report import write_run
 
+from browser import HOW_TO_GET_ONE, find_browser
 from fineprune.apps import report
 from fineprune.methods.l0 import L0
 from fineprune.methods.magnitude import Magnitude
 from fineprune.methods.movement import Movement
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = find_browser()
 
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed; test_report.py checks what needs none")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=HOW_TO_GET_ONE)
 
 SEEN_BY = """<!doctype html><body><iframe id="page" style="border: 0; width: {width}px; height: 900px" src="{page}"></iframe>
 <script>
