@@ -36,7 +36,9 @@ SPARED = {ROOT / "CHANGELOG.md"}  # names the old names
 
 def texts() -> Iterator[Path]:
     for folder, endings in (("src", {".py", ".html"}), ("docs", {".md"}), ("examples", {".py"}), ("recipes", {".yaml", ".py"})):
-        yield from (path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in endings and "egg-info" not in str(path))
+        yield from (
+            path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in endings and "egg-info" not in str(path)
+        )
     yield from sorted({*ROOT.glob("*.md")} - SPARED)
 
 
