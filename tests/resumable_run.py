@@ -15,7 +15,6 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from conftest import config, tiny_bert
-from fineprune import files
 from fineprune.pruner import state_files
 from fineprune.trainer.callback import PruningCallback
 from fineprune.trainer.checkpoints import last_whole_checkpoint
@@ -110,7 +109,7 @@ def main(folder: str, moment: str) -> None:
             own(tensors, path, **settings) if Path(path).name.startswith(".pruner") else writer(tensors, path, **settings)
         )
     elif kind == "facts":
-        files.replace_whole = after_calls(5, files.replace_whole, die)
+        state_files.replace_whole = after_calls(5, state_files.replace_whole, die)
     assert isinstance(made.model, nn.Module)
     made.train()
 

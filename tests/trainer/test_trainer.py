@@ -73,6 +73,7 @@ def test_equals_the_plain_loop_with_joint_clipping(tmp_path: Path) -> None:
 
 def test_logs_reach_the_history_and_every_reporter(tmp_path: Path) -> None:
     made = trainer(tmp_path, report_to="tensorboard", eval_strategy="steps", eval_steps=12)
+    callback_of(made).attach(made)
     made.train()
     training = [entry for entry in made.state.log_history if "loss" in entry]
     keys = {"density", "density_asked", "score_mean", "score_std", "score_min", "score_max", "joint_grad_norm"}
@@ -88,6 +89,35 @@ def test_logs_reach_the_history_and_every_reporter(tmp_path: Path) -> None:
     events = event_accumulator.EventAccumulator(str(folder)).Reload()
     assert {"train/density", "train/score_std", "train/joint_grad_norm", "eval/density"} <= set(events.Tags()["scalars"])
     assert [event.value for event in events.Scalars("train/density")] == pytest.approx(densities)
+
+
+def test_without_attach_reporters_get_no_figures_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append("density" in kwargs["logs"])
+
+    made = trainer(tmp_path, Watch(), report_to="tensorboard", save_strategy="no")
+    made.train()
+    assert "Trainer logs to tensorboard before this callback adds the pruning figures" in caplog.text
+    assert "callback.attach(trainer)" in caplog.text
+    assert all("density" in entry for entry in made.state.log_history if "loss" in entry)
+    assert seen == [True] * (STEPS // 2) + [False]  # the last log is that of the whole training
+
+
+def test_attach_adds_the_callback_once_behind_the_flow_control(tmp_path: Path) -> None:
+    made = trainer(tmp_path, report_to="tensorboard")
+    callback, others = callback_of(made), made.callback_handler.callbacks[2:]
+    for _ in range(2):
+        callback.attach(made)
+        kinds = [type(each).__name__ for each in made.callback_handler.callbacks]
+        assert kinds == ["DefaultFlowCallback", "PruningCallback", "TensorBoardCallback", "PrinterCallback"], others
+    made.remove_callback(callback)
+    callback.attach(made)
+    assert [type(each).__name__ for each in made.callback_handler.callbacks] == kinds
 
 
 def test_clipping_is_taken_over_and_given_back(tmp_path: Path) -> None:

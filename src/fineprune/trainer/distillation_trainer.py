@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ..distillation import Distillation, labelled, next_labelled
 from ..errors import InvalidInputError, enumeration, require
+from .callback import PruningCallback
 
 require("hub", "transformers", "accelerate")
 logger = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class DistillationTrainer(Trainer):
         self._move_model_to_device(teacher, self.args.device)
         self._sums = torch.zeros(3, device=self.args.device)
         """Of CE, T^2 KL and 1 over the batches since the last log, weighted by their share of a step's labels."""
+        for callback in list(self.callback_handler.callbacks):
+            if isinstance(callback, PruningCallback):
+                callback.attach(self)
 
     def compute_loss(
         self,
