@@ -28,7 +28,7 @@ VALUES = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 3e38, math.inf, -math.i
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Lets the selection take so many threads, as if PyTorch did."""
+    """Makes PyTorch report this number of threads."""
     with mock.patch.object(torch, "get_num_threads", return_value=number):
         yield
 
@@ -86,7 +86,7 @@ def test_small_problems_are_settled_as_by_sorting(problem: tuple[list[Tensor], l
 
 
 MATCH = 4 * SAMPLE
-"""From so many scores on, a sample is looked at."""
+"""The number of scores from which on a sample is taken."""
 
 
 @st.composite
@@ -367,7 +367,7 @@ def test_the_adaptive_share_of_scores_that_underflow() -> None:
     assert low.tolist() == lower.tolist() == [True, True, False, False]
 
 
-# A floor for each matrix.
+# At least a share of each matrix.
 
 small_scores = st.lists(
     arrays.arrays("float32", st.integers(1, 30), elements=st.sampled_from(VALUES) | st.floats(-2, 2, width=32)).map(
@@ -506,7 +506,7 @@ def test_nan_is_refused(name: str, columns: int) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("columns", [8, MATCH])
-def test_the_scores_are_left_as_they_are_to_the_bit(name: str, columns: int) -> None:
+def test_the_scores_are_left_as_they_are_bit_for_bit(name: str, columns: int) -> None:
     scores = [torch.randn(2, columns), torch.randn(8, 4).t(), torch.tensor([[0.0, -0.0, math.inf, -math.inf]])]
     before = copy.deepcopy(scores)
     masks = EVERY[name](scores)
