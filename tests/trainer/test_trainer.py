@@ -27,11 +27,7 @@ from fineprune import InvalidInputError, Magnitude, Pruner, TrainingError
 from fineprune.pruner import state_files
 from fineprune.trainer.callback import PruningCallback
 from fineprune.trainer.checkpoints import last_whole_checkpoint
-from resumable_run import SAVE_STEPS, STEPS, resume, trainer
-
-
-def callback_of(made: Trainer) -> PruningCallback:
-    return next(callback for callback in made.callback_handler.callbacks if isinstance(callback, PruningCallback))
+from resumable_run import SAVE_STEPS, STEPS, callback_of, resume, trainer
 
 
 def test_prunes_and_saves_a_plain_checkpoint(tmp_path: Path) -> None:
