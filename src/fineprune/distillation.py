@@ -85,8 +85,8 @@ class Distillation:
         students, teachers = _as_sequence(student), _as_sequence(teacher)
         if len(students) != len(teachers):
             raise InvalidInputError(
-                f"The student gave {len(students)} tensors of logits and the teacher {len(teachers)}. Take a teacher of the same "
-                "task."
+                f"The student gave {len(students)} tensors of logits and the teacher {len(teachers)}. "
+                "Take a teacher of the same task."
             )
         pairs = zip(students, teachers, strict=True)
         return self.temperature**2 * torch.stack([divergence(s, t, self.temperature, mask) for s, t in pairs]).mean()

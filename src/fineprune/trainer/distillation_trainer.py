@@ -27,7 +27,7 @@ class DistillationTrainer(Trainer):
     - Training logs also hold `loss_ce` (the task's own loss) and `loss_kd` (T^2 KL), each before its weight.
     - Evaluation is without the teacher: `eval_loss` is the task's own loss, as in a run without a teacher.
     - The loss of accumulated batches is the mean over all their labels, as of one large batch. The stock Trainer (5.23) adds
-      up the means of the batches for a model that is not told the number of labels, such as BERT: k times the gradient.
+      up the means of the batches for a model that takes no count of the labels, such as BERT: k times the gradient.
     - The teacher is in evaluation mode, without gradients, on the student's device and in its precision; it is neither
       trained nor saved. It gets those of the student's inputs that its `forward` names, without the labels.
     - Reporters (`report_to`) also show the figures of a PruningCallback in `callbacks`.
@@ -97,15 +97,15 @@ class DistillationTrainer(Trainer):
             return _logits(self.teacher(**{name: value for name, value in inputs.items() if name in names}))
 
     def _mask(self, inputs: dict[str, Any], logits: list[Tensor]) -> Tensor | None:
-        """Returns the mask of the rows of logits that count: those with a label; without labels, the tokens that are no padding."""
+        """Returns where a row of the logits counts: where it has a label; without labels, where its token is no padding."""
         labels = inputs.get("labels")
         if labels is None:
             attended = inputs.get("attention_mask")
             return attended.bool() if attended is not None and logits[0].dim() == 3 else None
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             raise InvalidInputError(
-                "The labels must be class numbers, one for each example or token, to be distilled; these are of a regression, or of "
-                "several labels at once. Train this model with Trainer, without a teacher."
+                "The labels must be class numbers to be distilled, one for each example or token; these are of a regression, "
+                "or of several labels at once. Train this model with Trainer, without a teacher."
             )
         if "shift_labels" in inputs:
             return labelled(inputs["shift_labels"])
