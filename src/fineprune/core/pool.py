@@ -17,7 +17,7 @@ from ..methods import controller as steering
 from ..methods.base import Method
 from ..methods.penalised import Penalised
 from ..scores.philox import logit_noise
-from ..selection.counts import budget, groups, kept, least_of
+from ..selection.counts import budget_of, groups_of, kept_of, least_of
 from ..selection.scopes import Select
 from .site import Site
 from .weight import Weight, both
@@ -117,7 +117,7 @@ class Pool:
             site.groups if surviving is None else int(surviving.count_nonzero())
             for site, surviving in zip(self.sites, self.surviving, strict=True)
         ]
-        return float(np.dot(kept(masks, self.processes), costs) / max(np.dot(surviving, costs), 1))
+        return float(np.dot(kept_of(masks, self.processes), costs) / max(np.dot(surviving, costs), 1))
 
     def gates(self, step: int) -> list[Tensor]:
         """M of each site for the forward passes of a step, drawn anew."""
@@ -169,7 +169,7 @@ class Pool:
             return
         scores = self.scores()
         samples = [self._sampled(site, of_site) for site, of_site in zip(self.sites, scores, strict=True)]
-        numbers = groups(scores, self.processes)
+        numbers = groups_of(scores, self.processes)
         weights = [number * self.cost(site) for number, site in zip(numbers, self.sites, strict=True)]
         if not isinstance(method, Penalised):
             ahead = self.value(min(step + round(self.controller.horizon), self.total_steps))  # what falls by then is to be 0
@@ -178,7 +178,7 @@ class Pool:
             self.controller.penalty *= not self.finished(step)  # what is kept now stays
             return
         if method.cuts and self.finished(step):  # what the sample is wrong by at the cut is known, and taken out
-            above = kept([tensor > method.cut for tensor in scores], self.processes)
+            above = kept_of([tensor > method.cut for tensor in scores], self.processes)
             true = np.dot(above, [self.cost(site) for site in self.sites]) / sum(weights)
             value *= steering.density_above(samples, weights, method.cut) / max(true, 1 / sum(weights))
         low, where, high = steering.scores_at(samples, weights, [2 * value, value, value / 2])
@@ -248,9 +248,9 @@ class Pool:
         elif self.config.scope == "global":  # counts weights, and its best group may be one of the largest
             counts = {"all matrices together": (weights, max(self.cost(site) for site in self.sites))}
         for name, (count, least) in counts.items():
-            if budget(count, final) < least:
+            if budget_of(count, final) < least:
                 enough = math.ceil(1e6 * least / max(count, 1)) / 1e6
-                enough += 1e-6 * (budget(count, enough) < least)  # where rounding falls short
+                enough += 1e-6 * (budget_of(count, enough) < least)  # where rounding falls short
                 raise InvalidInputError(
                     f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least:,}. Ask for at "
                     f"least {enough:.6g}, or leave some out with exclude_modules."
@@ -303,6 +303,6 @@ def density_of(pools: Sequence[Pool], masks: Sequence[Sequence[Tensor]]) -> floa
     weights = {weight for site in sites for weight in site.grouping}
     total = sum(weight.parameter.numel() for weight in weights)
     if share_weights(pools):
-        return sum(kept(list(spread_masks(pools, masks).values()), pools[0].processes)) / total
-    counts = kept(list(itertools.chain(*masks)), pools[0].processes)
+        return sum(kept_of(list(spread_masks(pools, masks).values()), pools[0].processes)) / total
+    counts = kept_of(list(itertools.chain(*masks)), pools[0].processes)
     return sum(count * site.size for count, site in zip(counts, sites, strict=True)) / total

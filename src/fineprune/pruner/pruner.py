@@ -32,7 +32,7 @@ from ..errors import InvalidInputError, TrainingError, enumeration, is_number
 from ..masks import file as mask_file
 from ..methods.penalised import Penalised
 from ..models import inspection, targets
-from ..selection.counts import groups, kept
+from ..selection.counts import groups_of, kept_of
 from . import build, compatibility, state
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Pruner:
         the density asked for, the penalty and the threshold are those of each, numbered from 0.
         """
         scores = [tensor for pool in self._pools for tensor in pool.scores()]
-        count = sum(groups(scores, self._ranks))
+        count = sum(groups_of(scores, self._ranks))
         mean = self._sum([score.sum(dtype=torch.float64) for score in scores]) / count
         variance = self._sum([(score - mean).square().sum(dtype=torch.float64) for score in scores]) / count
         extremes = torch.stack([_extremes(score) for score in scores])
@@ -227,7 +227,7 @@ class Pruner:
         """Logs the density, warns of matrices of which nothing is left, and returns the summary."""
         summary = self.summary()
         logger.info("Pruned. %s", "; ".join(summary.totals()))
-        left = kept([weight.mask for weight in self._weights], self._ranks)
+        left = kept_of([weight.mask for weight in self._weights], self._ranks)
         emptied = [weight.name for weight, number in zip(self._weights, left, strict=True) if not number]
         if emptied:
             logger.warning("Nothing is left of %s. Choose scope='local', or a higher density.", enumeration(emptied))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..distributed.process_group import ProcessGroup
 
 
-def budget(count: int, density: float) -> int:
+def budget_of(count: int, density: float) -> int:
     """Returns floor(density * count), in float64 and without an epsilon."""
     return math.floor(density * count)
 
@@ -19,17 +19,17 @@ def least_of(groups: int, share: float) -> int:
     return math.floor(share * groups) + 1
 
 
-def groups(scores: Sequence[Tensor], processes: ProcessGroup) -> list[int]:
+def groups_of(scores: Sequence[Tensor], processes: ProcessGroup) -> list[int]:
     """Returns the number of groups of each matrix."""
     return processes.totals([tensor.numel() for tensor in scores])
 
 
-def weights(scores: Sequence[Tensor], sizes: Sequence[int], processes: ProcessGroup) -> int:
+def weights_of(scores: Sequence[Tensor], sizes: Sequence[int], processes: ProcessGroup) -> int:
     """Returns the number of weights of all matrices, given the weights per group of each."""
-    return sum(number * size for number, size in zip(groups(scores, processes), sizes, strict=True))
+    return sum(number * size for number, size in zip(groups_of(scores, processes), sizes, strict=True))
 
 
-def kept(masks: Sequence[Tensor], processes: ProcessGroup) -> list[int]:
+def kept_of(masks: Sequence[Tensor], processes: ProcessGroup) -> list[int]:
     """Returns for each mask, boolean or of gates, the number of entries that are not 0."""
     counts: list[int] = processes.total(torch.stack([mask.count_nonzero() for mask in masks])).tolist()
     return counts

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.process_group import ALONE, ProcessGroup
-from .counts import budget, groups, kept, least_of, weights
+from .counts import budget_of, groups_of, kept_of, least_of, weights_of
 from .topk import check_no_nan, keep_counts, keep_highest, keep_n_of_m, keep_prefix
 
 # The scopes. All take scores and sizes as `keep_highest` does, and the density.
@@ -20,14 +20,14 @@ def keep_local(
     scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = (), processes: ProcessGroup = ALONE
 ) -> list[Tensor]:
     """Keeps floor(density * n) of the n groups of each matrix."""
-    return keep_counts(scores, [budget(number, density) for number in groups(scores, processes)], processes)
+    return keep_counts(scores, [budget_of(number, density) for number in groups_of(scores, processes)], processes)
 
 
 def keep_global(
     scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = (), processes: ProcessGroup = ALONE
 ) -> list[Tensor]:
     """Keeps the best groups of all matrices together, as many as fit in floor(density * all weights)."""
-    return keep_highest(scores, sizes, budget(weights(scores, sizes, processes), density), processes)
+    return keep_highest(scores, sizes, budget_of(weights_of(scores, sizes, processes), density), processes)
 
 
 def keep_adaptive(
@@ -46,7 +46,7 @@ def keep_adaptive(
         kinds: one name a matrix; those with the same name share a budget and have the same number of groups.
     """
     check_no_nan(scores, processes)
-    numbers = groups(scores, processes)
+    numbers = groups_of(scores, processes)
     sums = processes.total(torch.stack([tensor.sigmoid().sum(dtype=torch.float64) for tensor in scores])).tolist()
     importance = [total / number for total, number in zip(sums, numbers, strict=True)]
     counts = [0] * len(scores)
@@ -64,7 +64,7 @@ def share_out(importance: Sequence[float], groups: Sequence[int], density: float
     The remainder after rounding down goes to the largest fractions, the first among equals.
     """
     importance = [max(value, sys.float_info.min) for value in importance]  # a sigmoid may underflow to 0
-    remaining, counts = budget(sum(groups), density), [0] * len(groups)
+    remaining, counts = budget_of(sum(groups), density), [0] * len(groups)
     open_ = list(range(len(groups)))
     while open_:
         total = sum(importance[index] * groups[index] for index in open_)
@@ -124,7 +124,7 @@ class SelectNofM(Select):
     m: int = 2
 
     def __call__(self, scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
-        n = max(self.least, budget(self.m, density))  # n / m * m may be less than n
+        n = max(self.least, budget_of(self.m, density))  # n / m * m may be less than n
         return keep_n_of_m(scores, n, self.m, self.processes)
 
 
@@ -139,10 +139,10 @@ def keep_above(scores: Sequence[Tensor], cut: float, share: float, processes: Pr
     """
     check_no_nan(scores, processes)
     masks = [tensor > cut for tensor in scores]
-    least = [least_of(number, share) for number in groups(scores, processes)]
+    least = [least_of(number, share) for number in groups_of(scores, processes)]
     return [
         mask if count >= enough else keep_prefix([tensor], [1], enough, processes)[0]
-        for tensor, mask, count, enough in zip(scores, masks, kept(masks, processes), least, strict=True)
+        for tensor, mask, count, enough in zip(scores, masks, kept_of(masks, processes), least, strict=True)
     ]
 
 
@@ -155,12 +155,12 @@ def keep_global_and_least(
         InvalidInputError: if a score is NaN.
     """
     check_no_nan(scores, processes)
-    least = [least_of(number, share) for number in groups(scores, processes)]
-    remaining = budget(weights(scores, sizes, processes), density)
+    least = [least_of(number, share) for number in groups_of(scores, processes)]
+    remaining = budget_of(weights_of(scores, sizes, processes), density)
     masks: dict[int, Tensor] = {}
     while free := [index for index in range(len(scores)) if index not in masks]:
         chosen = keep_prefix([scores[index] for index in free], [sizes[index] for index in free], remaining, processes)
-        short = [index for index, count in zip(free, kept(chosen, processes), strict=True) if count < least[index]]
+        short = [index for index, count in zip(free, kept_of(chosen, processes), strict=True) if count < least[index]]
         if not short:
             masks |= zip(free, chosen, strict=True)
         for index in short:
