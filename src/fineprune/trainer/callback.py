@@ -8,11 +8,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import DefaultFlowCallback, ExportableState
 
 from ..config.config import PruningConfig
-from ..errors import require
 from ..models.inspection import Inspection
 from ..pruner.pruner import Pruner
 
-require("hub", "transformers", "accelerate")
 logger = logging.getLogger(__name__)
 
 

@@ -1,7 +1,6 @@
 """DistillationTrainer: the stock Trainer with a teacher in the loss."""
 
 import inspect
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +11,8 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..distillation import Distillation, labelled, next_labelled
-from ..errors import InvalidInputError, enumeration, require
+from ..errors import InvalidInputError, enumeration
 from .callback import PruningCallback
-
-require("hub", "transformers", "accelerate")
-logger = logging.getLogger(__name__)
 
 
 class DistillationTrainer(Trainer):
