@@ -1,9 +1,4 @@
-"""Files: written whole or not at all, and checked before they are trusted.
-
-A writer that dies, or a full disk, must leave the earlier file or none: `replace_whole` and `new_folder` write beside the final
-name and rename at the end. A file that is read may be cut off, damaged or hostile: `check_safetensors` opens it, and
-`check_memory` runs before the sizes that it states are allocated.
-"""
+"""Files: written beside their name and renamed at the end, so whole or not at all; checked before they are trusted."""
 
 import contextlib
 import os
@@ -17,8 +12,6 @@ from typing import Any
 import safetensors.torch
 
 from .errors import FileError, InvalidInputError
-
-# Writing.
 
 
 def replace_whole(path: Path, writer: Callable[[Path], Any]) -> None:
@@ -74,9 +67,6 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# Reading.
 
 
 def check_safetensors(path: Path) -> dict[str, str]:

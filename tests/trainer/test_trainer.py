@@ -257,7 +257,7 @@ BROKEN = {
 }
 
 
-def test_broken_state_is_refused_in_words(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_broken_state_raises_a_clear_error(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, breakage in BROKEN.items():
         copy = tmp_path_factory.mktemp("copy") / "run"
         shutil.copytree(checkpoint.parent, copy)

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-# Groups.
-
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -86,9 +84,6 @@ ALONE = ProcessGroup()
 """This process holds whole weights."""
 
 
-# Tensors.
-
-
 def is_sharded(tensor: Tensor) -> bool:
     """Returns whether a tensor is a DTensor."""
     module = sys.modules.get("torch.distributed.tensor")  # loaded, if there is a DTensor
@@ -121,9 +116,6 @@ def rows_before(tensor: Tensor) -> int:
     """Returns the number of rows of a tensor that other processes hold before those of this one."""
     group = of(tensor)
     return sum(group.stacked(torch.tensor([len(local(tensor))])).flatten().tolist()[: group.place])
-
-
-# Models and runs.
 
 
 def reshard(model: nn.Module) -> None:

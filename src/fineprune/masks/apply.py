@@ -1,9 +1,9 @@
 """A mask in force on a model: applied in place, and removed bit for bit."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -52,17 +52,14 @@ def apply_mask(model: nn.Module, path: str | Path) -> "AppliedMask":
     return AppliedMask(model, changes)
 
 
-class AppliedMask:
+class AppliedMask(AbstractContextManager["AppliedMask"]):
     """A mask in force on a model; a context manager, which removes it at the end."""
 
     def __init__(self, model: nn.Module, changes: "list[Change]") -> None:
         self._model = model
         self._changes = changes
 
-    def __enter__(self) -> "AppliedMask":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.remove()
 
     def remove(self) -> None:

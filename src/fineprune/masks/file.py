@@ -33,7 +33,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 MOST_DIMENSIONS = 8
 
 Description = Mapping[str, Any]
-"""The entry of a tensor in the file's metadata: its shape, its checksum, and a fingerprint or a dtype."""
+"""Of a tensor, in the metadata: its shape, its checksum, and a fingerprint or a dtype."""
 
 
 @dataclass(frozen=True)

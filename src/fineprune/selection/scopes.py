@@ -13,8 +13,6 @@ from ..distributed.process_group import ALONE, ProcessGroup
 from .counts import budget_of, groups_of, kept_of, least_of, weights_of
 from .topk import check_no_nan, keep_counts, keep_highest, keep_n_of_m, keep_prefix
 
-# The scopes. All take scores and sizes as `keep_highest` does, and the density.
-
 
 def keep_local(
     scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = (), processes: ProcessGroup = ALONE
@@ -89,9 +87,6 @@ SCOPES: dict[str, Callable[..., list[Tensor]]] = {"local": keep_local, "global":
 """The budget holds for each matrix, for all of them together, or is divided within each kind by importance."""
 
 
-# What structures and methods are given, to call with scores.
-
-
 @dataclass(frozen=True)
 class Select:
     """Makes the masks of the matrices of a pool, given a density.
@@ -128,15 +123,8 @@ class SelectNofM(Select):
         return keep_n_of_m(scores, n, self.m, self.processes)
 
 
-# With a least number of groups for each matrix.
-
-
 def keep_above(scores: Sequence[Tensor], cut: float, share: float, processes: ProcessGroup = ALONE) -> list[Tensor]:
-    """Keeps the scores above a cut, and of each matrix of n groups at least the floor(share * n) + 1 highest.
-
-    Raises:
-        InvalidInputError: if a score is NaN.
-    """
+    """Keeps the scores above a cut, and of each matrix of n groups at least the floor(share * n) + 1 highest."""
     check_no_nan(scores, processes)
     masks = [tensor > cut for tensor in scores]
     least = [least_of(number, share) for number in groups_of(scores, processes)]
@@ -149,11 +137,7 @@ def keep_above(scores: Sequence[Tensor], cut: float, share: float, processes: Pr
 def keep_global_and_least(
     scores: Sequence[Tensor], sizes: Sequence[int], density: float, share: float, processes: ProcessGroup = ALONE
 ) -> list[Tensor]:
-    """Keeps floor(density * all weights), as `keep_global` does, but of each matrix at least as many as `keep_above` does.
-
-    Raises:
-        InvalidInputError: if a score is NaN.
-    """
+    """Keeps floor(density * all weights), as `keep_global` does, but of each matrix at least as many as `keep_above` does."""
     check_no_nan(scores, processes)
     least = [least_of(number, share) for number in groups_of(scores, processes)]
     remaining = budget_of(weights_of(scores, sizes, processes), density)

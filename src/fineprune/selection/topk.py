@@ -44,11 +44,7 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, pr
 
 
 def keep_counts(scores: Sequence[Tensor], counts: Sequence[int], processes: ProcessGroup = ALONE) -> list[Tensor]:
-    """Keeps the highest groups of each matrix, in the number that `counts` has for it.
-
-    Raises:
-        InvalidInputError: if a score is NaN.
-    """
+    """Keeps the highest groups of each matrix, in the number that `counts` has for it. Raises as `keep_highest`."""
     check_no_nan(scores, processes)
     if processes.count > 1:
         masks = keep_across(_flat(scores), [1] * len(scores), range(len(scores)), counts, processes)
@@ -86,11 +82,8 @@ def _flat(scores: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.flatten().to(widest) for tensor in scores]
 
 
-# On a CPU: groups of one size, in arrays.
-
-
 def _keep_on_cpu(flat: Sequence[Any], count: int) -> list[Tensor]:
-    """Keeps the `count` highest of groups of one size.
+    """Keeps the `count` highest of groups of one size, in arrays.
 
     A sample brackets the cut (Floyd & Rivest 1975): the groups above the bracket are kept, those in it are ranked. If the
     bracket misses the cut, or the scores are few, all of them are ranked.
@@ -163,9 +156,6 @@ def _map_on_threads(function: Callable[..., Any], *columns: Sequence[Any], work:
         return list(pool.map(function, *columns))
 
 
-# On an accelerator, and for groups of several sizes.
-
-
 def _keep_on_device(flat: Sequence[Tensor], count: int) -> list[Tensor]:
     """Keeps the `count` highest of groups of one size, without waiting for the device."""
     values = torch.cat(list(flat))
@@ -188,9 +178,6 @@ def _keep_mixed(flat: Sequence[Tensor], sizes: Sequence[int], budget: int) -> li
     return list(torch.split(torch.empty_like(fits).index_copy_(0, order, fits), counts))
 
 
-# The slow reference.
-
-
 def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
     """Does what `keep_highest` does, slowly: ranks all groups, then takes them while they fit."""
     check_no_nan(scores)
@@ -206,15 +193,8 @@ def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budg
     return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
 
 
-# N of m.
-
-
 def keep_n_of_m(scores: Sequence[Tensor], n: int, m: int, processes: ProcessGroup = ALONE) -> list[Tensor]:
-    """Keeps the n highest of every m neighbours in the last dimension; equal ones from the front.
-
-    Raises:
-        InvalidInputError: if a score is NaN.
-    """
+    """Keeps the n highest of every m neighbours in the last dimension; equal ones from the front. Raises as `keep_highest`."""
     check_no_nan(scores, processes)
     return [_keep_n_of_m(tensor, n, m) for tensor in scores]
 

@@ -154,11 +154,12 @@ class PruningCallback(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Saves into the checkpoint that Trainer is about to write; compares the ranks before an evaluation."""
-        self._save_or_compare(args, state, control)
+        if control.should_save and _is_resumable(args, state):
+            self._save(args, state)
+        elif control.should_save or control.should_evaluate:
+            self._compare(state)
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Saves into the checkpoint that Trainer is about to write; compares the ranks before an evaluation."""
-        self._save_or_compare(args, state, control)
+    on_epoch_end = on_step_end
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Compares the ranks, if a callback behind this one asked for the evaluation."""
@@ -175,12 +176,6 @@ class PruningCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Returns how to make this callback again, for `trainer_state.json`."""
         return {"args": {"config": self.config.to_dict()}, "attributes": {}}
-
-    def _save_or_compare(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
-        if control.should_save and _is_resumable(args, state):
-            self._save(args, state)
-        elif control.should_save or control.should_evaluate:
-            self._compare(state)
 
     def _save(self, args: TrainingArguments, state: TrainerState) -> None:
         if self._saved_at != state.global_step:
