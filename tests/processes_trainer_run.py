@@ -137,7 +137,7 @@ def sharded(folder: Path) -> None:
         made = resumable_run.trainer(folder, **settings)
         torch.manual_seed(92 + RANK)
         made.train(resume_from_checkpoint=str(folder / "checkpoint-12") if name == "resumed" else None)
-        note(folder, name, {"holds": hashes(shards(made)), "processes": pruner_of(made)._ranks.count})
+        note(folder, name, {"holds": hashes(shards(made)), "processes": pruner_of(made)._ranks.size})
     note(folder, "last", last_whole_checkpoint(folder))
     made.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     made.save_model(str(folder / "final"))

@@ -33,7 +33,7 @@ def _together(norms: Sequence[Tensor], processes: ProcessGroup) -> Tensor:
     """Returns the norm of what has these norms, on all processes that share it."""
     widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
     norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
-    return norm if processes.count == 1 else processes.total(norm.square()).sqrt()
+    return norm if processes.size == 1 else processes.total(norm.square()).sqrt()
 
 
 def norm(gradient: Tensor) -> Tensor:

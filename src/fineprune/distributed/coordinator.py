@@ -23,15 +23,15 @@ class Coordinator:
 
     Args:
         store: of torch.distributed; None for a process that is alone.
-        place: the rank of this process, from 0.
-        count: the number of ranks.
+        rank: of this process, from 0.
+        size: the number of ranks.
     """
 
-    def __init__(self, store: Any = None, place: int = 0, count: int = 1) -> None:
-        self.place = place
-        self.count = count
+    def __init__(self, store: Any = None, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
         self._store = store
-        self._number = 0 if store is None else store.add(f"fineprune/{place}", 1)  # the same on all: each makes as many
+        self._number = 0 if store is None else store.add(f"fineprune/{rank}", 1)  # the same on all: each makes as many
         self._exchanges = 0
 
     @classmethod
@@ -48,12 +48,12 @@ class Coordinator:
         Raises:
             TrainingError: if a rank does not take part within PATIENCE.
         """
-        if self.count == 1:
+        if self.size == 1:
             return [list(numbers)]
         self._exchanges += 1
-        keys = [self._key(self._exchanges, rank) for rank in range(self.count)]
+        keys = [self._key(self._exchanges, rank) for rank in range(self.size)]
         try:
-            self._store.set(keys[self.place], json.dumps(list(numbers)))
+            self._store.set(keys[self.rank], json.dumps(list(numbers)))
             self._store.wait(keys, PATIENCE)
             received = [json.loads(self._store.get(key)) for key in keys]
         except RuntimeError as error:
@@ -62,7 +62,7 @@ class Coordinator:
                 "save(), save_mask(), load() or check_ranks(): every rank calls them, and rank 0 writes."
             ) from error
         if self._exchanges > 1:  # every rank is here, and so has read the numbers of the exchange before
-            self._store.delete_key(self._key(self._exchanges - 1, self.place))
+            self._store.delete_key(self._key(self._exchanges - 1, self.rank))
         return received
 
     def _key(self, exchange: int, rank: int) -> str:

@@ -26,12 +26,12 @@ class ProcessGroup:
     device: str = "cpu"
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The number of processes."""
         return 1 if self.group is None else distributed.get_world_size(self.group)
 
     @property
-    def place(self) -> int:
+    def rank(self) -> int:
         """The rank of this process in the group, from 0."""
         return 0 if self.group is None else distributed.get_rank(self.group)
 
@@ -68,7 +68,7 @@ class ProcessGroup:
         if self.group is None:
             return values[None]
         sent = values.to(self.device).contiguous()
-        gathered = [torch.empty_like(sent) for _ in range(self.count)]
+        gathered = [torch.empty_like(sent) for _ in range(self.size)]
         distributed.all_gather(gathered, sent, group=self.group)
         return torch.stack(gathered).to(values.device)
 
@@ -115,7 +115,7 @@ def in_rows(tensor: Tensor) -> bool:
 def rows_before(tensor: Tensor) -> int:
     """Returns the number of rows of a tensor that other processes hold before those of this one."""
     group = of(tensor)
-    return sum(group.stacked(torch.tensor([len(local(tensor))])).flatten().tolist()[: group.place])
+    return sum(group.stacked(torch.tensor([len(local(tensor))])).flatten().tolist()[: group.rank])
 
 
 def reshard(model: nn.Module) -> None:

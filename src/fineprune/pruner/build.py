@@ -39,9 +39,9 @@ def build(model: nn.Module, groups: Groups, config: PruningConfig, total_steps: 
     processes = process_group.of(next(iter(everything.values())))
     for settings, parameters in assigned:
         settings.schedule.check(total_steps)
-        if processes.count > 1 and not settings.scores.shards:
+        if processes.size > 1 and not settings.scores.shards:
             raise InvalidInputError(
-                f"scores was given as {settings.scores}, and the weights are sharded over {processes.count} processes, where "
+                f"scores was given as {settings.scores}, and the weights are sharded over {processes.size} processes, where "
                 "B would be on all and A on each. Take BFloat16Scores() or FullScores(), or train with DDP."
             )
         _check_trained(parameters, groups)
@@ -153,9 +153,9 @@ def _check_whole_groups(
         except InvalidInputError:
             here = torch.Size([0])
         own = here[0] if here[1:] == whole[1:] and len(grouping) == 1 else 0
-        if processes.count > 1 and processes.totals([own]) != [whole[0]]:
+        if processes.size > 1 and processes.totals([own]) != [whole[0]]:
             raise InvalidInputError(
-                f"{name} is sharded over {processes.count} processes by rows, and groups of {structure} would lie on several "
+                f"{name} is sharded over {processes.size} processes by rows, and groups of {structure} would lie on several "
                 "of them (of a layer that keeps its weight transposed, as GPT-2's, all groups but single weights do). Take "
                 "Unstructured(), or NofM(), Rows() or Blocks() whose rows divide those of each process; or train with DDP."
             )

@@ -140,11 +140,11 @@ class Pruner:
     @property
     def alone(self) -> bool:
         """Whether the run has no other processes."""
-        return self._coordinator.count == 1
+        return self._coordinator.size == 1
 
     def density(self) -> float:
         """Returns the fraction of the prunable weights that the masks keep now."""
-        return self._density if self._ranks.count > 1 else density_of(self._pools, self._quiet_masks())
+        return self._density if self._ranks.size > 1 else density_of(self._pools, self._quiet_masks())
 
     @torch.no_grad()
     def summary(self) -> inspection.Inspection:
@@ -288,7 +288,7 @@ class Pruner:
             self._undraw()
 
     def _draw(self) -> None:
-        self._quiet = self._masks if self._ranks.count > 1 else None
+        self._quiet = self._masks if self._ranks.size > 1 else None
         gates = [pool.gates(self.step) if pool.method.draws else [site.mask for site in pool.sites] for pool in self._pools]
         self._hold(gates)
         self._drawn, self._drawn_at = True, self.step
@@ -415,7 +415,7 @@ class Pruner:
     def _settle(self, masks: Sequence[Sequence[Tensor]]) -> None:
         """Applies masks without noise, and counts them while all ranks are here."""
         self._apply(masks)
-        self._density = density_of(self._pools, masks) if self._ranks.count > 1 else 0.0
+        self._density = density_of(self._pools, masks) if self._ranks.size > 1 else 0.0
 
     @torch.no_grad()
     def _apply(self, masks: Sequence[Sequence[Tensor]]) -> None:
@@ -502,9 +502,9 @@ class Pruner:
                 others, if the rank that writes could not.
         """
         self.check_ranks()
-        writes = self._coordinator.place == 0
+        writes = self._coordinator.rank == 0
         with self._coordinator.failing_together():
-            state.save(self._pools, folder, {**self._facts(), "step": self.step, "processes": self._coordinator.count}, writes)
+            state.save(self._pools, folder, {**self._facts(), "step": self.step, "processes": self._coordinator.size}, writes)
 
     @torch.no_grad()
     def check_ranks(self) -> None:
@@ -515,11 +515,11 @@ class Pruner:
         Raises:
             TrainingError: on every rank, if two of them hold different masks; names the parameters.
         """
-        if self._coordinator.count == 1:
+        if self._coordinator.size == 1:
             return
         self._quieten()
-        wrong = self._coordinator.unequal(self._checksums(), self._ranks.place)
-        if self._ranks.count > 1:
+        wrong = self._coordinator.unequal(self._checksums(), self._ranks.rank)
+        if self._ranks.size > 1:
             again = spread_masks(self._pools, masks_of(self._pools, self.step))
             astray = self._coordinator.any([not torch.equal(weight.mask, again[weight]) for weight in self._weights])
             wrong = [one or other for one, other in zip(wrong, astray, strict=True)]
@@ -571,7 +571,7 @@ class Pruner:
         weights = {w.name: (self._ranks.joined(w.wide()), self._ranks.joined(w.mask)) for w in self._weights}
         values = {name: process_group.of(p).joined(local(p.detach())) for name, p in others.items()}
         with self._coordinator.failing_together():
-            if self._coordinator.place == 0:
+            if self._coordinator.rank == 0:
                 mask_file.save(path, weights, values)
 
     def _facts(self) -> dict[str, Any]:
@@ -599,7 +599,7 @@ class Pruner:
         self._pools, self.step = saved, step
         self._inside_step, self._drawn, self._drawn_at = False, False, None
         self._hold(found)
-        self._density = density_of(self._pools, found) if self._ranks.count > 1 else 0.0
+        self._density = density_of(self._pools, found) if self._ranks.size > 1 else 0.0
 
 
 def _extremes(scores: Tensor) -> Tensor:

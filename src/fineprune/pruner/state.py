@@ -28,9 +28,9 @@ def save(pools: Sequence[Pool], folder: str | Path, facts: dict[str, Any], write
     sites = [site for pool in pools for site in pool.sites]
     processes, tensors = pools[0].processes, {}
     for name, tensor in ((name, tensor) for site in sites for name, tensor in site.tensors().items()):
-        whole = processes.joined(tensor.to(processes.device)) if processes.count > 1 and tensor.dim() else tensor
+        whole = processes.joined(tensor.to(processes.device)) if processes.size > 1 and tensor.dim() else tensor
         if writes:
-            tensors[name] = whole.cpu() if processes.count > 1 else whole
+            tensors[name] = whole.cpu() if processes.size > 1 else whole
     here = {
         "seed": pools[0].seed,
         "base_rates": {weight.name: weight.base_rate for site in sites for weight in site.weights},
@@ -87,7 +87,7 @@ def _as_now(saved: Any) -> Any:
 
 def _rows(pools: Sequence[Pool]) -> dict[str, slice]:
     """Returns which rows of the saved tensors this process holds, by the beginnings of their names; none where it holds all."""
-    if pools[0].processes.count == 1:
+    if pools[0].processes.size == 1:
         return {}
     sites = [site for pool in pools for site in pool.sites]
     rows = {f"{kind}.{site.key}": site.rows for site in sites for kind in ("scores", "moments")}

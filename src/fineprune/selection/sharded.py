@@ -44,7 +44,7 @@ def keep_across(
         taken = 0 if closed[pool] else min(sum(counts), remaining[pool] // size)
         closed[pool] |= taken < sum(counts)  # a prefix ends at the first group that does not fit
         remaining[pool] -= taken * size
-        here = min(max(taken - sum(counts[: processes.place]), 0), counts[processes.place])
+        here = min(max(taken - sum(counts[: processes.rank]), 0), counts[processes.rank])
         mask[equal.nonzero().flatten()[:here]] = True
     return masks
 

@@ -46,7 +46,7 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, pr
 def keep_counts(scores: Sequence[Tensor], counts: Sequence[int], processes: ProcessGroup = ALONE) -> list[Tensor]:
     """Keeps the highest groups of each matrix, in the number that `counts` has for it. Raises as `keep_highest`."""
     check_no_nan(scores, processes)
-    if processes.count > 1:
+    if processes.size > 1:
         masks = keep_across(_flat(scores), [1] * len(scores), range(len(scores)), counts, processes)
         return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
     on_cpu = scores[0].device.type == "cpu"
@@ -58,7 +58,7 @@ def keep_prefix(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, pro
     """Does what `keep_highest` does, for scores that have been checked: none is NaN."""
     flat = _flat(scores)
     count = min(budget // sizes[0], sum(tensor.numel() for tensor in flat))
-    if processes.count > 1:
+    if processes.size > 1:
         masks = keep_across(flat, sizes, [0] * len(flat), [budget], processes)
     elif len(set(sizes)) > 1:
         masks = _keep_mixed(flat, sizes, budget)
