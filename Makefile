@@ -5,7 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test check clean
+SITE := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+
+.PHONY: quickstart test check docs clean
 
 quickstart: $(VENV)/.quickstart
 	$(VENV)/bin/fineprune quickstart
@@ -13,10 +15,16 @@ quickstart: $(VENV)/.quickstart
 test: $(VENV)/.test
 	$(RUN) pytest -n 2 --dist loadfile
 
-check: $(VENV)/.test
+docs: $(VENV)/.docs
+	$(SITE)
+	@echo "The pages are in build/site: open build/site/index.html"
+
+check: $(VENV)/.test $(VENV)/.docs
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(SITE)
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info
@@ -33,4 +41,8 @@ $(VENV)/.quickstart: $(VENV)/.pip pyproject.toml requirements/model.txt
 
 $(VENV)/.test: $(VENV)/.quickstart requirements/development.txt
 	$(INSTALL) -e '.[quickstart]' -r requirements/development.txt
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.pip requirements/docs.txt
+	$(INSTALL) -r requirements/docs.txt
 	touch $@

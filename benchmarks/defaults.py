@@ -68,13 +68,13 @@ class SgdMovement(Movement):
 
 @dataclass(frozen=True)
 class MagnitudeNow(Movement):
-    """Movement that corrects the magnitude of now, not that of the start: ranks by S + scale * abs(W) / mean abs(W)."""
+    """Movement that corrects the current magnitude, not that of the start: ranks by S + scale * abs(W) / mean abs(W)."""
 
     init: ScoreInit = Constant(0.0)
     scale: float = 1.0
 
     def current(self, scores: Tensor | None, magnitude: Callable[[], Tensor]) -> Tensor:
-        """Returns what ranks the weights: their scores, and the magnitude of now."""
+        """Returns what ranks the weights: their scores, and the current magnitude."""
         assert scores is not None
         now = magnitude()
         return scores + self.scale * now / now.mean()
@@ -96,7 +96,7 @@ def pruned(method: Any, cooldown: float = 0.3, scope: Any = "local") -> PruningC
     return PruningConfig(method, 0.1, schedule=CubicSchedule(0.1, cooldown), scope=scope)
 
 
-def initialised(scale: float, **others: Any) -> Setting:
+def from_magnitude(scale: float, **others: Any) -> Setting:
     """Returns movement with scores initialised from the magnitude."""
     return Setting(pruned(Movement(FromMagnitude(scale))), **others)
 
@@ -112,29 +112,29 @@ SETTINGS: dict[str, Setting] = {
     "magnitude, cooldown 0.6": Setting(pruned(Magnitude(), 0.6)),
     "magnitude, global": Setting(pruned(Magnitude(), scope="global")),
     "magnitude, distilled": replace(MAGNITUDE, distilled=True),
-    "movement, initialised 0": Setting(pruned(Movement(Constant(0.0)))),
-    "movement, scale 0.1": initialised(0.1),
-    "movement, scale 0.3": initialised(0.3),
-    "movement, scale 1": initialised(1.0),
-    "movement, scale 3": initialised(3.0),
-    "movement, magnitude of now": Setting(pruned(MagnitudeNow())),
-    "movement, magnitude of now, scale 0.3": Setting(pruned(MagnitudeNow(scale=0.3))),
-    "movement, half the rate": initialised(0.3, rate=0.5),
-    "movement, twice the rate": initialised(0.3, rate=2.0),
-    "movement, scale 1, twice the rate": initialised(1.0, rate=2.0),
+    "movement, init 0": Setting(pruned(Movement(Constant(0.0)))),
+    "movement, scale 0.1": from_magnitude(0.1),
+    "movement, scale 0.3": from_magnitude(0.3),
+    "movement, scale 1": from_magnitude(1.0),
+    "movement, scale 3": from_magnitude(3.0),
+    "movement, current magnitude": Setting(pruned(MagnitudeNow())),
+    "movement, current magnitude, scale 0.3": Setting(pruned(MagnitudeNow(scale=0.3))),
+    "movement, half the rate": from_magnitude(0.3, rate=0.5),
+    "movement, twice the rate": from_magnitude(0.3, rate=2.0),
+    "movement, scale 1, twice the rate": from_magnitude(1.0, rate=2.0),
     "movement, cooldown 0.6": Setting(pruned(Movement(FromMagnitude(0.3)), 0.6)),
     "movement, global": Setting(pruned(Movement(FromMagnitude(0.3)), scope="global")),
     "movement, adaptive": Setting(pruned(Movement(FromMagnitude(0.3)), scope="adaptive")),
     "movement, betas 0.9 0.99": Setting(pruned(AdamMovement(FromMagnitude(0.3), betas=(0.9, 0.99)))),
     "movement, SGD": Setting(pruned(SgdMovement(FromMagnitude(0.3), score_lr=30.0))),
-    "movement, distilled": initialised(0.3, distilled=True),
-    "soft movement, initialised 0": Setting(pruned(SoftMovement(init=Constant(0.0)))),
+    "movement, distilled": from_magnitude(0.3, distilled=True),
+    "soft movement, init 0": Setting(pruned(SoftMovement(init=Constant(0.0)))),
     "soft movement, scale 0.3": Setting(pruned(SoftMovement(init=FromMagnitude(0.3)))),
     "soft movement, scale 1": Setting(pruned(SoftMovement(init=FromMagnitude(1.0)))),
     "L0": Setting(pruned(L0())),
     "magnitude, 300 steps": replace(MAGNITUDE, steps=300),
-    **{f"movement, scale {scale}, 300 steps": initialised(scale, steps=300) for scale in (0.03, 0.1, 0.3, 1.0)},
-    **{f"movement, scale {scale}, 2400 steps": initialised(scale, steps=2400) for scale in (0.3, 1.0)},
+    **{f"movement, scale {scale}, 300 steps": from_magnitude(scale, steps=300) for scale in (0.03, 0.1, 0.3, 1.0)},
+    **{f"movement, scale {scale}, 2400 steps": from_magnitude(scale, steps=2400) for scale in (0.3, 1.0)},
 }
 
 HELD_OUT = 3000

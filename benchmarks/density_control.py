@@ -5,7 +5,7 @@
 The model is MiniLM-L6 cut to its first layer. The tasks: which module of the standard library a docstring documents
 (always), the sentiment of a sentence (GLUE's train.tsv and dev.tsv in --sst2), and which of the three corpora of SQuADShifts
 a question was asked about (its JSON files in --squadshifts). Prints a row for each run, and writes all of them as JSON with the
-path of the density, the penalty and the threshold; runs that the file holds already and that were not done anew stay in it.
+path of the density, the penalty and the threshold; runs that the file holds already and that were not repeated stay in it.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def _others(path: Path, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the runs in a file, those left out that were done anew."""
+    """Returns the runs in a file, without those that were repeated."""
 
     def names(run: dict[str, Any]) -> tuple[Any, ...]:
         return run["task"], run["method"], run["asked"], run["seed"]

@@ -1,15 +1,15 @@
 """Does a run whose rank is killed end as if it had not been? Ten kills at random moments of each of three kinds of runs.
 
-    python benchmarks/faults.py [--kinds trainer fsdp example] [--kills 10] [--seed 0] [--output FILE]
+    python benchmarks/faults.py [--kinds trainer fsdp example] [--kills 10] [--seed 0] [--output FILE] [--csv FILE]
 
 The kinds, each on two ranks under torchrun: `trainer` is the stock Trainer with PruningCallback (DDP), `fsdp` is a plain loop
 under `fully_shard`, and `example` is examples/distributed_loop.py (DDP through Accelerate). The first and the last train a
 small BERT with dropout; all save every 10 of 100 steps. A run that nobody disturbs tells what to end with, and when each step
 was done. Then, for each kill: a moment is drawn uniformly over that time, from the first step to the end. The run is started
-anew, and when it has done the last step before the moment, one of its ranks gets SIGKILL from outside, as long after that step
+again, and when it has done the last step before the moment, one of its ranks gets SIGKILL from outside, as long after that step
 as the moment is; torchrun takes the rest down; the same command is given again, and goes on from the last whole checkpoint.
-Compared on each rank, bit for bit: weights, optimizer, scores, their moments, dense weights, masks. Where a run was over before
-it could be killed, a moment is drawn anew.
+Compared on each rank, bit for bit: weights, optimizer, scores, their moments, dense weights, masks. If a run ended before
+it could be killed, another moment is drawn.
 """
 
 import argparse
@@ -39,6 +39,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fineprune import Movement, Pruner, PruningConfig
 from fineprune.distributed.process_group import local
 
+PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "faults.md"
 RANKS, STEPS, SAVE_STEPS = 2, 100, 10
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -85,7 +86,7 @@ def trainer(folder: Path) -> Pruner:
 
 
 def fsdp(folder: Path) -> Pruner:
-    """A plain loop whose weights are shared out by rows."""
+    """A plain loop whose weights are sharded by rows."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -158,11 +159,11 @@ def job(kind: str, folder: Path) -> None:
 
 def _hashes(pruner: Pruner) -> dict[str, str]:
     """The SHA-256 of everything that a rank holds."""
-    held: dict[str, Tensor] = dict(pruner._model.state_dict())
-    for number, state in pruner._optimizer.state_dict()["state"].items():
+    held: dict[str, Tensor] = dict(pruner._masked.model.state_dict())
+    for number, state in pruner._step.optimizer.state_dict()["state"].items():
         held |= {f"optimizer.{number}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
-    held |= {f"mask.{weight.name}": weight.mask for weight in pruner._weights}
-    for site in pruner._sites:
+    held |= {f"mask.{weight.name}": weight.mask for weight in pruner._masked.weights}
+    for site in pruner._masked.sites:
         held |= {f"pruner.{name}": tensor for name, tensor in site.tensors().items()}
     flat = {name: local(tensor).detach().contiguous().view(-1).view(torch.uint8) for name, tensor in held.items()}
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in flat.items()}
@@ -200,7 +201,7 @@ def _finish(run: "subprocess.Popen[str]", folder: Path) -> list[dict[str, Any]]:
 
 
 def kill(kind: str, folder: Path, rank: int, steps: int, after: float) -> int | None:
-    """Kills a rank, so many seconds after so many steps; returns how many it has done, None where it was over."""
+    """Kills a rank `after` seconds after `steps` steps; returns how many steps it has done, None if the run was over."""
     run = _start(kind, folder)
     while _progress(folder, rank)[1] < steps:
         if run.poll() is not None:
@@ -241,23 +242,22 @@ def row(kind: str, folder: Path, expected: list[dict[str, Any]], generator: rand
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the kills as a Markdown table."""
-    lines = [
-        "| run | rank killed | moment | steps done | passed over | resumed from step | ends equal |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for each in rows:
-        cells = [
-            each["kind"],
-            each["rank"],
-            f"{each['moment']:.2f} s",
-            each["step"],
-            ", ".join(each["passed_over"]),
-            each["resumed_from"],
-            "yes" if each["equal"] else "**no**",
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    """Returns the runs of each kind as a Markdown table."""
+    lines = ["| run | killed and resumed | checkpoints passed over | ended equal |", "|---|---|---|---|"]
+    for kind in dict.fromkeys(each["kind"] for each in rows):
+        here = [each for each in rows if each["kind"] == kind]
+        counts = [len(here), sum(len(each["passed_over"]) for each in here), sum(each["equal"] for each in here)]
+        lines.append(f"| {' | '.join([kind, *map(str, counts)])} |")
     return "\n".join(lines)
+
+
+def every_row(rows: list[dict[str, Any]]) -> str:
+    """Returns the kills as CSV."""
+    lines = ["run,rank killed,moment s,steps done,passed over,resumed from step,ends equal"]
+    for each in rows:
+        cells = [each["kind"], each["rank"], f"{each['moment']:.2f}", each["step"], " ".join(each["passed_over"])]
+        lines.append(",".join(map(str, [*cells, each["resumed_from"], "yes" if each["equal"] else "no"])))
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10, help="of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the ranks")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "faults.json")
+    parser.add_argument("--csv", type=Path, default=PAGE.with_suffix(".csv"), help="for every kill, beside the page")
     parser.add_argument("--job", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.job:
@@ -295,6 +296,7 @@ def main() -> None:
                 rows.append(row(kind, Path(temporary) / f"kill-{number}", expected, generator))
                 print(rows[-1], flush=True)
                 chosen.output.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    chosen.csv.write_text(every_row(rows), encoding="utf-8")
     print(table(rows))
     print(f"{sum(each['equal'] for each in rows)} of {len(rows)} ended equal.")
 

@@ -1,7 +1,7 @@
 """How fast a pruned encoder runs here, against PyTorch, ONNX Runtime, OpenVINO and DeepSparse, all in turns in one run.
 
     python benchmarks/inference.py [--deepsparse-python ENVIRONMENT/bin/python] [--models runs/a runs/b] [--rounds 21]
-                                   [--shapes 1x128,1x384,8x128] [--threads 2 1] [--output FILE]
+                                   [--shapes 1x128,1x384,8x128] [--threads 2 1] [--output FILE] [--csv FILE]
 
 BERT-base with random weights of which a random 10 % or 3 % of the matrices in its blocks are kept, and saved BERT models that
 were pruned. Every engine runs the same: token ids and an attention mask in, the embeddings and all blocks, the last hidden
@@ -9,7 +9,7 @@ state out; outputs are compared with those of PyTorch in float32. ONNX Runtime, 
 ONNX file with fixed shapes, and all get the same number of threads. DeepSparse (see `deepsparse_server.py`) needs numpy < 2,
 so it runs in a process of its own, which takes the time itself and is asked for one inference at a time.
 
-In each round every engine gets one turn, in an order drawn anew: a pause of 50 ms, in which the threads of the last engine
+In each round every engine gets one turn, in random order: a pause of 50 ms, in which the threads of the last engine
 stop waiting busily for more work (ONNX Runtime's take 30 ms to); one inference that is not counted, so that none pays for
 having been away; and one that is. No engine's own waiting is changed. Latencies are medians, their range that from the tenth
 to the ninetieth of a hundred. A ratio is one of medians, its range that of the ratios within each round.
@@ -41,6 +41,7 @@ from fineprune.apps.bench.timing import Spread, in_turns
 from fineprune.compress.resizing.building import from_pretrained
 
 DENSITIES = (0.1, 0.03)
+PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "inference.md"
 DEEPSPARSE_VERSION = "1.8.0"
 FURTHEST = 0.2
 """How far an output may be from PyTorch's in float32, as a fraction of the largest value: bfloat16 and int8 round."""
@@ -127,26 +128,43 @@ def measure_all(chosen: argparse.Namespace) -> Iterator[list[Row]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the rows as a Markdown table, with the ratios of each latency to this library's."""
-    lines = [
-        "| model | shape | threads | engine | latency | range | / fineprune fp32 | / fineprune bf16 | output differs by |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        latency = row["latency"]
-        cells = [
-            *(row["case"], row["shape"], str(row["threads"]), row["engine"]),
-            *(f"{latency['median']:.2f} ms", f"{latency['low']:.2f} to {latency['high']:.2f}"),
-            *(ratio(row[key]) for key in ("over", "over_bf16")),
-            f"{row['difference']:.0e}",
-        ]
+    """Returns each engine at one text of 128 tokens and two threads as a Markdown table, for the models with random weights."""
+    here = [row for row in rows if row["case"].startswith("BERT") and (row["shape"], row["threads"]) == ("1x128", 2)]
+    models = list(dict.fromkeys(row["case"] for row in here))
+    heads = ["engine", *(f"{model}: {head}" for model in models for head in ("latency", "/ fineprune"))]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for engine in dict.fromkeys(row["engine"] for row in here):
+        found = {row["case"]: row for row in here if row["engine"] == engine}
+        cells = [engine]
+        for model in models:
+            cells += [f"{found[model]['latency']['median']:.2f} ms", f"{found[model]['over']['median']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def ratio(spread: dict[str, float]) -> str:
-    """Returns a ratio and its range, in words."""
-    return f"{spread['median']:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
+def leads(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns this library's latency, and how many times as long others take in float32, at each shape, as a Markdown table."""
+    others = ("DeepSparse fp32", "ONNX Runtime fp32", "OpenVINO fp32", "PyTorch fp32")
+    heads = ["model", "shape", "threads", "fineprune", *(other.removesuffix(" fp32") for other in others)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    places = {(row["case"], row["shape"], row["threads"], row["engine"]): row for row in rows}
+    for case, shape, threads in dict.fromkeys(place[:3] for place in places):
+        ours = places[case, shape, threads, OURS]["latency"]["median"]
+        over = [f"{places[case, shape, threads, other]['over']['median']:.2f}" for other in others]
+        lines.append(f"| {' | '.join([case, shape, str(threads), f'{ours:.2f} ms', *over])} |")
+    return "\n".join(lines)
+
+
+def every_row(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns all rows as CSV, with the ratios of each latency to this library's and all ranges."""
+    spreads = {"latency": "latency ms", "over": "/ fineprune fp32", "over_bf16": "/ fineprune bf16"}
+    columns = [f"{name}{bound}" for name in spreads.values() for bound in ("", " low", " high")]
+    lines = [",".join(["model", "shape", "threads", "engine", *columns, "output differs by"])]
+    for row in rows:
+        figures = [f"{row[key][bound]:.2f}" for key in spreads for bound in ("median", "low", "high")]
+        names = [f'"{row["case"]}"', row["shape"], str(row["threads"]), row["engine"]]
+        lines.append(",".join([*names, *figures, f"{row['difference']:.0e}"]))
+    return "\n".join(lines) + "\n"
 
 
 def arguments() -> argparse.Namespace:
@@ -160,6 +178,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=12, help="of the random models; fewer, to try it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "inference.json")
+    parser.add_argument("--csv", type=Path, default=PAGE.with_suffix(".csv"), help="for every row, beside the page")
     return parser.parse_args()
 
 
@@ -172,7 +191,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for found in measure_all(chosen):
         rows += [asdict(row) for row in found]
-        print(table([asdict(row) for row in found]), end="\n\n", flush=True)
+        print(every_row([asdict(row) for row in found]), flush=True)
     versions = {name: version(name) for name in ("fineprune", "torch", "transformers", "numba", "onnxruntime", "openvino")}
     facts = {
         "rows": rows,
@@ -185,6 +204,8 @@ def main() -> None:
         "date": date.today().isoformat(),
     }
     chosen.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    chosen.csv.write_text(every_row(rows), encoding="utf-8")
+    print(table(rows), leads(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def llama(layers: int, width: int, neurons: int, keys: int, tokens: int, tables:
 
 
 SHARED = 8
-"""Processes among which a larger model is shared out."""
+"""Processes over which a larger model is sharded."""
 
 BASE = bert(12, 768)
 MODELS = {
@@ -236,9 +236,11 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
 
 def held(pruner: Pruner) -> dict[str, int]:
     """Returns the bytes of what a pruner holds, by kind."""
-    kept = [(name, tensor) for site in pruner._sites for name, tensor in site.tensors().items()]
+    kept = [(name, tensor) for site in pruner._masked.sites for name, tensor in site.tensors().items()]
     kinds = {kind: nbytes(tensor for name, tensor in kept if name.startswith(f"{kind}.")) for kind in KINDS}
-    return kinds | {"masks": nbytes([*(weight.mask for weight in pruner._weights), *(site.mask for site in pruner._sites)])}
+    return kinds | {
+        "masks": nbytes([*(weight.mask for weight in pruner._masked.weights), *(site.mask for site in pruner._masked.sites)])
+    }
 
 
 class Bench:
@@ -424,7 +426,7 @@ def table_of_models(rows: Sequence[Mapping[str, Any]]) -> str:
         choice = CHOICES[row["choice"]]
         shards = choice is None or choice.scores.shards
         needed = [(needs(model, row) / 1e9, needs(model, row, sharded=True) / SHARED / 1e9) for model in MODELS.values()]
-        cells = [(f"{one:.1f}", f"{each:.1f}" if shards else "refused") for one, each in needed]
+        cells = [(f"{one:.1f}", f"{each:.1f}" if shards else "not possible") for one, each in needed]
         return [row["dtype"], row["choice"], *itertools.chain(*cells)]
 
     return _markdown(["weights", "pruning", *where], map(line, rows))

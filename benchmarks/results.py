@@ -2,9 +2,9 @@
 
     python benchmarks/results.py docs/results/sst2
 
-A row for each variant: over its seeds the mean, the standard deviation and the range of a metric, where 95 of 100 further
-seeds are expected (the prediction interval of Student's t), and the mean as a share of the best dense variant's. Then the
-same expectation from the spread of all variants together.
+A row for each variant: over its seeds the mean, the standard deviation and the range of a metric, the 95 % prediction interval
+of one more seed (Student's t), and the mean as a share of the best dense variant's. Then the prediction interval from the
+spread of all variants together.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def table(rows: list[Row]) -> str:
     metrics = _metrics(rows)
     heads = ["run", "seeds", "density"]
     for metric in metrics:
-        heads += [metric, "range", "a further seed", "of dense"]
+        heads += [metric, "range", "95 % prediction interval", "of dense"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for variant in _variants(rows):
         cells = [variant, str(len(_values(rows, variant, "seed"))), f"{_mean(rows, variant, 'density'):.4f}"]
@@ -47,7 +47,7 @@ def table(rows: list[Row]) -> str:
             spread, reach = "", "not known"
             if len(values) > 1:
                 spread = f" ± {shown(statistics.stdev(values))}"
-                reach = " to ".join(map(shown, further(values)))
+                reach = " to ".join(map(shown, prediction_interval(values)))
             mean = statistics.mean(values)
             span = f"{shown(min(values))} to {shown(max(values))}" if len(values) > 1 else ""
             cells += [f"{shown(mean)}{spread}", span, reach, f"{mean / _dense(rows, metric):.1%}"]
@@ -55,25 +55,27 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def further(values: list[float], share: float = 0.95) -> tuple[float, float]:
-    """Returns between which bounds another value is expected with this probability, if the values are normally distributed."""
+def prediction_interval(values: list[float], share: float = 0.95) -> tuple[float, float]:
+    """Returns the bounds between which one more value lies with this probability, if the values are normally distributed."""
     count = len(values)
     reach = stats.t.ppf((1 + share) / 2, count - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / count)
     return statistics.mean(values) - reach, statistics.mean(values) + reach
 
 
 def pooled(rows: list[Row], share: float = 0.95) -> str:
-    """Says how far from its mean a further seed is expected if all settings spread alike, which takes all seeds together."""
+    """Says the prediction interval of one more seed if all settings have the same spread, from all seeds together."""
     said = []
     for metric in _metrics(rows):
         settings = [values for variant in _variants(rows) if len(values := _values(rows, variant, metric)) > 1]
         if not settings:
-            return "One seed of each setting says nothing of the spread."
+            return "One seed of each setting says nothing about the spread."
         freedom = sum(len(values) - 1 for values in settings)
         deviation = math.sqrt(sum((len(values) - 1) * statistics.variance(values) for values in settings) / freedom)
         reach = stats.t.ppf((1 + share) / 2, freedom) * deviation * math.sqrt(1 + 1 / min(map(len, settings)))
-        said.append(f"{METRICS[metric].format(reach)} in {metric} ({freedom} degrees of freedom)")
-    return f"If all settings spread alike, a further seed is expected within {' and '.join(said)} of its mean."
+        said.append(f"± {METRICS[metric].format(reach)} in {metric} ({freedom} degrees of freedom)")
+    return (
+        f"If all settings have the same spread, the 95 % prediction interval of one more seed is its mean {' and '.join(said)}."
+    )
 
 
 def _metrics(rows: list[Row]) -> list[str]:

@@ -192,7 +192,7 @@ def _memory(name: str, file: str = "/proc/self/status") -> int:
     return 1024 * int(Path(file).read_text(encoding="utf-8").partition(f"{name}:")[2].split()[0])
 
 
-def refuse_without_memory(model: str) -> None:
+def check_memory(model: str) -> None:
     """Raises unless as much memory is free as the scores of a model and the hungriest way take."""
     needed = sum(math.prod(shape) for shape in MODELS[model]) * (24 if "torch.sort" in ways(model, PLAIN) else 16)
     free = _memory("MemAvailable", "/proc/meminfo")
@@ -290,7 +290,7 @@ def main() -> None:
 
     for model in chosen.models:
         if platform.system() == "Linux":
-            refuse_without_memory(model)
+            check_memory(model)
         rows: list[Row] = []
         for some in measure(model, chosen.seed):
             rows += some

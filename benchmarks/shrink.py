@@ -105,7 +105,7 @@ def cases(models: list[Path]) -> dict[str, dict[str, PreTrainedModel]]:
 
 
 def inputs(model: PreTrainedModel, tokens: int) -> dict[str, Tensor]:
-    """One text of so many tokens."""
+    """One text of that many tokens."""
     ids = torch.randint(5, model.get_input_embeddings().get_parameter("weight").shape[0], (1, tokens))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

@@ -1,10 +1,10 @@
 """Single layers, as a block of BERT-base has them: this library's sparse product against dense BLAS.
 
-    python benchmarks/sparse_layers.py [--tokens 128] [--rounds 31] [--threads 2 1] [--output FILE]
+    python benchmarks/sparse_layers.py [--tokens 128] [--rounds 31] [--threads 2 1] [--output FILE] [--csv FILE]
 
 y = W x + b, with random weights of which a random 10 % or 3 % are kept; x is tokens x inputs, as it lies in a model. Dense is
 PyTorch's `linear`, and beside it the BLAS of numpy, since neither is the faster one on every processor. In each round all
-take a turn of many products, in an order drawn anew, after a pause and a turn that is not counted; medians, and the range
+take a turn of many products, in random order, after a pause and a turn that is not counted; medians, and the range
 of the ratios within each round from the tenth to the ninetieth of a hundred. Outputs are compared first.
 """
 
@@ -31,6 +31,7 @@ from fineprune.sparse.linear import SparseLinear
 SHAPES = ((768, 768), (3072, 768), (768, 3072))
 """Outputs x inputs."""
 DENSITIES = (0.1, 0.03)
+PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "inference.md"
 PRODUCTS = 20
 """In one turn, so that the clock can tell."""
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
@@ -114,7 +115,7 @@ def often(way: Callable[[], object]) -> None:
 
 @torch.inference_mode()
 def measure_all(tokens: int, rounds: int, threads: int) -> Iterator[Row]:
-    """Measures every matrix with so many threads."""
+    """Measures every matrix with `threads` threads."""
     torch.set_num_threads(threads)
     with threadpool_limits(threads, user_api="blas"):
         for outputs, inputs in SHAPES:
@@ -123,24 +124,30 @@ def measure_all(tokens: int, rounds: int, threads: int) -> Iterator[Row]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the rows as a Markdown table."""
-    lines = [
-        "| outputs x inputs | density | threads | activations | fineprune | PyTorch | numpy | PyTorch / ours | numpy / ours |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Returns the rows of two threads as a Markdown table."""
+    heads = ["outputs x inputs", "density", "activations", "fineprune", "PyTorch / fineprune", "numpy / fineprune"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        cells = [
-            *(f"{row['outputs']} x {row['inputs']}", f"{row['density']:.0%}", str(row["threads"]), row["activations"]),
-            *(f"{row[name]:.3f} ms" for name in ("latency", "torch", "numpy")),
-            *(ratio(row[name]) for name in ("over_torch", "over_numpy")),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        if row["threads"] == 2:
+            names = [f"{row['outputs']} x {row['inputs']}", f"{row['density']:.0%}", row["activations"]]
+            ratios = [f"{row[name]['median']:.1f}" for name in ("over_torch", "over_numpy")]
+            cells = [*names, f"{row['latency']:.3f} ms", *ratios]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def ratio(spread: dict[str, float]) -> str:
-    """Returns a ratio and its range, in words."""
-    return f"{spread['median']:.1f} ({spread['low']:.1f} to {spread['high']:.1f})"
+def every_row(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns all rows as CSV, with the ranges of the ratios."""
+    ratios = {"over_torch": "PyTorch / fineprune", "over_numpy": "numpy / fineprune"}
+    columns = [f"{name}{bound}" for name in ratios.values() for bound in ("", " low", " high")]
+    times = ("latency", "torch", "numpy")
+    lines = [",".join(["outputs", "inputs", "density", "threads", "activations", *(f"{name} ms" for name in times), *columns])]
+    for row in rows:
+        names = [str(row["outputs"]), str(row["inputs"]), f"{row['density']:.0%}", str(row["threads"])]
+        figures = [f"{row[name]:.3f}" for name in times]
+        figures += [f"{row[name][bound]:.1f}" for name in ratios for bound in ("median", "low", "high")]
+        lines.append(",".join([*names, f'"{row["activations"]}"', *figures]))
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -151,10 +158,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "sparse_layers.json")
+    parser.add_argument("--csv", type=Path, default=PAGE.with_name("sparse_layers.csv"), help="for every row, beside the page")
     chosen = parser.parse_args()
     torch.manual_seed(chosen.seed)
     rows = [asdict(row) for threads in chosen.threads for row in measure_all(chosen.tokens, chosen.rounds, threads)]
     print(table(rows))
+    chosen.csv.write_text(every_row(rows), encoding="utf-8")
     facts = {
         "rows": rows,
         "tokens": chosen.tokens,

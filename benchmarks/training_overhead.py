@@ -141,7 +141,7 @@ class Bench:
     def visit(self, name: str) -> tuple[float, float]:
         """Returns the seconds of a whole step, and those of them in which a pruner has work to do."""
         pruner, clip = self.attach(name)
-        draws = pruner is not None and bool(pruner._draws)
+        draws = pruner is not None and bool(pruner._masked.stochastic)
         if draws:
             _draw(pruner)
         self.step(clip)  # on the gradients of the visit before
@@ -155,7 +155,7 @@ class Bench:
 
 def _draw(pruner: Pruner | None) -> None:
     assert pruner is not None
-    pruner._before_forward(pruner._model, ())
+    pruner._before_forward(pruner._masked.model, ())
 
 
 def measure(bench: Bench, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
@@ -269,8 +269,8 @@ def profile(bench: Bench, name: str) -> None:
         bench.gradients()
         if number:
             profiler.enable()  # the first step allocates
-        if pruner is not None and pruner._draws:
-            pruner._drawn = False
+        if pruner is not None and pruner._masked.stochastic:
+            pruner._masked.apply()
             _draw(pruner)
         bench.step(clip)
         profiler.disable()

@@ -75,7 +75,7 @@ def penalty(task: str, method: str, distilled: bool, density: float) -> float:
 
 
 def method(task: str, name: str, distilled: bool, density: float) -> dict[str, Any]:
-    """Returns the settings of a method; the paper's init is written out, since it is not the default."""
+    """Returns the settings of a method; the paper's init is written out because it is not the default."""
     if name == "magnitude":
         return {"class_path": "Magnitude"}
     constant = {"class_path": "Constant", "init_args": {"value": 2.197 if name == "l0" else 0.0}}

@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, TrainingArguments
 
 from fineprune import CubicSchedule, Movement, Pruner, PruningConfig
 
@@ -106,6 +106,12 @@ def config(**settings: object) -> PruningConfig:
     return PruningConfig(**settings)
 
 
+def training_arguments(output: Path, **settings: object) -> TrainingArguments:
+    """Returns Trainer's arguments for a quick run on the CPU that reports nothing and saves no checkpoints."""
+    quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    return TrainingArguments(str(output), **{**quiet, "use_cpu": True, "dataloader_pin_memory": False, **settings})
+
+
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> list[Tensor]:
     """The plain loop of the README; returns the losses."""
     losses = []
@@ -119,20 +125,20 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batc
 
 
 def scores(pruner: Pruner) -> dict[str, Tensor]:
-    return {site.name: site.value().clone() for site in pruner._sites if site.scores is not None}
+    return {site.name: site.value().clone() for site in pruner._masked.sites if site.scores is not None}
 
 
 def dense(pruner: Pruner) -> dict[str, Tensor]:
-    return {weight.name: weight.dense.clone() for site in pruner._sites for weight in site.weights}
+    return {weight.name: weight.dense.clone() for site in pruner._masked.sites for weight in site.weights}
 
 
 def masks(pruner: Pruner) -> dict[str, Tensor]:
-    return {weight.name: weight.mask.clone() for site in pruner._sites for weight in site.weights}
+    return {weight.name: weight.mask.clone() for site in pruner._masked.sites for weight in site.weights}
 
 
 def everything(pruner: Pruner) -> dict[str, Tensor]:
     """Copies every tensor and number that a step may change: model, gradients, optimizer, and the pruner's own."""
-    model, optimizer = pruner._model, pruner._optimizer
+    model, optimizer = pruner._masked.model, pruner._step.optimizer
     held = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     held |= {f"gradient.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
     held |= {
@@ -141,7 +147,7 @@ def everything(pruner: Pruner) -> dict[str, Tensor]:
         for key, value in entry.items()
     }
     held |= {f"mask.{name}": mask for name, mask in masks(pruner).items()}
-    held |= {name: tensor for site in pruner._sites for name, tensor in site.tensors().items()}
+    held |= {name: tensor for site in pruner._masked.sites for name, tensor in site.tensors().items()}
     held["step"] = torch.tensor(pruner.step)
     return {name: tensor.detach().clone() for name, tensor in held.items()}
 

@@ -65,12 +65,12 @@ def flip(pruner: Pruner, with_weight: bool) -> str:
 
     Returns the weight's name.
     """
-    weight = pruner._weights[1]
+    weight = pruner._masked.weights[1]
     if RANK == 1:
         weight.mask[-1, -1] = 1 - weight.mask[-1, -1].int()
         if with_weight:
             weight.held[-1, -1] = weight.dense[-1, -1] * weight.mask[-1, -1]
-            weight.version, pruner._probes = weight.current_version(), pruner._probe()
+            weight.version, pruner._masked._probes = weight.current_version(), pruner._masked._probe()
     return weight.name
 
 

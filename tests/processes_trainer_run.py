@@ -124,8 +124,8 @@ def shards(made: Trainer) -> dict[str, Tensor]:
     """What a rank holds of the model and of the pruner's state."""
     pruner = pruner_of(made)
     held = {name: local(tensor) for name, tensor in made.model.state_dict().items()}
-    held |= {f"mask {weight.name}": weight.mask for weight in pruner._weights}
-    return held | {name: tensor for site in pruner._sites for name, tensor in site.tensors().items()}
+    held |= {f"mask {weight.name}": weight.mask for weight in pruner._masked.weights}
+    return held | {name: tensor for site in pruner._masked.sites for name, tensor in site.tensors().items()}
 
 
 def sharded(folder: Path) -> None:
@@ -137,7 +137,7 @@ def sharded(folder: Path) -> None:
         made = resumable_run.trainer(folder, **settings)
         torch.manual_seed(92 + RANK)
         made.train(resume_from_checkpoint=str(folder / "checkpoint-12") if name == "resumed" else None)
-        note(folder, name, {"holds": hashes(shards(made)), "processes": pruner_of(made)._ranks.size})
+        note(folder, name, {"holds": hashes(shards(made)), "processes": pruner_of(made)._masked.processes.size})
     note(folder, "last", last_whole_checkpoint(folder))
     made.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     made.save_model(str(folder / "final"))

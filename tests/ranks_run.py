@@ -51,8 +51,8 @@ from fineprune import (
     TrainingError,
     Uniform,
 )
+from fineprune.core import penalty
 from fineprune.distributed import coordinator, process_group
-from fineprune.methods import controller
 from fineprune.methods.group_lasso import GroupLasso
 
 STEPS = 10
@@ -179,7 +179,7 @@ def save(folder: Path, model: nn.Module, pruner: Pruner, optimizer: torch.optim.
         torch.save(state, folder / "model.pt")
 
 
-@mock.patch.object(controller, "SAMPLE", 32)  # so that what is sampled is not all
+@mock.patch.object(penalty, "SAMPLE", 32)  # so that what is sampled is not all
 def go_on(model: nn.Module, pruner: Pruner, optimizer: Any, rank: int, world_size: int, until: int) -> None:
     generator = torch.Generator().manual_seed(5)
     batches = [torch.randn(rows, 16, generator=generator, dtype=torch.float64) for rows in ROWS]
@@ -210,8 +210,8 @@ def outcome(model: nn.Module, pruner: Pruner) -> dict[str, Tensor]:
     counted = pruner.summary().layers  # what an evaluation has left is no hindrance
     found = {f"weight {name}": process_group.of(p).joined(process_group.local(p)) for name, p in model.named_parameters()}
     found["kept"] = torch.tensor([count.kept for count in counted])
-    for site in pruner._sites:
-        joined = pruner._ranks.joined
+    for site in pruner._masked.sites:
+        joined = pruner._masked.processes.joined
         found[f"mask {site.key}"] = joined(site.mask)
         found |= {f"state {name}": joined(each) if each.dim() else each for name, each in site.tensors().items()}
     found["figures"] = torch.tensor([*pruner.statistics().values(), pruner.density()], dtype=torch.float64)
@@ -229,7 +229,7 @@ def refused(config: PruningConfig) -> None:
 def flip_a_bit(pruner: Pruner, rank: int, folder: Path) -> None:
     """Flips one bit of the first rank's mask; every rank must hear of it, and nothing be written."""
     if rank == 0:
-        pruner._weights[1].mask[0, 0].logical_not_()
+        pruner._masked.weights[1].mask[0, 0].logical_not_()
     with pytest.raises(TrainingError, match=r"the ranks hold different masks, weights or scores of blocks\.1\.0\.weight\."):
         pruner.save(folder)
     assert not folder.exists()
@@ -241,7 +241,7 @@ def hear_of_a_nan(rank: int, world_size: int) -> None:
     model(torch.ones(2, 16, dtype=torch.float64)).sum().backward()
     if rank == 1:
         process_group.local(model.blocks[0][0].weight.grad)[0, 0] = torch.nan
-    where = r"blocks\.0\.0\.weight" if rank == 1 else "what another rank holds"
+    where = r"blocks\.0\.0\.weight" if rank == 1 else "weights of another rank"
     with pytest.raises(TrainingError, match=f"NaN or infinite in {where}"):
         optimizer.step()
     pruner.detach()
@@ -277,7 +277,7 @@ def break_off_alone(rank: int, world_size: int) -> None:
 
 
 def frozen_goes_on(rank: int, world_size: int, folder: Path) -> None:
-    """With frozen weights a run resumes bit for bit, also by PyTorch's checkpoints, which ask for a state of every parameter."""
+    """With frozen weights it resumes bit for bit, also by PyTorch's checkpoints, which ask for a state of every parameter."""
     model, pruner, _ = prune(RUNS["frozen"], "fsdp", rank, world_size)
     pruner.save_mask(folder / "frozen.mask")
     whole = outcome(model, pruner)

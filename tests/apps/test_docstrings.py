@@ -179,21 +179,21 @@ def test_majority_is_the_accuracy_of_the_most_frequent_training_module() -> None
     assert data.majority() == 0.25
 
 
-def test_a_library_without_sources_is_refused(tmp_path: Path) -> None:
+def test_a_library_without_sources_raises(tmp_path: Path) -> None:
     (tmp_path / "python311.zip").touch()
-    with pytest.raises(InvalidInputError, match=r"docstrings of 0 modules \(none\), and 20 are needed.*zipped"):
+    with pytest.raises(InvalidInputError, match=r"must hold docstrings of 20 modules, got 0 \(none\).*zipped"):
         docstrings.load(tmp_path)
-    with pytest.raises(InvalidInputError, match="docstrings of 0 modules"):
+    with pytest.raises(InvalidInputError, match="docstrings of 20 modules, got 0"):
         docstrings.load(tmp_path / "nowhere")
 
 
-def test_too_few_modules_are_refused_by_name(library: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"of 3 modules \(bread, stone, water\), and 4 are needed"):
+def test_too_few_modules_raise(library: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"must hold docstrings of 4 modules, got 3 \(bread, stone, water\)"):
         docstrings.load(library, modules=4)
 
 
 def test_one_module_is_nothing_to_tell_apart(library: Path) -> None:
-    with pytest.raises(InvalidInputError, match="modules was given as 1"):
+    with pytest.raises(InvalidInputError, match="modules must be 2 or more, got 1"):
         docstrings.load(library, modules=1)
 
 

@@ -10,9 +10,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer
 
-from conftest import config
+from conftest import config, training_arguments
 from fineprune import InvalidInputError
 from fineprune.apps.tasks.glue import ENTRIES, Glue
 from fineprune.apps.tasks.tables import read_table
@@ -148,19 +148,23 @@ def test_the_figures_are_glues() -> None:
 WRONG = [
     ("sst2", "sentence\tlabel\ngood\t-1\n", "Row 1 of .*train.tsv has the label -1, which hides the labels"),
     ("stsb", "sentence1\tsentence2\tscore\na\tb\t-1.0\n", "has the label -1, which hides the labels"),
-    ("stsb", "sentence1\tsentence2\tscore\na\tb\tgood\n", "Row 1 of .* has the label 'good', where a finite number"),
-    ("sst2", "sentence\tlabel\ngood\t1\nbad\t2\n", "Row 2 .* label '2', which is none of negative, positive, nor .* 0 to 1"),
-    ("rte", "sentence1\tsentence2\tlabel\na\tb\tneutral\n", "label 'neutral', which is none of entailment, not_entailment"),
+    ("stsb", "sentence1\tsentence2\tscore\na\tb\tgood\n", "Row 1 of .* must have a finite number as its label, got 'good'"),
+    (
+        "sst2",
+        "sentence\tlabel\ngood\t1\nbad\t2\n",
+        "Row 2 .* must have one of the labels negative, positive, or .* 0 to 1, got '2'",
+    ),
+    ("rte", "sentence1\tsentence2\tlabel\na\tb\tneutral\n", "one of the labels entailment, not_entailment, .* got 'neutral'"),
     ("sst2", "sentence\tlabel\n", "holds no rows"),
     ("cola", "", "train.tsv has nothing in its first line"),
-    ("cola", "a\tb\n", "has the columns a, b, where cola needs 'sentence', 'label'"),
-    ("qqp", "question1\tquestion2\na\tb\n", "where qqp needs 'question1', 'question2', 'label' or .*'is_duplicate'"),
+    ("cola", "a\tb\n", "must have the columns 'sentence', 'label' for cola, got a, b"),
+    ("qqp", "question1\tquestion2\na\tb\n", "'question1', 'question2', 'label' or .*'is_duplicate' for qqp"),
     ("qqp", ORIGINALS["qqp"] + "3\t4\t5\ta\tb\t1\tc\n", "Line 4 of .*train.tsv has 7 fields; the header has 6"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), WRONG)
-def test_wrong_data_is_refused_in_words(name: str, content: str, message: str, tmp_path: Path) -> None:
+def test_wrong_data_raises(name: str, content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=message):
         publish(tmp_path, name, content or "\n").load()
 
@@ -178,7 +182,7 @@ def test_lines_that_broke_off_are_left_out_and_counted(tmp_path: Path, caplog: p
     ]
 
 
-def test_a_table_of_ones_own_with_short_lines_is_refused(tmp_path: Path) -> None:
+def test_a_table_of_ones_own_with_short_lines_raises(tmp_path: Path) -> None:
     for name in ("train", "dev"):
         (tmp_path / f"{name}.csv").write_text("sentence,label\na,1\nb\n")
     with pytest.raises(InvalidInputError, match=r"Line 3 of .*train.csv has 1 fields; the header has 2"):
@@ -188,16 +192,16 @@ def test_a_table_of_ones_own_with_short_lines_is_refused(tmp_path: Path) -> None
         read_table(tmp_path / "own.tsv")
 
 
-def test_wrong_settings_are_refused_in_words(tmp_path: Path) -> None:
+def test_wrong_settings_raise(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no GLUE task 'SST-2'; did you mean 'sst2'"):
         Glue("SST-2")
-    with pytest.raises(InvalidInputError, match=r"holds no train file; give one of train\.tsv"):
+    with pytest.raises(InvalidInputError, match=r"holds no train file\. Give one of train\.tsv"):
         Glue("sst2", folder=str(tmp_path)).load()
     task = publish(tmp_path, "sst2")
-    with pytest.raises(InvalidInputError, match="max_train_samples was given as 0"):
+    with pytest.raises(InvalidInputError, match="max_train_samples must be 1 or more, got 0"):
         replace(task, max_train_samples=0).load()
     for classes in (("a", "b", "c"), ("LABEL_0",)):
-        with pytest.raises(InvalidInputError, match=f"has {len(classes)} outputs .* sst2 takes one for each of negative"):
+        with pytest.raises(InvalidInputError, match=f"sst2 needs .* an output for each of negative.* got {len(classes)} "):
             task.load_validation(classes)
     (tmp_path / "dev.csv").write_text("sentence,label\n")
     with pytest.raises(InvalidInputError, match=r"holds both dev.tsv and dev.csv"):
@@ -206,7 +210,7 @@ def test_wrong_settings_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").unlink()
     with pytest.raises(InvalidInputError, match="holds no validation or dev file"):
         task.load()
-    with pytest.raises(InvalidInputError, match=r"has 2 outputs .* stsb takes one, for the number"):
+    with pytest.raises(InvalidInputError, match=r"stsb needs .* one output, for the number, got 2 "):
         Glue("stsb").load_validation(("no", "yes"))
     with pytest.raises(InvalidInputError, match="could not be loaded"):
         Glue("sst2", dataset=str(tmp_path / "none")).load()
@@ -219,13 +223,9 @@ def recipe(model: Path, task: Glue, output: Path, **settings: object) -> Recipe:
         "learning_rate": 5e-3,
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+        **settings,
     }
-    made = TrainingArguments(str(output), **{**arguments, **settings})
-    return Recipe(str(model), task, made, pruning=config(density=0.5), max_length=16)
+    return Recipe(str(model), task, training_arguments(output, **arguments), pruning=config(density=0.5), max_length=16)
 
 
 ADJECTIVES = (("good", "entailment"), ("bad", "contradiction"), ("poor", "neutral"))

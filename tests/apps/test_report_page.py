@@ -2,23 +2,21 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from test_report import write_run
 
+from browser import HOW_TO_GET_ONE, find_browser
 from fineprune.apps import report
 from fineprune.methods.l0 import L0
 from fineprune.methods.magnitude import Magnitude
 from fineprune.methods.movement import Movement
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = find_browser()
 
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed; test_report.py checks what needs none")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=HOW_TO_GET_ONE)
 
 SEEN_BY = """<!doctype html><body><iframe id="page" style="border: 0; width: {width}px; height: 900px" src="{page}"></iframe>
 <script>
@@ -36,7 +34,7 @@ frame.onload = () => {{
 
 
 def look(page: Path, width: int) -> tuple[dict[str, object], list[str]]:
-    """Opens a page in a window so many pixels wide; returns what the browser saw of it, and its console."""
+    """Opens a page in a window `width` pixels wide; returns measurements of it, and the console."""
     wrapper = page.with_name(f"seen_at_{width}.html")
     wrapper.write_text(SEEN_BY.format(width=width, page=page.name))
     sandbox = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")

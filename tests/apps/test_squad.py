@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertTokenizer, EvalPrediction, PreTrainedTokenizerBase, PythonBackend, TrainingArguments
+from transformers import BertTokenizer, EvalPrediction, PreTrainedTokenizerBase, PythonBackend
 
+from conftest import training_arguments
 from fineprune import InvalidInputError, Movement, PruningConfig
 from fineprune.apps.tasks.squad.questions import Question, Questions
 from fineprune.apps.tasks.squad.spans import Window
-from fineprune.apps.tasks.squad.task import QuestionAnswering, encode, label
+from fineprune.apps.tasks.squad.task import QuestionAnswering, answer_tokens, cut_windows
 from fineprune.apps.training import run as training
 from fineprune.apps.training.recipe import Recipe
 
@@ -40,7 +41,7 @@ def shown(window: Window, context: str) -> str:
 
 def test_a_long_context_is_cut_into_windows_that_overlap() -> None:
     rows = [question("c d e f g h i j", "g h"), question("k", "k")]
-    encoded, windows = encode(rows, tokenizer(), max_length=9, stride=2)
+    encoded, windows = cut_windows(rows, tokenizer(), max_length=9, stride=2)
     assert [(window.question, shown(window, rows[window.question].context)) for window in windows] == [
         (0, "c d e f"),
         (0, "e f g h"),
@@ -56,14 +57,14 @@ def test_a_long_context_is_cut_into_windows_that_overlap() -> None:
 
 def test_only_what_the_tokenizer_makes_is_kept() -> None:
     plain = tokenizer(model_input_names=["input_ids", "attention_mask"])
-    encoded, _ = encode([question("c d", "d")], plain, max_length=9, stride=2)
+    encoded, _ = cut_windows([question("c d", "d")], plain, max_length=9, stride=2)
     assert set(encoded.column_names) == {"input_ids", "attention_mask", "start_positions", "end_positions"}
 
 
 def test_the_context_comes_first_where_padding_is_on_the_left() -> None:
     left = tokenizer(padding_side="left")
     rows = [question("c d e f g h", "g h")]
-    encoded, windows = encode(rows, left, max_length=9, stride=2)
+    encoded, windows = cut_windows(rows, left, max_length=9, stride=2)
     assert [shown(window, rows[0].context) for window in windows] == ["c d e f", "e f g h"]
     assert encoded["input_ids"][1] == [2, 9, 10, 11, 12, 3, 5, 6, 3]
     assert (encoded["start_positions"], encoded["end_positions"]) == ([0, 3], [0, 4])
@@ -84,11 +85,11 @@ def test_batches_are_padded_behind_so_that_positions_hold() -> None:
 def test_the_classifying_token_stands_for_no_answer_else_the_first() -> None:
     other = tokenizer()
     other.cls_token = "b"
-    encoded, windows = encode([question("c d")], other, max_length=9, stride=2)
+    encoded, windows = cut_windows([question("c d")], other, max_length=9, stride=2)
     assert (windows[0].null, encoded["start_positions"][0], encoded["end_positions"][0]) == (2, 2, 2)
     none = tokenizer()
     none.cls_token = None
-    assert encode([question("c d")], none, max_length=9, stride=2)[1][0].null == 0
+    assert cut_windows([question("c d")], none, max_length=9, stride=2)[1][0].null == 0
 
 
 words = st.lists(st.text(LETTERS, min_size=1, max_size=4), min_size=1, max_size=12)
@@ -103,7 +104,7 @@ def test_labels_hold_the_answer_wherever_a_window_shows_all_of_it(context: list[
     if start < 0:
         return
     row = Question("1", "a", text, ((answer, start),))
-    encoded, windows = encode([row], tokenizer(), max_length=12, stride=3)
+    encoded, windows = cut_windows([row], tokenizer(), max_length=12, stride=3)
     for window, begin, end in zip(windows, encoded["start_positions"], encoded["end_positions"], strict=True):
         low, high = window.offsets[0, 0], window.offsets[-1, 1]
         if low <= start and start + len(answer) <= high:
@@ -116,7 +117,7 @@ def test_labels_hold_the_answer_wherever_a_window_shows_all_of_it(context: list[
 
 def test_labels_widen_to_whole_tokens_and_leave_white_space_out() -> None:
     context = "  c d"
-    window = encode([question(context)], tokenizer(), 20, 2)[1][0]
+    window = cut_windows([question(context)], tokenizer(), 20, 2)[1][0]
     for text, start, wanted in [
         (" c ", 1, (4, 4)),
         (" c d", 1, (4, 5)),
@@ -124,33 +125,33 @@ def test_labels_widen_to_whole_tokens_and_leave_white_space_out() -> None:
         ("d", -1, (0, 0)),
         ("x", 99, (0, 0)),
     ]:
-        assert label(window, Question("1", "a b", context, ((text, start),))) == wanted, text
+        assert answer_tokens(window, Question("1", "a b", context, ((text, start),))) == wanted, text
     touching = "cdc"  # three tokens without white space between them
-    window = encode([question(touching)], tokenizer(), 20, 2)[1][0]
+    window = cut_windows([question(touching)], tokenizer(), 20, 2)[1][0]
     for text, start, wanted in [("c", 0, (4, 4)), ("d", 1, (5, 5)), ("cd", 0, (4, 5)), ("dc", 1, (5, 6)), ("c", 2, (6, 6))]:
-        assert label(window, Question("1", "a b", touching, ((text, start),))) == wanted, (text, start)
+        assert answer_tokens(window, Question("1", "a b", touching, ((text, start),))) == wanted, (text, start)
     unknown = "zzz q c"  # whole words that the tokenizer does not know are one token
-    window = encode([question(unknown)], tokenizer(), 20, 2)[1][0]
-    assert label(window, Question("1", "a b", unknown, (("z q", 2),))) == (4, 5)
+    window = cut_windows([question(unknown)], tokenizer(), 20, 2)[1][0]
+    assert answer_tokens(window, Question("1", "a b", unknown, (("z q", 2),))) == (4, 5)
 
 
 def test_a_text_without_tokens_has_a_window_without_spans() -> None:
     for context in ("", " \u200b"):
-        encoded, windows = encode([Question("1", "a", context, (("x", 0),))], tokenizer(), 9, 2)
+        encoded, windows = cut_windows([Question("1", "a", context, (("x", 0),))], tokenizer(), 9, 2)
         assert (len(windows[0].offsets), encoded["start_positions"]) == (0, [0])
 
 
-def test_a_length_without_room_for_the_context_is_refused() -> None:
+def test_a_length_without_room_for_the_context_raises() -> None:
     rows = Questions((question("c d", "c"), question("c d", "d", asked="a b c d e", name="long")), version2=False)
     task = QuestionAnswering(stride=2)
-    with pytest.raises(InvalidInputError, match=r"given as 10; the question 'long' alone has 5 tokens, .* need 11 or more"):
+    with pytest.raises(InvalidInputError, match=r"must be 11 or more, got 10: the question 'long' has 5 tokens, .*"):
         task.prepare(None, {"": rows}, tokenizer(), 10)
-    with pytest.raises(InvalidInputError, match="'long' alone"):
+    with pytest.raises(InvalidInputError, match="the question 'long' has"):
         task.prepare(rows, {"": dataclasses.replace(rows, rows=rows.rows[:1])}, tokenizer(), 10)
     task.prepare(rows, {"": rows}, tokenizer(), 11)
 
 
-def test_a_slow_tokenizer_is_refused() -> None:
+def test_a_slow_tokenizer_raises() -> None:
     class Slow(PythonBackend):
         vocab_size = 1
 
@@ -171,9 +172,9 @@ def test_preparing_leaves_the_tokenizer_as_it_was() -> None:
 
 def test_many_questions_are_numbered_through(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [question(" ".join(LETTERS[: 3 + 2 * row]), "c", name=str(row)) for row in range(5)]
-    whole = encode(rows, tokenizer(), 9, 1)
+    whole = cut_windows(rows, tokenizer(), 9, 1)
     monkeypatch.setattr("fineprune.apps.tasks.squad.task.CHUNK", 2)
-    parts = encode(rows, tokenizer(), 9, 1)
+    parts = cut_windows(rows, tokenizer(), 9, 1)
     assert [window.question for window in parts[1]] == [window.question for window in whole[1]]
     assert parts[0].to_dict() == whole[0].to_dict()
 
@@ -258,7 +259,7 @@ def test_reads_a_data_set_as_from_the_hub(tmp_path: Path, version2: bool) -> Non
     assert splits.train == splits.validation[""] == Questions(tuple(rows), version2)
 
 
-def test_a_data_set_with_other_columns_is_refused(tmp_path: Path) -> None:
+def test_a_data_set_with_other_columns_raises(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         datasets.Dataset.from_dict({"id": ["1"], "context": ["c"]}).to_parquet(tmp_path / f"{split}-0.parquet")
     with pytest.raises(InvalidInputError, match=r"\(train\) has no column 'question'. Give a data set with SQuAD's columns"):
@@ -269,8 +270,8 @@ WRONG = {"stride": -1, "n_best": 0, "max_answer_tokens": 0, "max_train_samples":
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_settings_without_sense_are_refused(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"task.{name} was given as"):
+def test_unusable_settings_raise(name: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"task.{name} must be .*, got"):
         QuestionAnswering(**{name: WRONG[name]})  # type: ignore[arg-type]
 
 
@@ -290,17 +291,13 @@ def recipe(model: Path, data: Path, output: Path, version2: bool = False, **sett
         rows = [asked(number, answerable=not version2 or number % 3 > 0) for number in numbers]
         squad(data / f"{name}.json", rows, version2)
     files = {name: str(data / f"{name}.json") for name in ("train", "validation")}
-    arguments = TrainingArguments(
-        output_dir=str(output),
+    arguments = training_arguments(
+        output,
         num_train_epochs=3,
         logging_steps=20,
         per_device_train_batch_size=8,
         learning_rate=1e-2,
         eval_strategy="epoch",
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-        report_to="none",
     )
     task = QuestionAnswering(**files, stride=4)  # type: ignore[arg-type]
     return Recipe(str(model), task, arguments, PruningConfig(method=Movement(), density=0.5), max_length=16, **settings)

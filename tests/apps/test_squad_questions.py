@@ -50,36 +50,45 @@ WRONG = [
     (b"\xff\xfe\x00", "a.json is not JSON"),
     (b"{", "a.json is not JSON"),
     (b"[" * 100_000, "a.json is not JSON"),
-    ([1], "a.json holds list where a list under the key 'data' should be"),
-    ({"data": {}}, "a.json has {} where a list under the key 'data'"),
+    ([1], "a.json must have a list under the key 'data', but holds list"),
+    ({"data": {}}, "a.json must have a list under the key 'data', but has {}"),
     ({"data": []}, "a.json holds no questions"),
     ({"data": [{"paragraphs": []}]}, "a.json holds no questions"),
-    ({"data": [{"title": "x"}]}, "Article 1 of .*a.json has None where a list under the key 'paragraphs'"),
-    ({"data": [{"paragraphs": [3]}]}, "Paragraph 1 of article 1 of .*a.json holds int where a list under the key 'qas'"),
-    ({"data": [{"paragraphs": [{"qas": [ENTRY]}]}]}, "Question '1' of .*a.json has None where a text under the key 'context'"),
-    (changed(id=None), "Paragraph 1 of article 1 of .*a.json has None where a text under the key 'id'"),
-    (changed(id=3), "Paragraph 1 of article 1 of .*a.json has 3 where a text under the key 'id'"),
-    (changed(question=None), "Question '1' of .*a.json has None where a text under the key 'question'"),
-    (changed(answers=None), "Question '1' of .*a.json has None where a list under the key 'answers'"),
-    (changed(answers=["x"]), "Question '1' of .*a.json holds str where a text under the key 'text'"),
-    (changed(answers=[{"text": "x", "answer_start": "3"}]), "has '3' where a whole number under the key 'answer_start'"),
+    ({"data": [{"title": "x"}]}, "Article 1 of .*a.json must have a list under the key 'paragraphs', but has None"),
+    (
+        {"data": [{"paragraphs": [3]}]},
+        "Paragraph 1 of article 1 of .*a.json must have a list under the key 'qas', but holds int",
+    ),
+    (
+        {"data": [{"paragraphs": [{"qas": [ENTRY]}]}]},
+        "Question '1' of .*a.json must have a text under the key 'context', but has None",
+    ),
+    (changed(id=None), "Paragraph 1 of article 1 of .*a.json must have a text under the key 'id', but has None"),
+    (changed(id=3), "Paragraph 1 of article 1 of .*a.json must have a text under the key 'id', but has 3"),
+    (changed(question=None), "Question '1' of .*a.json must have a text under the key 'question', but has None"),
+    (changed(answers=None), "Question '1' of .*a.json must have a list under the key 'answers', but has None"),
+    (changed(answers=["x"]), "Question '1' of .*a.json must have a text under the key 'text', but holds str"),
+    (
+        changed(answers=[{"text": "x", "answer_start": "3"}]),
+        "must have a whole number under the key 'answer_start', but has '3'",
+    ),
     (changed(is_impossible=True), "Question '1' of .*a.json has answers and says is_impossible"),
 ]
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG)
-def test_another_layout_is_refused_in_words(tmp_path: Path, content: object, message: str) -> None:
+def test_another_layout_raises(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         read([write(tmp_path / "a.json", content)])
 
 
-def test_a_missing_file_and_an_id_that_comes_twice_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_duplicate_id_raise(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"a\.json could not be read: No such file"):
         read([tmp_path / "a.json"])
     with pytest.raises(InvalidInputError, match="could not be read: Is a directory"):
         read([tmp_path])
     paths = [write(tmp_path / name, DATA) for name in ("a.json", "b.json")]
-    with pytest.raises(InvalidInputError, match=r"Question '1' of .*b\.json has an id that was there before \(.*a\.json\)"):
+    with pytest.raises(InvalidInputError, match=r"Question '1' of .*b\.json has the same id as Question '1' of .*a\.json"):
         read(paths)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fineprune import InvalidInputError
-from fineprune.apps.tasks.squad.score import VERSION_1, VERSION_2, Rules, exact_match, f1, normalise, score, score_files
+from fineprune.apps.tasks.squad.score import VERSION_1, VERSION_2, Rules, exact_match, f1, normalise, score_answers, score_files
 
 NORMALISED = [
     ("The Cat", "cat"),
@@ -42,7 +42,7 @@ def test_normalises(text: str, wanted: str) -> None:
 
 
 def one(prediction: str, golds: list[str], rules: Rules) -> tuple[float, float]:
-    figures = score([("q", golds)], {"q": prediction}, rules)
+    figures = score_answers([("q", golds)], {"q": prediction}, rules)
     return figures["exact_match"], figures["f1"]
 
 
@@ -77,13 +77,13 @@ def test_the_versions_differ_where_nothing_is_left() -> None:
 @pytest.mark.parametrize("rules", [VERSION_1, VERSION_2])
 def test_missing_predictions_count_as_nothing_and_unknown_ones_not_at_all(rules: Rules) -> None:
     golds = [("1", ["x"]), ("2", ["y"]), ("3", ["z"]), ("4", ["z"])]
-    assert score(golds, {"1": "x", "3": "z w", "9": None}, rules) == {"f1": 100 * (1 + 2 / 3) / 4, "exact_match": 25.0}
+    assert score_answers(golds, {"1": "x", "3": "z w", "9": None}, rules) == {"f1": 100 * (1 + 2 / 3) / 4, "exact_match": 25.0}
 
 
 @pytest.mark.parametrize("wrong", [None, 7, True, ["x"], {"text": "x"}])
-def test_a_prediction_that_is_no_text_is_refused(wrong: object) -> None:
-    with pytest.raises(InvalidInputError, match=r"The prediction for the question 'q' is .*, not a text"):
-        score([("q", ["x"])], {"q": wrong}, VERSION_1)
+def test_a_prediction_that_is_not_a_text_raises(wrong: object) -> None:
+    with pytest.raises(InvalidInputError, match=r"The prediction for the question 'q' must be a text, got "):
+        score_answers([("q", ["x"])], {"q": wrong}, VERSION_1)
 
 
 def test_sums_are_rounded_as_the_official_scorer_rounds_them() -> None:
@@ -95,7 +95,7 @@ def test_sums_are_rounded_as_the_official_scorer_rounds_them() -> None:
     for value in each:
         total += value
     assert total != math.fsum(each)
-    assert score(golds, predictions, VERSION_1)["f1"] == 100.0 * total / 500
+    assert score_answers(golds, predictions, VERSION_1)["f1"] == 100.0 * total / 500
 
 
 phrase = st.text(st.sampled_from("ab the.,'-’é \u00a0A1"), max_size=12)
@@ -153,14 +153,14 @@ def test_data_that_says_of_an_answer_whether_there_is_one_goes_by_version_2(tmp_
     assert score_files(*paths) == {"f1": 100.0, "exact_match": 100.0}
 
 
-def test_files_that_cannot_be_scored_are_refused_in_words(tmp_path: Path) -> None:
+def test_files_that_cannot_be_scored_raise(tmp_path: Path) -> None:
     data, predictions = files(tmp_path, [question("1", "x")], [["1", "x"]])
-    with pytest.raises(InvalidInputError, match=r"predictions.json holds list, where a JSON object from ids to texts"):
+    with pytest.raises(InvalidInputError, match=r"predictions.json must hold a JSON object from ids to texts, got list"):
         score_files(data, predictions)
     with pytest.raises(InvalidInputError, match=r"none.json could not be read: No such file"):
         score_files(data, tmp_path / "none.json")
     with pytest.raises(InvalidInputError, match="is not JSON"):
         score_files(data, write(predictions, '{"1": "x"'))
     data, predictions = files(tmp_path, [question("1", "x"), question("1", "y")], {})
-    with pytest.raises(InvalidInputError, match=r"Question '1' of .*data.json has an id that was there before"):
+    with pytest.raises(InvalidInputError, match=r"Question '1' of .*data.json has the same id as"):
         score_files(data, predictions)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fineprune.apps.tasks.squad.spans import Logits, Search, Window, best_answers
+from fineprune.apps.tasks.squad.spans import Logits, SpanSearch, Window, best_answers
 
 
 def window(question: int, first: int, tokens: int, start: int = 0, null: int = 0) -> Window:
@@ -13,7 +13,7 @@ def window(question: int, first: int, tokens: int, start: int = 0, null: int = 0
     return Window(question, null, first, np.stack([begins, begins + 1], axis=1))
 
 
-def slow_best_answers(contexts: list[str], windows: list[Window], logits: Logits, search: Search) -> list[str]:
+def slow_best_answers(contexts: list[str], windows: list[Window], logits: Logits, search: SpanSearch) -> list[str]:
     found = []
     for question, context in enumerate(contexts):
         best, text, nulls = -np.inf, "", []
@@ -38,7 +38,7 @@ def slow_best_answers(contexts: list[str], windows: list[Window], logits: Logits
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[list[str], list[Window], Logits, Search]:
+def problems(draw: st.DrawFn) -> tuple[list[str], list[Window], Logits, SpanSearch]:
     questions = draw(st.integers(1, 3))
     longest = draw(st.integers(3, 9))
     windows = []
@@ -52,7 +52,7 @@ def problems(draw: st.DrawFn) -> tuple[list[str], list[Window], Logits, Search]:
     numbers = draw(st.lists(values, min_size=cells, max_size=cells))
     logits = np.array(numbers, dtype=np.float32).reshape(len(windows), longest, 2)
     threshold = draw(st.none() | st.sampled_from([-1.0, 0.0, 1.5]))
-    search = Search(draw(st.integers(1, 10)), draw(st.integers(1, 10)), threshold)
+    search = SpanSearch(draw(st.integers(1, 10)), draw(st.integers(1, 10)), threshold)
     return [letters(question) for question in range(questions)], windows, logits, search
 
 
@@ -62,7 +62,7 @@ def letters(question: int) -> str:
 
 @settings(max_examples=300)
 @given(problems())
-def test_finds_what_a_search_over_all_pairs_finds(problem: tuple[list[str], list[Window], Logits, Search]) -> None:
+def test_finds_what_a_search_over_all_pairs_finds(problem: tuple[list[str], list[Window], Logits, SpanSearch]) -> None:
     assert best_answers(*problem) == slow_best_answers(*problem)
 
 
@@ -75,14 +75,14 @@ def logits_of(windows: int, tokens: int, **peaks: float) -> Logits:
     return logits
 
 
-ALL = Search(n_best=20, max_answer_tokens=30, null_threshold=None)
+ALL = SpanSearch(n_best=20, max_answer_tokens=30, null_threshold=None)
 
 
 def test_spans_stay_in_the_context_forward_and_short() -> None:
     one = [window(0, first=2, tokens=5)]
     peaks = logits_of(1, 8, start_0_0=99, start_0_3=5, end_0_5=5, end_0_7=99, end_0_1=99)
     assert best_answers([letters(0)], one, peaks, ALL) == ["b c d"]
-    assert best_answers([letters(0)], one, peaks, Search(20, 2, None)) == ["b"]
+    assert best_answers([letters(0)], one, peaks, SpanSearch(20, 2, None)) == ["b"]
     backward = logits_of(1, 8, start_0_5=5, end_0_3=4)
     assert best_answers([letters(0)], one, backward, ALL) == ["d"]
 
@@ -90,17 +90,17 @@ def test_spans_stay_in_the_context_forward_and_short() -> None:
 def test_only_the_best_starts_and_ends_pair() -> None:
     one = [window(0, first=1, tokens=4)]
     peaks = logits_of(1, 5, start_0_4=9, start_0_1=8, end_0_1=9, end_0_2=7)
-    assert best_answers([letters(0)], one, peaks, Search(1, 30, None)) == [""]
-    assert best_answers([letters(0)], one, peaks, Search(2, 30, None)) == ["a"]
+    assert best_answers([letters(0)], one, peaks, SpanSearch(1, 30, None)) == [""]
+    assert best_answers([letters(0)], one, peaks, SpanSearch(2, 30, None)) == ["a"]
 
 
 def test_no_answer_wins_by_more_than_the_threshold_in_every_window() -> None:
     two = [window(0, 1, 3), window(0, 1, 3, start=3), window(1, 1, 3)]
     peaks = logits_of(3, 4, start_0_2=2, start_0_0=3, start_1_0=9, start_2_0=1)
-    assert best_answers([letters(0), letters(1)], two, peaks, Search(20, 30, 0.0)) == ["", ""]
-    assert best_answers([letters(0), letters(1)], two, peaks, Search(20, 30, 1.0)) == ["b", "m"]
+    assert best_answers([letters(0), letters(1)], two, peaks, SpanSearch(20, 30, 0.0)) == ["", ""]
+    assert best_answers([letters(0), letters(1)], two, peaks, SpanSearch(20, 30, 1.0)) == ["b", "m"]
     peaks[1, 0] = 0
-    assert best_answers([letters(0), letters(1)], two, peaks, Search(20, 30, 0.0)) == ["b", ""]
+    assert best_answers([letters(0), letters(1)], two, peaks, SpanSearch(20, 30, 0.0)) == ["b", ""]
 
 
 def test_a_question_without_a_span_gets_an_empty_answer() -> None:

@@ -1,4 +1,4 @@
-"""Tables read as they were written, and broken ones refused with a clear error."""
+"""Tables read as they were written, and broken ones raise a clear error."""
 
 import csv
 import json
@@ -70,30 +70,30 @@ BROKEN = {
         ("text,label\na,b,1\n", "Line 2 of .* has 3 fields; the header has 2"),
         ("text,text\na,1\n", "a.csv has 2 columns of the name 'text'; give each its own"),
         ("text,label,,\na,1,,\n", "a.csv has 2 columns without a name; remove them, or give each its own"),
-        ("\ntext,label\na,1\n", "a.csv has nothing in its first line, where the names of the columns stand"),
+        ("\ntext,label\na,1\n", "a.csv has nothing in its first line, which must hold the names of the columns"),
         ("", "a.csv has nothing in its first line"),
         ('text,label\n"a,1\n', "Line 2 of .* is not in this format"),
         (b"text,label\n\xff\xfe,1\n", "not text in UTF-8"),
     ],
     "a.jsonl": [('{"text": 1\n', "Line 1 of .* is not JSON"), ('{"text": 1}\n[1]\n', "Line 2 of .* is not a JSON object")],
     "a.parquet": [("text", "not a whole Parquet file")],
-    "a.txt": [("text", "a data file ends in .csv, .tsv, .jsonl, .parquet")],
+    "a.txt": [("text", "A data file must end in .csv, .tsv, .jsonl, .parquet, got .*a.txt")],
 }
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [(name, *case) for name, cases in BROKEN.items() for case in cases])
-def test_a_broken_file_is_refused_in_words(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+def test_a_broken_file_raises(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         read_table(write(tmp_path / name, content))
 
 
-def test_parquet_columns_of_the_same_name_are_refused_in_words(tmp_path: Path) -> None:
+def test_parquet_columns_of_the_same_name_raise(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(InvalidInputError, match=r"a\.parquet has 2 columns of the name 'text'; give each its own"):
         read_table(tmp_path / "a.parquet")
 
 
-def test_a_missing_file_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="could not be read: No such file"):
         read_table(tmp_path / "a.csv")
 
@@ -101,7 +101,7 @@ def test_a_missing_file_is_refused_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "words"), [(ValueError(), "ValueError"), (OSError("\nno net.\nmore"), "no net"), (ValueError("odd"), "odd")]
 )
-def test_a_data_set_that_does_not_load_is_refused_in_one_line(
+def test_a_data_set_that_does_not_load_raises_in_one_line(
     error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:

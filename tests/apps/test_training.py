@@ -318,7 +318,7 @@ def test_setting_up_what_is_not_there_is_refused_in_words(model_folder: Path, re
             training.train(read(model_folder, reviews, tmp_path / "run", **changes))
 
 
-def test_a_head_of_another_size_is_made_anew_and_other_sizes_within_are_refused(
+def test_a_head_of_another_size_is_on_demand_and_other_sizes_within_are_refused(
     run: tuple[Path, training.Result], reviews: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "three.csv").write_text("text,label\nthe good,0\nthe bad,1\na film,2\n" * 4)

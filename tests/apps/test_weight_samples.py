@@ -60,7 +60,7 @@ def test_scores_of_groups_are_spread_over_their_weights() -> None:
         assert torch.equal(scores, scores[:, :1].expand_as(scores))
 
 
-def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_is_read_as_it_was_saved(tmp_path: Path) -> None:
     values = torch.arange(4.0)
     sample = WeightSamples({"a.weight": values}, {"a.weight": values + 1}, {"a.weight": values + 2})
     sample.save(tmp_path)
@@ -71,7 +71,7 @@ def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff" * 64])
-def test_what_is_no_portrait_is_refused_in_words(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_holds_no_weight_samples_raises(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / weight_samples.FILE).write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"weight_samples\.safetensors could not be read"):

@@ -383,7 +383,7 @@ def test_models_of_one_layer_type_in_two_files_do_not_mix(tmp_path: Path) -> Non
 
 
 def test_the_reader_in_the_page_reads(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "packed_file.md").read_text(encoding="utf-8")
     room: dict[str, Callable[[Path, str], np.ndarray[Any, Any]]] = {}
     exec(page.partition("```python\n")[2].partition("```")[0], room)
     model = pruned(build("vit"))

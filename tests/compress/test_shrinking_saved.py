@@ -288,7 +288,7 @@ def test_generation_settings_are_kept(tmp_path: Path) -> None:
     assert from_pretrained(tmp_path / "gpt2").generation_config.max_new_tokens == 17
 
 
-def test_another_head_is_made_anew(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_head_is_on_demand(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved = from_pretrained(folder)
     same = from_pretrained(folder, head="AutoModelForTokenClassification")
     assert torch.equal(same.classifier.weight, saved.classifier.weight)  # of this name and size, as Transformers has it

@@ -164,7 +164,7 @@ METHOD = {"class_path": "Magnitude"}
         ({"method": {**METHOD, "args": {}}, "density": 0.1}, "takes class_path, and init_args"),
         ({"method": {"class_path": "Movement", "init_args": {"scor_lr": 1}}}, "Movement has no setting 'scor_lr'"),
         ({"method": {"class_path": "Movement", "init_args": [1]}}, "Movement was given as [1]"),
-        ({"method": {"class_path": "Movement", "init_args": {"init": METHOD}}}, "it takes a init"),
+        ({"method": {"class_path": "Movement", "init_args": {"init": METHOD}}}, "init must be a score initialisation"),
         ({"method": {"class_path": "Movement", "init_args": {"score_lr": {"class_path": "Uniform"}}}}, "above 0"),
         ({"method": "Movement", "density": 0.1}, "method was given as 'Movement'; it takes one of"),
         ({"method": {"class_path": "Uniform"}, "density": 0.1}, "method was given as Uniform(bound=0.01); it takes one of"),
@@ -198,7 +198,7 @@ def test_a_density_is_above_zero_and_at_most_one(density: object) -> None:
 
 
 def test_no_density_is_refused_by_methods_that_rank() -> None:
-    with pytest.raises(InvalidInputError, match="Movement was given no density"):
+    with pytest.raises(InvalidInputError, match="Movement needs a density"):
         PruningConfig(Movement())
 
 
@@ -276,9 +276,9 @@ def test_a_rule_that_settles_its_density_takes_none_from_the_config() -> None:
             Rule(["up"], density=0.2, structure=NofM(2, 4)),
             "keeps 0.5 of the weights; density was given as 0.2",
         ),
-        ((Movement(), 0.1), Rule(["up"], L0(penalty=2.0), 0.2), "was given density=0.2 and penalty=2.0"),
-        ((SoftMovement(penalty=2.0), None), Rule(["up"], density=0.2), "was given density=0.2 and penalty=2.0"),
-        ((SoftMovement(penalty=2.0), None), Rule(["up"], Movement()), "Movement was given no density"),
+        ((Movement(), 0.1), Rule(["up"], L0(penalty=2.0), 0.2), "got density=0.2 and penalty=2.0"),
+        ((SoftMovement(penalty=2.0), None), Rule(["up"], density=0.2), "got density=0.2 and penalty=2.0"),
+        ((SoftMovement(penalty=2.0), None), Rule(["up"], Movement()), "Movement needs a density"),
         ((SoftMovement(), 0.1), Rule(["up"], structure=NofM(2, 4)), "which SoftMovement does not do"),
         ((Movement(), 0.1), Rule(["up"], scope="globl"), "did you mean 'global'"),
         ((Movement(), 0.1), Rule(["up"], method=Movement), "method was given as"),
@@ -360,7 +360,7 @@ def test_the_modules_of_a_rule_share_a_budget_of_their_own(attach: Attach) -> No
     optimizer = adamw(model)
     method = Movement(Uniform())
     pruner = attach(model, optimizer, scope="global", density=0.25, method=method, rules=[Rule(["up"], density=0.5)])
-    for site in pruner._sites:
+    for site in pruner._masked.sites:
         if site.name.startswith("blocks.0"):
             site.value().add_(1)
     train(model, optimizer, stack_batches(10))
@@ -420,9 +420,9 @@ def test_a_run_with_rules_is_saved_and_resumed(attach: Attach, tmp_path: Path) -
     pruner.save(tmp_path)
     other = resumed(attach, model, optimizer, tmp_path, **MANY_RULES)
     for each in (pruner, other):
-        train(each._model, each._optimizer, stack_batches(10)[6:])
+        train(each._masked.model, each._step.optimizer, stack_batches(10)[6:])
     assert differences(everything(pruner), everything(other)) == []
-    assert [part.controller for part in pruner._pools] == [part.controller for part in other._pools]
+    assert [part.controller for part in pruner._masked.pools] == [part.controller for part in other._masked.pools]
 
 
 def test_a_state_of_other_rules_is_refused(attach: Attach, tmp_path: Path) -> None:
@@ -453,8 +453,8 @@ def test_a_state_of_another_version_is_taken_up_when_the_rest_is_the_same(
 
 # What other versions wrote.
 
-NEWER = ["99.0.0", "0.1.1", "0.2", "0.2.0rc1", "1"]
-NOT_NEWER = [VERSION, "0.0.9", "0.1", "0"]
+NEWER = ["99.0.0", "0.2.1", "0.3", "0.3.0rc1", "1"]
+NOT_NEWER = [VERSION, "0.1.9", "0.2", "0"]
 
 
 def with_unknown_settings(version: str | None) -> dict[str, object]:

@@ -32,8 +32,8 @@ from fineprune import (
     Uniform,
     Unstructured,
 )
-from fineprune.methods.base import Method
-from fineprune.methods.penalised import Penalised
+from fineprune.methods.base import LearnedMethod, Method
+from fineprune.methods.penalised import PenalisedScores
 from fineprune.selection import scopes
 from fineprune.structures.base import Structure
 from straight_through import Moment, Setting, run
@@ -76,7 +76,7 @@ def run_pruner(
     config = PruningConfig(method, density, structure, CubicSchedule(warmup, cooldown), scope)
     moments, penalties = [], []
     with Pruner(model, optimizer, config, total_steps=total, max_grad_norm=max_norm) as pruner:
-        steered = isinstance(method, Penalised) and density is not None
+        steered = isinstance(method, PenalisedScores) and density is not None
         setting = Setting(
             names=pruner.names,
             method=KINDS[type(method)],
@@ -150,7 +150,7 @@ def compare(method: Method, model: nn.Module | None = None, **settings: object) 
     assert not kept.all(), "the comparison must be of pruned models"
     if method.ranks:
         assert kept.sum() <= setting.density * len(kept)
-    if method.learns:
+    if isinstance(method, LearnedMethod):
         assert all((mine[-1].scores[name] - setting.scores[name]).abs().max() > 1e-3 for name in mine[-1].scores)
     if setting.penalties is not None:
         assert len(set(setting.penalties)) > STEPS // 2, "the penalty must be steered"
@@ -177,7 +177,7 @@ EVERY = {
 
 def assert_order_changes(method: Method, mine: list[Moment]) -> None:
     """Asserts that, where scores learn, a mask changes as no falling schedule alone would make it."""
-    if method.learns:
+    if isinstance(method, LearnedMethod):
         in_cool_down = [bool((kept_of(a) != kept_of(b)).any()) for a, b in pairwise(mine[-11:])]
         comes_back = [bool((~kept_of(a) & kept_of(b)).any()) for a, b in pairwise(mine)]
         assert any(in_cool_down + comes_back)
@@ -234,7 +234,7 @@ def warm_up_and_decay(step: int) -> float:
 def test_everything_at_once(name: str) -> None:
     """Blocks, accumulation, clipping, weight decay and a scheduler. L0's rate is higher, for its way is long."""
     method, density = EVERY[name]
-    if isinstance(method, Penalised):
+    if isinstance(method, PenalisedScores):
         method = dataclasses.replace(method, score_lr=0.5)
     settings = {"structure": Blocks(4, 2), "scope": "global", "accumulation": 2, "decay": 0.1, "shape": warm_up_and_decay}
     mine, reference = compare(method, density=density, max_norm=0.8, **settings)
@@ -309,7 +309,7 @@ def test_ties_go_to_the_lower_index(scope: str) -> None:
 
 
 @pytest.mark.parametrize("method", [SoftMovement(penalty=1000.0, score_lr=0.3), L0(penalty=1000.0, score_lr=0.5)], ids=repr)
-def test_a_heavy_penalty_leaves_the_least(method: Penalised) -> None:
+def test_a_heavy_penalty_leaves_the_least(method: PenalisedScores) -> None:
     mine, _ = compare(method, density=None)
     assert [int(weight.count_nonzero()) for weight in mine[-1].effective.values()] == [1, 1, 1, 1]  # floor(0.005 * 96) + 1
     cut = -2.197 if isinstance(method, SoftMovement) else -2.398

@@ -1,4 +1,4 @@
-"""What docs/groups.md shows runs, and does what it says."""
+"""What docs/guides/groups.md shows runs, and does what it says."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from conftest import WORDS, adamw, bert_batches, tiny_bert, train
 from fineprune import Pruner
 
-PAGE = (Path(__file__).parents[2] / "docs" / "groups.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "groups.md").read_text(encoding="utf-8")
 
 
 def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> None:

@@ -144,8 +144,8 @@ def test_the_path_is_logged_and_steered() -> None:
 def test_the_threshold_is_the_cut_that_is_in_force() -> None:
     pruner = train(SoftMovement(), 0.1, rate=3e-3, steps=200)
     threshold = pruner.statistics()["threshold"]
-    for site in pruner._sites:
+    for site in pruner._masked.sites:
         scores: Tensor = site.value()
         assert (scores[~site.mask].sigmoid() <= threshold + 1e-12).all()
-    kept = torch.cat([site.value()[site.mask].sigmoid() for site in pruner._sites])
+    kept = torch.cat([site.value()[site.mask].sigmoid() for site in pruner._masked.sites])
     assert (kept > threshold).float().mean() > 0.99  # but for the least that each matrix keeps

@@ -36,8 +36,8 @@ def one_process() -> Iterator[None]:
 
 
 def test_what_is_no_optimizer() -> None:
-    refuse(Stack(), None, "optimizer was given as NoneType")
-    refuse(Stack(), "adamw", "it takes a torch.optim.Optimizer")
+    refuse(Stack(), None, "optimizer must be a torch.optim.Optimizer, got NoneType")
+    refuse(Stack(), "adamw", "must be a torch.optim.Optimizer")
 
 
 @pytest.mark.parametrize("kind", [schedulefree.AdamWScheduleFree, schedulefree.SGDScheduleFree])
@@ -142,7 +142,7 @@ def test_a_closure() -> None:
     compatibility.check_no_closure((object(),), {})
     compatibility.check_no_closure((object(), None), {"closure": None})
     for args, kwargs in (((object(), len), {}), ((object(),), {"closure": len})):
-        with pytest.raises(RuntimeError, match=r"optimizer\.step\(\) was given a closure"):
+        with pytest.raises(RuntimeError, match=r"optimizer\.step\(\) got a closure"):
             compatibility.check_no_closure(args, kwargs)
 
 
@@ -201,12 +201,12 @@ def test_a_schedule_longer_than_the_run() -> None:
 @pytest.mark.parametrize("total", [0, -1, 2.0, True, None, "10"])
 def test_a_number_of_steps_is_asked_for(total: object) -> None:
     model = Stack()
-    with pytest.raises(InvalidInputError, match="total_steps was given as"):
+    with pytest.raises(InvalidInputError, match="total_steps must be the number of optimizer steps, 1 or above, got"):
         Pruner(model, adamw(model), config(), total_steps=total)
 
 
 @pytest.mark.parametrize("norm", [0, 0.0, -1.0, float("nan"), float("inf"), True, "1"])
 def test_a_norm_above_zero_is_asked_for(norm: object) -> None:
     model = Stack()
-    with pytest.raises(InvalidInputError, match="max_grad_norm was given as"):
+    with pytest.raises(InvalidInputError, match="max_grad_norm must be a number above 0, or None, got"):
         Pruner(model, adamw(model), config(), total_steps=10, max_grad_norm=norm)

@@ -173,7 +173,8 @@ def test_a_full_disk_is_refused_in_words(folder: Path) -> None:
     before = files(folder)
     program = f"""
 import resource, torch
-from fineprune import FileError, state
+from fineprune import FileError
+from fineprune.pruner import state_files as state
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     state.write({str(folder)!r}, {{"dense.a": torch.ones(100_000)}}, {{"step": 4}})

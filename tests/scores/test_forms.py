@@ -42,12 +42,12 @@ def test_the_gradient_of_a_product_is_autograds(attach: Attach, init: ScoreInit)
     pruner = attach(model, optimizer, method=Movement(init), scores=LowRankScores(3))
     batches = stack_batches(2)
     train(model, optimizer, batches[:1])  # B is 0 before the first step, and A has no gradient
-    dense = {site.name: site.weights[0].dense.clone() for site in pruner._sites}
-    before = {site.name: copy.deepcopy(site.scores.tensors()) for site in pruner._sites}
+    dense = {site.name: site.weights[0].dense.clone() for site in pruner._masked.sites}
+    before = {site.name: copy.deepcopy(site.scores.tensors()) for site in pruner._masked.sites}
     loss_of(model, batches[1]).backward()
     G = {name: model.get_parameter(name).grad.clone() for name in pruner.names}
     optimizer.step()
-    for site in pruner._sites:
+    for site in pruner._masked.sites:
         A, B = (before[site.name][f"scores.{name}"].clone().requires_grad_() for name in "AB")
         S = A @ B
         S.backward(G[site.name] * dense[site.name])
@@ -86,7 +86,7 @@ def test_site_by_site_is_all_at_once(attach: Attach, form: ScoreForm, monkeypatc
     """In the local scope S is made for one site at a time, to save memory."""
     found = []
     for one_by_one in (True, False):
-        monkeypatch.setattr(type(form), "made_anew", one_by_one)
+        monkeypatch.setattr(type(form), "on_demand", one_by_one)
         torch.manual_seed(5)
         model = Stack()
         optimizer = adamw(model)

@@ -112,7 +112,7 @@ def test_a_product_has_no_second_moment_of_its_scores() -> None:
 @pytest.mark.parametrize("init", [Uniform(), KaimingUniform()], ids=repr)
 @pytest.mark.parametrize("method", [Movement(), SoftMovement(penalty=1.0)], ids=repr)
 def test_a_product_takes_no_birth_that_draws(method: Movement | SoftMovement, init: ScoreInit) -> None:
-    with pytest.raises(InvalidInputError, match=r"draws random numbers for it. Take a init that draws none"):
+    with pytest.raises(InvalidInputError, match=r"those of .* are random\. Take an init that is not"):
         LowRankScores().check(replace(method, init=init))
     for drawn_by_none in (Constant(0.1), FromMagnitude()):
         LowRankScores().check(replace(method, init=drawn_by_none))
@@ -127,11 +127,11 @@ def test_a_product_serves_no_controller(method: SoftMovement | L0) -> None:
 
 @pytest.mark.parametrize("shape", [(12,), (2, 3, 4), ()])
 def test_a_product_is_of_a_matrix(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidInputError, match=re.escape(f"here the scores are of shape {[*shape]}")):
+    with pytest.raises(InvalidInputError, match=re.escape(f"got scores of shape {[*shape]}")):
         initialised(LowRankScores(), shape=shape)
 
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5, True, "8", None])
 def test_a_rank_is_a_whole_number(rank: object) -> None:
-    with pytest.raises(InvalidInputError, match=re.escape(f"rank={rank!r}; it takes a whole number, 1 or more")):
+    with pytest.raises(InvalidInputError, match=re.escape(f"must be a whole number, 1 or above, got {rank!r}")):
         LowRankScores(rank)

@@ -147,7 +147,7 @@ def test_gradients_of_any_layout(form: ScoreForm) -> None:
 @pytest.mark.parametrize("form", FORMS[1:], ids=repr)
 @pytest.mark.parametrize("method", [Magnitude(), Random()], ids=repr)
 def test_scores_that_do_not_learn_are_kept_in_full(form: ScoreForm, method: Method) -> None:
-    with pytest.raises(InvalidInputError, match=re.escape(f"{form}, which is for scores that learn, and those of {method}")):
+    with pytest.raises(InvalidInputError, match=re.escape(f"{form} is for scores that learn, and those of {method}")):
         form.check(method)
     FullScores().check(method)
 

@@ -239,7 +239,7 @@ import torch
 from fineprune.sparse.format import BFloat16, Float32, SparseMatrix
 from fineprune.sparse.linear import SparseLinear
 from fineprune.sparse.reference import Activation, linear
-from fineprune.sparse.vectors import HOST
+from fineprune.sparse.kernels.simd import HOST
 torch.manual_seed(0)
 for together in (1, 4):
     for activations, limit in ((Float32(), 1e-5), (BFloat16(), 2e-2)):

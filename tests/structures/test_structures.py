@@ -228,7 +228,7 @@ def assert_whole(pruner: Pruner, structure: Structure) -> dict[str, int]:
         of_group = [{bool(mask[index]) for index in indices} for indices in members(structure, mask.shape).values()]
         assert all(len(values) == 1 for values in of_group), name
         kept[name] = sum(values == {True} for values in of_group)
-        assert torch.equal(pruner._model.get_parameter(name) != 0, mask), name
+        assert torch.equal(pruner._masked.model.get_parameter(name) != 0, mask), name
     return kept
 
 
@@ -275,9 +275,9 @@ def test_whole_groups_are_kept_as_the_scope_says(
 def test_the_adaptive_scope_gives_more_to_the_matrix_that_matters_more(attach: Attach) -> None:
     model = Stack()
     pruner = attach(model, adamw(model), structure=Rows(), scope="adaptive", density=0.5)
-    for site in pruner._sites:
+    for site in pruner._masked.sites:
         site.value().fill_(1.0 if site.name.startswith("blocks.0") else -1.0)
-    counts = [int(mask.sum()) for mask in pruner._pools[0].masks(10)]
+    counts = [int(mask.sum()) for mask in pruner._masked.pools[0].masks(10)]
     # sigmoid(1) and sigmoid(-1) are 0.731 and 0.269: of 12 and of 8 groups that many, rounded
     assert counts == [9, 6, 3, 2]
 
@@ -362,7 +362,7 @@ def test_the_layers_of_gpt2_are_cut_as_their_transposes(attach: Attach, structur
     model = tiny_gpt2()
     optimizer = adamw(model)
     pruner = attach(model, optimizer, structure=structure, density=None if structure.density() else 0.5)
-    cuts = [cut for site in pruner._sites for cut in site.grouping.values()]
+    cuts = [cut for site in pruner._masked.sites for cut in site.grouping.values()]
     assert len(cuts) == 8
     assert all(isinstance(cut, Transposed) and cut.structure == structure for cut in cuts)
     train(model, optimizer, gpt2_batches(10))
@@ -383,7 +383,7 @@ def test_a_row_of_gpt2_is_an_output_feature(attach: Attach) -> None:
     model = tiny_gpt2()
     assert model.transformer.h[0].mlp.c_fc.weight.shape == (8, 32)  # inputs x outputs
     pruner = attach(model, adamw(model), structure=Rows(), density=0.5)
-    groups = {site.name: (site.groups, site.size) for site in pruner._sites}
+    groups = {site.name: (site.groups, site.size) for site in pruner._masked.sites}
     assert groups["transformer.h.0.mlp.c_fc.weight"] == (32, 8)
     assert groups["transformer.h.0.mlp.c_proj.weight"] == (8, 32)
 

@@ -180,7 +180,7 @@ def test_warns_when_training_ends_before_the_schedule(tmp_path: Path, caplog: py
     made.train()
     assert "Training ended after 8 of 24 optimizer steps" in caplog.text
     pruner = callback_of(made).pruner
-    assert not pruner._optimizer._optimizer_step_post_hooks
+    assert not pruner._step.optimizer._optimizer_step_post_hooks
 
 
 def test_an_error_in_training_is_not_covered_up_and_a_second_run_works(tmp_path: Path) -> None:

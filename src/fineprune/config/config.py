@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidInputError, is_number, nearest
-from ..methods.base import Method
+from ..methods.base import LearnedMethod, Method, StochasticMethod
 from ..methods.inits import ScoreInit
-from ..methods.penalised import Penalised
+from ..methods.penalised import PenalisedScores
 from ..scores.base import ScoreForm
 from ..scores.full import FullScores
 from ..selection.scopes import SCOPES, Scope
@@ -114,12 +114,12 @@ class PruningConfig:
                 raise InvalidInputError(f"{name} was given as {getattr(self, name)!r}; it takes true or false.")
         self._check_density()
         self.scores.check(self.method)
-        if self.frozen_weights and not self.method.learns:
+        if self.frozen_weights and not isinstance(self.method, LearnedMethod):
             raise InvalidInputError(
                 f"frozen_weights was given, and the scores of {self.method} do not learn, so nothing would. Take a method "
                 "whose scores do, as Movement(), or leave it out."
             )
-        if self.budget != InWeights() and not isinstance(self.method, Penalised):
+        if self.budget != InWeights() and not isinstance(self.method, PenalisedScores):
             if self.method.decides_density:
                 raise InvalidInputError(f"budget was given as {self.budget}, and {self.method} shares out none. Leave it out.")
             if self.scope != "global":
@@ -171,7 +171,7 @@ class PruningConfig:
                 "A rule was given no target_modules; name the modules that follow it. Only one whose structure links matrices, "
                 f"as Heads(), goes without; {structure} does not."
             )
-        if rule.comes_first and isinstance(method, Method) and method.draws:
+        if rule.comes_first and isinstance(method, StochasticMethod):
             raise InvalidInputError(
                 f"A rule for {structure} without target_modules was given {type(method).__name__}, whose gates are drawn at "
                 "each step, so that what they leave is never settled. Give the rule another method, as Movement(), or name its "

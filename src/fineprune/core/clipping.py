@@ -12,25 +12,37 @@ from ..distributed.process_group import ProcessGroup, local
 def joint_norm(
     parameters: Iterable[nn.Parameter], scores: Sequence[Tensor], unscale: Tensor | None, processes: ProcessGroup
 ) -> Tensor | None:
-    """Returns the norm of all gradients together, the same on every rank; None if there are none.
+    """Returns the norm of all gradients, the same on every rank; None if there are none.
 
     Args:
         parameters: whose gradients count, those of pruned weights as G * M.
         scores: the gradients of the scores, which no longer have GradScaler's scale.
-        unscale: what the others are to be multiplied by; None stands for 1.
-        processes: the processes among which the scores are shared out.
+        unscale: the factor of the other gradients; None stands for 1.
+        processes: those over which the scores are sharded.
     """
     norms: dict[ProcessGroup, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
             norms.setdefault(process_group.of(parameter), []).append(times(norm(local(parameter.grad)), unscale))
     norms.setdefault(processes, []).extend(gradient.norm() for gradient in scores)
-    joint = [_together(of_processes, each) for each, of_processes in norms.items() if of_processes]
-    return _together(joint, process_group.ALONE) if len(joint) > 1 else next(iter(joint), None)
+    joint = [_combined(of_processes, each) for each, of_processes in norms.items() if of_processes]
+    return _combined(joint, process_group.ALONE) if len(joint) > 1 else next(iter(joint), None)
 
 
-def _together(norms: Sequence[Tensor], processes: ProcessGroup) -> Tensor:
-    """Returns the norm of what has these norms, on all processes that share it."""
+def clip_factor(
+    parameters: Iterable[nn.Parameter],
+    scores: Sequence[Tensor],
+    unscale: Tensor | None,
+    processes: ProcessGroup,
+    max_grad_norm: float,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the joint norm, and min(1, max_grad_norm / norm); both None without gradients. Arguments as for `joint_norm`."""
+    norm = joint_norm(parameters, scores, unscale, processes)
+    return norm, None if norm is None else (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+def _combined(norms: Sequence[Tensor], processes: ProcessGroup) -> Tensor:
+    """Returns the norm of tensors with these norms, on all processes that share them."""
     widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
     norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
     return norm if processes.size == 1 else processes.total(norm.square()).sqrt()

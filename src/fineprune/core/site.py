@@ -1,4 +1,4 @@
-"""Pruned parameters and the scores they share: what a pruner holds for each of them."""
+"""A site: the weights that share one tensor of scores."""
 
 import math
 import re
@@ -22,9 +22,9 @@ class Site:
     """The weights that share one tensor of scores: one matrix, or several whose groups are linked.
 
     Args:
-        cuts: how each weight is cut into groups, all into as many.
-        scores: S and what makes it learn; None where it is made anew from the weights at each step.
-        key: what its scores are saved under.
+        grouping: how each weight is divided into groups, each into the same number.
+        scores: S and its optimizer; None where S is the magnitude of the weights at each step.
+        key: the name under which its scores are saved.
     """
 
     grouping: dict[Weight, Structure]
@@ -43,7 +43,7 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """What it shares with its like in other blocks: its name without numbers, and its groups."""
+        """The same for its like in other blocks: its name without numbers, and its groups."""
         return f"{re.sub(r'[0-9]+', '*', self.name)}, {self.groups} of {self.size}"
 
     @property
@@ -52,36 +52,36 @@ class Site:
         return self.scores is not None and self.scores.learns
 
     def value(self) -> Tensor:
-        """S; may be what is kept, so not to be changed."""
+        """S; not to be changed, since it may be the stored tensor."""
         assert self.scores is not None
         return self.scores.value(self.stretched_magnitude)
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of its scores, on all processes together."""
-        weight, cut = next(iter(self.grouping.items()))
-        return cut.groups(weight.parameter.shape)
+        """The shape of its scores, over all processes."""
+        weight, structure = next(iter(self.grouping.items()))
+        return structure.groups(weight.parameter.shape)
 
     def whole(self, processes: ProcessGroup) -> "Site":
-        """Returns the site with the dense weights of all processes, for what must be known of the whole before training."""
+        """Returns the site with the dense weights of all processes, from which scores are initialised."""
         grouping = {
-            Weight(w.name, w.parameter, processes.joined(w.dense.to(w.held.device)), w.base_rate): cut
-            for w, cut in self.grouping.items()
+            Weight(w.name, w.parameter, processes.joined(w.dense.to(w.held.device)), w.base_rate): structure
+            for w, structure in self.grouping.items()
         }
         return Site(grouping, None, self.key)
 
     @property
     def rows(self) -> slice:
         """Which rows of the scores this process holds."""
-        weight, cut = next(iter(self.grouping.items()))
-        return slice(self.rows_before, self.rows_before + cut.groups(weight.dense.shape)[0])
+        weight, structure = next(iter(self.grouping.items()))
+        return slice(self.rows_before, self.rows_before + structure.groups(weight.dense.shape)[0])
 
     @property
     def rows_before(self) -> int:
         """How many rows of its scores other processes hold before those of this one."""
-        weight, cut = next(iter(self.grouping.items()))
+        weight, structure = next(iter(self.grouping.items()))
         before = torch.Size([weight.rows_before, *weight.parameter.shape[1:]])
-        return cut.groups(before)[0] if weight.rows_before else 0
+        return structure.groups(before)[0] if weight.rows_before else 0
 
     @property
     def groups(self) -> int:
@@ -93,25 +93,25 @@ class Site:
         return sum(weight.parameter.numel() for weight in self.grouping) // self.groups
 
     def flops(self, tokens: int) -> int:
-        """Operations per group, for each token of a text of so many tokens."""
-        return sum(cut.flops(weight.parameter.shape, tokens) for weight, cut in self.grouping.items())
+        """Operations per group, for each token of a text of this many tokens."""
+        return sum(structure.flops(weight.parameter.shape, tokens) for weight, structure in self.grouping.items())
 
-    def spread(self, mask: Tensor) -> dict[Weight, Tensor]:
-        """Gives each weight its group's M."""
-        spread = {weight: cut.expand(mask, weight.dense.shape) for weight, cut in self.grouping.items()}
-        return {weight: each if each.dtype is torch.bool else each.to(weight.dense.dtype) for weight, each in spread.items()}
+    def expand(self, mask: Tensor) -> dict[Weight, Tensor]:
+        """Returns for each weight the M of its group."""
+        expanded = {weight: structure.expand(mask, weight.dense.shape) for weight, structure in self.grouping.items()}
+        return {weight: each if each.dtype is torch.bool else each.to(weight.dense.dtype) for weight, each in expanded.items()}
 
     def restore(self) -> None:
-        """Lets the parameters hold W."""
+        """Writes W into the parameters."""
         for weight in self.grouping:
             weight.held.copy_(weight.dense)
 
     def magnitude(self) -> Tensor:
         """Each group's magnitude, from the dense weights."""
         if len(self.grouping) == 1:
-            ((weight, cut),) = self.grouping.items()
-            return cut.magnitude(weight.wide())
-        squares = [cut.reduce(weight.wide().square()) for weight, cut in self.grouping.items()]
+            ((weight, structure),) = self.grouping.items()
+            return structure.magnitude(weight.wide())
+        squares = [structure.reduce(weight.wide().square()) for weight, structure in self.grouping.items()]
         return (torch.stack(squares).sum(0) / self.size).sqrt()
 
     def stretched_magnitude(self) -> Tensor:
@@ -129,27 +129,29 @@ class Site:
     def movement(self, others: Sequence["Site"] = ()) -> Tensor | None:
         """The sum of G * W over each group; None if no gradient has reached the site.
 
-        Where other sites hold some of its weights too, W is what their masks leave of it: W' = W * M * (their M).
+        Where other sites share its weights, W is masked by them: W * (their M).
         """
         sums = []
-        for weight, cut in self.grouping.items():
+        for weight, structure in self.grouping.items():
             movement = weight.movement()
             if movement is not None:
                 for other in others:
                     if weight in other.grouping:
                         movement *= other.grouping[weight].expand(other.mask, weight.dense.shape)
-                sums.append(cut.reduce(movement))
+                sums.append(structure.reduce(movement))
         return sum(sums[1:], start=sums[0]) if sums else None
 
     def surviving(self, masks: Mapping[Weight, Tensor]) -> Tensor | None:
-        """Which groups have a weight left under masks of some weights; None where none of its weights is masked."""
+        """Which groups keep a weight under masks of some weights; None where no weight of it is masked."""
         surviving = [
-            cut.reduce(masks[weight].to(weight.score_dtype())) for weight, cut in self.grouping.items() if weight in masks
+            structure.reduce(masks[weight].to(weight.score_dtype()))
+            for weight, structure in self.grouping.items()
+            if weight in masks
         ]
         return torch.stack(surviving).sum(0) > 0 if surviving else None
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be saved: W of each weight, S and its optimizer's moments."""
+        """The tensors to save: W of each weight, S and its optimizer's moments."""
         saved = {f"dense.{weight.name}": weight.dense for weight in self.grouping}
         for name, tensor in {} if self.scores is None else self.scores.tensors().items():
             kind, _, rest = name.partition(".")

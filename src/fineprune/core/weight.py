@@ -1,4 +1,4 @@
-"""One pruned parameter, its dense weight and its mask: what a process holds of them, and W' = W * M in place."""
+"""One pruned parameter, its dense weight and its mask, as a process holds them; and W' = W * M in place."""
 
 import zlib
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ def times_mask(tensor: Tensor, mask: Tensor) -> None:
         tensor.detach().mul_(mask).add_(0.0)  # -0.0 + 0.0 is +0.0
 
 
-def both(first: Tensor, second: Tensor) -> Tensor:
-    """Returns what two masks of the same weights keep together."""
+def intersection(first: Tensor, second: Tensor) -> Tensor:
+    """Returns the mask that keeps what two masks of the same weights both keep."""
     return first & second if first.dtype is second.dtype is torch.bool else first * second
 
 
@@ -35,15 +35,15 @@ def checksum(tensor: Tensor, before: int = 0) -> int:
 class Weight:
     """One pruned parameter p, its dense weight W and its mask M. Between steps p = W * M.
 
-    Where processes share the parameter out by rows, W, M and the gradient are those of the rows that this one holds.
+    Where the parameter is sharded by rows, W, M and the gradient are those of the rows of this process.
 
     Args:
         name: in `named_parameters`.
         parameter: p, a DTensor where it is sharded.
         dense: W.
         base_rate: the learning rate of p before any scheduling.
-        rows_before: how many rows other processes hold before those of this one.
-        frozen: whether it stays as it is, and only scores learn.
+        rows_before: the number of rows that other processes hold before those of this one.
+        frozen: whether W stays as it is, and only scores learn.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Weight:
 
     @property
     def held(self) -> Tensor:
-        """What this process holds of the parameter."""
+        """The parameter, as this process holds it."""
         return local(self.parameter)
 
     @property
     def gradient(self) -> Tensor | None:
-        """What this process holds of the parameter's gradient."""
+        """The parameter's gradient, as this process holds it."""
         return None if self.parameter.grad is None else local(self.parameter.grad)
 
     @property
@@ -93,17 +93,17 @@ class Weight:
         """The CRC-32 of M and W."""
         return checksum(self.dense, checksum(self.mask))
 
-    def take_step(self) -> None:
-        """Lets W be what the optimizer has made of it; a frozen weight stays, whatever that is."""
+    def read(self) -> None:
+        """Reads W from the parameter, after the optimizer's step; a frozen weight is written back."""
         if self.frozen:
             self.held.copy_(self.dense)
         else:
             self.dense.copy_(self.held)
 
-    def end_gradient(self) -> None:
-        """Leaves G * M to the optimizer; of a frozen weight nothing, so that it has no moments for it either.
+    def mask_gradient(self) -> None:
+        """Leaves G * M to the optimizer; of a frozen weight no gradient, so that the optimizer has no moments for it.
 
-        Where it is sharded it has: PyTorch's sharded checkpoints ask for a state of every parameter.
+        A sharded one has zeros: PyTorch's sharded checkpoints ask for a state of every parameter.
         """
         gradient = self.gradient
         if self.frozen and not is_sharded(self.parameter):
@@ -114,7 +114,7 @@ class Weight:
             times_mask(gradient, self.mask)
 
     def apply(self, mask: Tensor) -> None:
-        """Lets the parameter, which holds W, hold W' = W * M, in place."""
+        """Writes W' = W * M into the parameter, which holds W, in place."""
         self.mask = mask
         times_mask(self.held, mask)
         self.version = self.current_version()
@@ -124,7 +124,7 @@ class Weight:
         return self.held._version, self.held.data_ptr()
 
     def probe(self) -> Tensor:
-        """A few values, spread over the parameter."""
+        """A few values, evenly spaced over the parameter."""
         held = self.held.detach().flatten()
         return held[:: max(1, held.numel() // PROBE)]
 

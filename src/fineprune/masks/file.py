@@ -1,6 +1,6 @@
 """The file of a mask: M as packed bits, a fingerprint of W, and trained values of other parameters.
 
-docs/masks.md specifies it; only this module writes and reads it. Nothing is pickled.
+docs/reference/mask_file.md specifies it; only this module writes and reads it. Nothing is pickled.
 """
 
 import json

@@ -1,6 +1,6 @@
 """How scores start, learn and become a mask."""
 
-from .base import Method
+from .base import LearnedMethod, Method, PenalisedMethod, StochasticMethod
 from .group_lasso import GroupLasso
 from .inits import Constant, FromMagnitude, KaimingUniform, ScoreInit, Uniform
 from .l0 import L0
@@ -13,11 +13,14 @@ __all__ = [
     "FromMagnitude",
     "GroupLasso",
     "KaimingUniform",
+    "LearnedMethod",
     "Magnitude",
     "Method",
     "Movement",
+    "PenalisedMethod",
     "Random",
     "ScoreInit",
     "SoftMovement",
+    "StochasticMethod",
     "Uniform",
 ]

@@ -1,4 +1,12 @@
-"""What a method is: how scores start, learn and become a mask. One class a method; the paper's table 1."""
+"""What a method is: how scores start, learn and become a mask. One class a method; the paper's table 1.
+
+A new method is a frozen dataclass that derives from what it needs:
+
+    Method             scores to masks
+    LearnedMethod      and the scores learn: an optimizer, a gradient
+    PenalisedMethod    and a penalty pulls groups down: how far they are from where they should be
+    StochasticMethod   and the mask is sampled for the forward passes of each step
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,40 +18,15 @@ from torch import Tensor
 
 from ..errors import InvalidInputError, is_number
 from ..selection.scopes import Select
+from .controller import Controller, Ranking
 from .inits import ScoreInit, check_positive
 
 
-def check_penalty(owner: object, penalty: float | None) -> None:
-    """Raises InvalidInputError unless a penalty is lambda or None."""
-    if penalty is not None and (not is_number(penalty) or not 0 <= penalty < math.inf):
-        raise InvalidInputError(
-            f"{type(owner).__name__} was given penalty={penalty!r}; it takes lambda, a number from 0, or None."
-        )
-
-
 class Method(ABC):
-    """What ranks the groups. A new method is a frozen dataclass that overrides what differs.
-
-    The pruner owns the scores of each site (a matrix, or linked matrices) and asks the method to
-    let them be initialised, to turn movement into their gradient, and to turn all of them into masks.
-    """
-
-    learns: ClassVar[bool] = False
-    """Whether the scores have a gradient and an optimizer."""
-
-    draws: ClassVar[bool] = False
-    """Whether M is drawn anew for the forward passes of each step, see `gate`."""
+    """Turns scores into masks. The pruner owns the scores of each site (a matrix, or linked matrices)."""
 
     ranks: ClassVar[bool] = True
-    """Whether M is the top of a ranking, so that every structure and scope can share out its budget."""
-
-    steers: ClassVar[bool] = False
-    """Whether a density is reached with a penalty that a controller sets, see `control`. Its hardest pull is `strongest`."""
-
-    strongest: ClassVar[float] = 0.0
-
-    contracts: ClassVar[bool] = False
-    """Whether its penalty shrinks the weights themselves, see `contraction`."""
+    """Whether M is the top of a ranking, so that every structure and scope can divide its budget."""
 
     @property
     def decides_density(self) -> bool:
@@ -53,89 +36,121 @@ class Method(ABC):
     def values(self, density: float | None) -> tuple[float, float]:
         """Returns the initial and the final value of the schedule: here the density kept.
 
-        Raises InvalidInputError if the method needs a density and there is none.
+        Raises:
+            InvalidInputError: if the method needs a density and there is none.
         """
         if density is None:
-            raise InvalidInputError(
-                f"{type(self).__name__} was given no density; set density to the fraction of weights to keep, as 0.1."
-            )
+            raise InvalidInputError(f"{type(self).__name__} needs a density: the fraction of weights to keep, as density=0.1.")
         return 1.0, density
-
-    def contraction(self, magnitude: Tensor, amount: float) -> Tensor:
-        """Returns what each group's weights are multiplied with after the optimizer's step, for a method that shrinks them.
-
-        Args:
-            magnitude: root mean square of the weights of each group.
-            amount: the learning rate of the weights times lambda_t.
-        """
-        raise NotImplementedError
 
     @abstractmethod
     def init_scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Returns the scores with which a site starts; None if they are made anew from the weights at each step."""
-
-    def current(self, scores: Tensor | None, magnitude: Callable[[], Tensor]) -> Tensor:
-        """Returns the scores that rank the groups now."""
-        return magnitude() if scores is None else scores
-
-    def score_gradient(self, scores: Tensor, movement: Tensor, mask: Tensor, penalty: float) -> Tensor:
-        """Returns dL/dS of one site, given sum(G * W) over each group.
-
-        Args:
-            scores: S.
-            movement: reduce(G * W) in the shape of S; may be changed in place and returned.
-            mask: M of the forward pass, in the shape of S.
-            penalty: lambda_t over the number of sites and of this site's scores: what a sum over them
-                is to be multiplied by, for a mean over sites of means over scores.
-        """
-        return movement
-
-    def penalty_at(self, value: float) -> float:
-        """Returns lambda_t, given the schedule's value; 0 for methods without a penalty."""
-        return 0.0
-
-    def optimizer(self, scores: Tensor) -> torch.optim.Optimizer:
-        """Returns the optimizer of one tensor of scores; the pruner sets its learning rate at each step."""
-        raise NotImplementedError
-
-    def score_rate(self, factor: float) -> float:
-        """Returns the learning rate of the scores when the weights' own rate is `factor` of its base."""
-        raise NotImplementedError
+        """Returns the scores with which a site starts; None if they are the magnitude of its weights at each step."""
 
     def masks(self, scores: Sequence[Tensor], sizes: Sequence[int], value: float, select: Select) -> list[Tensor]:
         """Returns M of every site: here the top v of the scores, within the scope that `select` stands for."""
         return select(scores, sizes, value)
 
-    def gate(self, scores: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
-        """Returns M of one site for the forward passes of one step, for a method that draws it.
 
-        Args:
-            scores: S.
-            noise: makes a tensor like its argument of logit(u), u drawn uniformly from 1e-4 to 1 - 1e-4.
-        """
-        raise NotImplementedError
-
-
-class _Learned(Method):
-    """Scores that learn by Adam without decay, at a rate that follows that of the weights."""
+class LearnedMethod(Method):
+    """A method whose scores learn, by default by Adam without decay, at a rate that follows that of the weights."""
 
     init: ScoreInit
     score_lr: float
 
-    learns: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
-        name = type(self).__name__
         if not isinstance(self.init, ScoreInit):
-            raise InvalidInputError(f"{name} was given init={self.init!r}; it takes a init, as Constant(0.0).")
+            raise InvalidInputError(
+                f"init must be a score initialisation, got {self.init!r}. Take Constant(0.0), or FromMagnitude()."
+            )
         check_positive(self, "score_lr", self.score_lr)
 
     def init_scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
         return self.init.scores(magnitude, generator)
 
+    def score_gradient(self, scores: Tensor, movement: Tensor, mask: Tensor) -> Tensor:
+        """Returns dL/dS of one site, without the penalty: here straight through.
+
+        Args:
+            scores: S.
+            movement: sum(G * W) over each group, in the shape of S; may be changed in place and returned.
+            mask: M of the forward pass, in the shape of S.
+        """
+        return movement
+
     def optimizer(self, scores: Tensor) -> torch.optim.Optimizer:
+        """Returns the optimizer of one tensor of scores; the pruner sets its learning rate at each step."""
         fused = scores.device.type in ("cpu", "cuda")
         return torch.optim.Adam([scores], lr=self.score_lr, weight_decay=0.0, fused=fused)
 
     def score_rate(self, factor: float) -> float:
+        """Returns the learning rate of the scores when the weights' own rate is `factor` of its base."""
         return self.score_lr * factor
+
+
+class PenalisedMethod(Method):
+    """A method with a penalty lambda_t * R that pulls groups down, on their scores or on the weights themselves.
+
+    With `penalty` given, lambda_t follows the schedule (the paper's form) and the density follows from it. With a density
+    in the config, a controller sets lambda_t at each step, see `Controller`.
+    """
+
+    penalty: float | None
+
+    strongest: ClassVar[float]
+    """How hard the penalty may pull where a density is asked for, see `Controller`."""
+
+    @property
+    @abstractmethod
+    def last(self) -> float:
+        """The final value of the schedule in the paper's form, where lambda_t = penalty."""
+
+    @abstractmethod
+    def steer(self, controller: Controller, ranking: Ranking, rate: float) -> None:
+        """Tells the controller how far the scores are from where they should be.
+
+        Args:
+            controller: sets lambda_t by it.
+            ranking: the scores of all sites, and the density asked for.
+            rate: the learning rate of the scores or weights that the penalty acts on.
+        """
+
+    @property
+    def decides_density(self) -> bool:
+        return self.penalty is not None
+
+    def values(self, density: float | None) -> tuple[float, float]:
+        name = type(self).__name__
+        if density is None and self.penalty is None:
+            raise InvalidInputError(
+                f"{name} needs a density or a penalty. Set density to the fraction of weights to keep, as 0.1, or "
+                f"{name}(penalty=...) to the paper's lambda."
+            )
+        if density is not None and self.penalty is not None:
+            raise InvalidInputError(
+                f"{name} takes a density or a penalty, got density={density} and penalty={self.penalty}: each decides how much "
+                "is kept. Give one."
+            )
+        return (0.0, self.last) if density is None else (1.0, density)
+
+    def penalty_at(self, value: float) -> float:
+        """Returns lambda_t for a value of the schedule, in the paper's form."""
+        return 0.0 if self.penalty is None else self.penalty * value / self.last
+
+    def check_penalty(self) -> None:
+        """Raises InvalidInputError unless the penalty is lambda or None."""
+        if self.penalty is not None and (not is_number(self.penalty) or not 0 <= self.penalty < math.inf):
+            raise InvalidInputError(f"penalty must be lambda, 0 or above, or None for a density, got {self.penalty!r}.")
+
+
+class StochasticMethod(Method):
+    """A method whose mask is sampled for the forward passes of each step. Between steps `masks` holds, without noise."""
+
+    @abstractmethod
+    def sample(self, scores: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns M of one site for the forward passes of one step.
+
+        Args:
+            scores: S.
+            noise: makes a tensor like its argument of logit(u), u drawn uniformly from 1e-4 to 1 - 1e-4.
+        """

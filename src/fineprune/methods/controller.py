@@ -1,14 +1,12 @@
 """Steering a penalty by feedback, so that a run ends at the density it was asked for."""
 
 import math
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-SAMPLE = 1 << 16
-"""About so many scores are looked at, spread evenly over all sites; all of them where there are no more."""
 
 
 @dataclass
@@ -29,7 +27,7 @@ class Controller:
     Args:
         horizon: steps.
         strongest: the hardest pull. Up to 1 the optimizer can follow for ever; a harder one lasts until Adam's
-            second moment has caught up, some hundred steps, and drowns what the loss says meanwhile.
+            second moment has caught up, a few hundred steps, and outweighs the loss meanwhile.
         penalty: lambda in force.
         integral: the pull that holds q still, as found so far.
     """
@@ -55,6 +53,34 @@ class Controller:
             self.integral = _within(1.0, self.integral + proportional / (4 * self.horizon))
 
 
+class Ranking(ABC):
+    """The scores of all sites that share a budget, as a steered method sees them: sampled, with the density asked for."""
+
+    density: float
+    """The density asked for at this step."""
+    density_ahead: float
+    """The density asked for one horizon later."""
+    finished: bool
+    """Whether the schedule's final value is in force."""
+
+    @abstractmethod
+    def at(self, *densities: float) -> list[float]:
+        """Returns for each density a score: the groups at or above it hold that fraction of all weights, by the sample."""
+
+    @abstractmethod
+    def share_above(self, cut: float) -> tuple[float, float]:
+        """Returns the fraction of the weights whose groups' scores lie above a cut: read off the sample, and counted."""
+
+    @abstractmethod
+    def typical_penalty(self, slope: Callable[[Tensor], Tensor], low: float, high: float) -> float:
+        """Returns the lambda whose penalty equals the typical gradient of the scores between two values.
+
+        Args:
+            slope: R'(S) of each score, before the means are taken.
+            low, high: the scores to look at.
+        """
+
+
 def _within(bound: float, value: float) -> float:
     return min(max(value, -bound), bound)
 
@@ -63,12 +89,12 @@ def scores_at(samples: Sequence[Tensor], weights: Sequence[int], densities: Sequ
     """Returns, for each density, about the score at or above which groups with that fraction of all weights lie.
 
     Args:
-        samples: some scores of each site.
+        samples: a sample of the scores of each site.
         weights: how many weights each site holds.
         densities: each above 0.
     """
     values, order = torch.cat(list(samples)).sort(descending=True)
-    shares = [torch.full_like(part, weight / len(part)) for part, weight in zip(samples, weights, strict=True)]
+    shares = [torch.full_like(sample, weight / len(sample)) for sample, weight in zip(samples, weights, strict=True)]
     covered = torch.cat(shares)[order].cumsum(0, dtype=torch.float64) / sum(weights)
     places = torch.searchsorted(covered, torch.tensor(densities, dtype=torch.float64, device=covered.device))
     found: list[float] = values[places.clamp(max=len(values) - 1)].tolist()
@@ -87,7 +113,7 @@ def penalty_unit(sites: Iterable[tuple[Tensor, Tensor, float]]) -> float:
 
     Args:
         sites: of each site R'(S) of some scores before the means are taken, Adam's second moment in the same
-            places, bias corrected, and what the means divide by: the number of sites times that of its scores.
+            places, bias corrected, and the divisor of the means: the number of sites times that of its scores.
     """
     lambdas = [moment.sqrt() * share / slope for slope, moment, share in sites]
     if not lambdas:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import Method
-from .inits import _uniform
+from .inits import uniform
 
 
 @dataclass(frozen=True)
@@ -22,4 +22,4 @@ class Random(Method):
     """The control: S is random and never changes, so a random set is kept."""
 
     def init_scores(self, magnitude: Tensor, generator: torch.Generator) -> Tensor:
-        return _uniform(magnitude, generator)
+        return uniform(magnitude, generator)

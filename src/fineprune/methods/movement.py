@@ -11,14 +11,13 @@ from torch import Tensor
 from ..distributed.process_group import ALONE, ProcessGroup
 from ..errors import InvalidInputError, is_number
 from ..selection.scopes import Select, keep_above, keep_global_and_least
-from .base import _Learned
+from .base import LearnedMethod
 from .inits import Constant, FromMagnitude, ScoreInit
-from .l0 import _logit
-from .penalised import Penalised
+from .penalised import PenalisedScores, logit
 
 
 @dataclass(frozen=True)
-class Movement(_Learned):
+class Movement(LearnedMethod):
     """MvP, hard movement pruning, first order (Sanh et al. 2020, section 4).
 
         M = top_v(S),    dL/dS = G * W    with G = dL/dW', W' = W * M
@@ -27,7 +26,7 @@ class Movement(_Learned):
     weight moves toward zero and rises while it moves away. S learns by Adam without decay.
 
     By default the scores are initialised from the magnitude, not as the paper's 0: in runs of 800 steps scores initialised at 0
-    lose to magnitude pruning, and those initialised so do not (measured: docs/defaults.md). The paper's form is
+    lose to magnitude pruning, and those initialised so do not (measured: docs/measurements/defaults.md). The paper's form is
     `Movement(init=Constant(0.0))`.
 
     Args:
@@ -41,7 +40,7 @@ class Movement(_Learned):
 
 
 @dataclass(frozen=True)
-class SoftMovement(Penalised):
+class SoftMovement(PenalisedScores):
     """SMvP, soft movement pruning, first order (Sanh et al. 2020, section 4).
 
         M = sigmoid(S) > tau,    dL/dS = G * W + lambda_t * R'(S)
@@ -50,23 +49,22 @@ class SoftMovement(Penalised):
     that each keeps as much as its scores deserve, whatever the scope.
 
     With `penalty`, tau rises from 0 to `threshold` by the schedule, lambda_t = penalty * tau / threshold, and the
-    density is what comes out. With a density in the config, the density falls by the schedule: tau is where it
+    density follows from it. With a density in the config, the density decreases by the schedule: tau is where it
     must be to keep exactly that many, and lambda_t is set so that tau ends near `threshold`.
 
     Args:
         penalty: lambda. None: the config gives a density.
         threshold: the cut tau on sigmoid(S) at the end.
         init: how the scores start. None: with a penalty at 0, as in the paper; with a density from the magnitude, which in
-            short runs keeps more of the accuracy (measured: docs/defaults.md).
+            short runs keeps more of the accuracy (measured: docs/measurements/defaults.md).
         score_lr: the scores' base learning rate; it follows that of the weights.
     """
 
     penalty: float | None = None
     threshold: float = 0.1
-    init: ScoreInit | None = None  # type: ignore[assignment]  # what it stands for is put in its place
+    init: ScoreInit | None = None  # type: ignore[assignment]  # None is replaced by what it stands for
     score_lr: float = 1e-2
 
-    cuts: ClassVar[bool] = False
     strongest: ClassVar[float] = 0.5  # the density is kept without it
 
     def __post_init__(self) -> None:
@@ -74,9 +72,7 @@ class SoftMovement(Penalised):
             object.__setattr__(self, "init", FromMagnitude() if self.penalty is None else Constant(0.0))
         super().__post_init__()
         if not is_number(self.threshold) or not 0 < self.threshold < 1:
-            raise InvalidInputError(
-                f"SoftMovement was given threshold={self.threshold!r}; it is a cut on sigmoid(S), between 0 and 1."
-            )
+            raise InvalidInputError(f"threshold must be a cut on sigmoid(S), above 0 and below 1, got {self.threshold!r}.")
 
     @property
     def last(self) -> float:
@@ -84,12 +80,12 @@ class SoftMovement(Penalised):
 
     @property
     def cut(self) -> float:
-        return _logit(self.threshold)
+        return logit(self.threshold)
 
     def masks(self, scores: Sequence[Tensor], sizes: Sequence[int], value: float, select: Select) -> list[Tensor]:
         if self.penalty is None:
             return keep_global_and_least(scores, sizes, value, self.LEAST, select.processes)
-        return keep_above(scores, _logit(value), self.LEAST, select.processes)
+        return keep_above(scores, logit(value), self.LEAST, select.processes)
 
     def threshold_in_force(
         self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float, processes: ProcessGroup = ALONE

@@ -1,5 +1,6 @@
-"""Methods whose scores are pushed down by a penalty."""
+"""Penalties on scores, which push them down by lambda_t * R(S), and on weights, which shrink them."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -8,43 +9,27 @@ import torch
 from torch import Tensor
 
 from ..distributed.process_group import ALONE, ProcessGroup
-from ..errors import InvalidInputError
-from .base import _Learned, check_penalty
+from .base import LearnedMethod, PenalisedMethod
+from .controller import Controller, Ranking
 
 
-class Penalised(_Learned):
-    """A method whose scores are pushed down by lambda_t * R(S), and whose cut lies at a fixed score.
+class PenalisedScores(LearnedMethod, PenalisedMethod):
+    """Scores that are pushed down by a penalty; the cut lies at a fixed score.
 
         R(S) = mean over sites of mean over scores of sigmoid(S - shift)
         dL/dS = the method's own gradient + lambda_t / (sites * scores) * sigmoid'(S - shift)
 
-    With `penalty` given, lambda_t follows the schedule (the paper's form) and the density is what comes
-    out. With a `density` in the config, a controller sets lambda_t, see `control`; it needs an optimizer of the
-    scores with Adam's second moment.
+    Where a density is asked for, the optimizer of the scores must have Adam's second moment.
     """
 
-    penalty: float | None
-
     ranks: ClassVar[bool] = False
-    steers: ClassVar[bool] = True
-
-    cuts: ClassVar[bool] = True
-    """Whether M is cut at `cut` also where a density is asked for; otherwise where the density is."""
-
-    strongest: ClassVar[float] = 6.0
-    """How hard the penalty may pull where a density is asked for, see `control.Controller`."""
 
     LEAST: ClassVar[float] = 0.005
     """Share of each matrix that is always kept, as in Sanh et al.'s released example."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_penalty(self, self.penalty)
-
-    @property
-    @abstractmethod
-    def last(self) -> float:
-        """The final value of the schedule in the paper's form, where lambda_t = penalty."""
+        self.check_penalty()
 
     @property
     @abstractmethod
@@ -53,34 +38,8 @@ class Penalised(_Learned):
 
     @property
     def shift(self) -> float:
-        """What is taken from the scores inside R."""
+        """The number that R takes from the scores."""
         return 0.0
-
-    @property
-    def decides_density(self) -> bool:
-        return self.penalty is not None
-
-    def values(self, density: float | None) -> tuple[float, float]:
-        name = type(self).__name__
-        if density is None and self.penalty is None:
-            raise InvalidInputError(
-                f"{name} was given neither a density nor a penalty. Set density to the fraction of weights to keep, as 0.1, "
-                f"or {name}(penalty=...) to the paper's lambda."
-            )
-        if density is not None and self.penalty is not None:
-            raise InvalidInputError(
-                f"{name} was given density={density} and penalty={self.penalty}: each decides how much is kept. Give one."
-            )
-        return (0.0, self.last) if density is None else (1.0, density)
-
-    def penalty_at(self, value: float) -> float:
-        return 0.0 if self.penalty is None else self.penalty * value / self.last
-
-    def threshold_in_force(
-        self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float, processes: ProcessGroup = ALONE
-    ) -> float | None:
-        """Returns the cut on sigmoid(S); None for a method without one."""
-        return None
 
     def slope(self, scores: Tensor) -> Tensor:
         """Returns sigmoid'(S - shift)."""
@@ -88,5 +47,35 @@ class Penalised(_Learned):
         slope: Tensor = torch.ops.aten.sigmoid_backward(sigmoid.new_ones(()).expand_as(sigmoid), sigmoid)
         return slope
 
-    def score_gradient(self, scores: Tensor, movement: Tensor, mask: Tensor, penalty: float) -> Tensor:
-        return movement.add_(self.slope(scores), alpha=penalty) if penalty else movement
+    def aim(self, ranking: Ranking) -> float:
+        """Returns the density whose score is to lie at the cut."""
+        return ranking.density
+
+    def steer(self, controller: Controller, ranking: Ranking, rate: float) -> None:
+        density = self.aim(ranking)
+        low, score, high = ranking.at(2 * density, density, density / 2)
+        controller.steer(score - self.cut, rate, ranking.typical_penalty(self.slope, low, high))
+
+    def threshold_in_force(
+        self, scores: Sequence[Tensor], masks: Sequence[Tensor], value: float, processes: ProcessGroup = ALONE
+    ) -> float | None:
+        """Returns the cut on sigmoid(S); None for a method without one."""
+        return None
+
+
+class PenalisedWeights(PenalisedMethod):
+    """Weights that a penalty shrinks, by whole groups, after the optimizer's step."""
+
+    @abstractmethod
+    def contraction(self, magnitude: Tensor, amount: float) -> Tensor:
+        """Returns the factor of each group's weights.
+
+        Args:
+            magnitude: root mean square of the weights of each group.
+            amount: the learning rate of the weights times lambda_t.
+        """
+
+
+def logit(probability: float) -> float:
+    """Returns ln(p / (1 - p)); minus infinity for 0."""
+    return math.log(probability / (1 - probability)) if probability > 0 else -math.inf

@@ -1,31 +1,30 @@
 """Which optimizers and trainers can be pruned around: those that touch parameters only in `step()`."""
 
 import json
+import math
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..config.config import PruningConfig
+from ..core.pool import Pool
+from ..core.weight import Weight
 from ..distributed import process_group
 from ..distributed.coordinator import Coordinator
-from ..distributed.process_group import ProcessGroup, local
+from ..distributed.process_group import ProcessGroup
 from ..errors import InvalidInputError, TrainingError, enumeration
+from ..methods.base import LearnedMethod, Method
+from ..methods.penalised import PenalisedScores, PenalisedWeights
+from ..selection.counts import budget_of, least_of
+from ..structures.base import Structure
 
 DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP, FSDP2 (fully_shard) or one process."
 
 FSDP1 = "FSDP1 flattens the weights and cannot be pruned. Use FSDP2 (fully_shard; Accelerate's fsdp_version: 2), or DDP."
-
-
-def only_makes_state(optimizer: torch.optim.Optimizer, processes: ProcessGroup) -> bool:
-    """Whether a step is no step: PyTorch's sharded checkpoints take one with a rate of 0 and gradients of 0, to let an
-    optimizer make its state."""
-    if optimizer.state or any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
-        return False
-    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
-    return not processes.any(any(gradient is not None and bool(local(gradient).any()) for gradient in gradients))
 
 
 def check_same_run(coordinator: Coordinator, model: nn.Module, settings: Mapping[str, Any], total_steps: int) -> None:
@@ -36,7 +35,7 @@ def check_same_run(coordinator: Coordinator, model: nn.Module, settings: Mapping
     names = [name for name, is_unlike in zip(known, unlike, strict=True) if is_unlike]
     if names:
         raise InvalidInputError(
-            f"The ranks were given different values of {enumeration(names)} (total_steps is {total_steps} here). Every rank "
+            f"The ranks got different values of {enumeration(names)} (total_steps is {total_steps} here). Every rank "
             "takes as many steps, of the same model, by the same config; with loaders of different lengths give the shortest."
         )
 
@@ -45,7 +44,7 @@ def check_no_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raises if the arguments of `optimizer.step`, the optimizer itself first, hold a closure."""
     if any(argument is not None for argument in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
         raise TrainingError(
-            "optimizer.step() was given a closure, which would run the model on its dense weights. Call backward() first, "
+            "optimizer.step() got a closure, which would run the model on its dense weights. Call backward() first, "
             "then step() without one."
         )
 
@@ -64,7 +63,7 @@ def check_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if any("deepspeed" in base.__module__ or "DeepSpeed" in base.__name__ for base in kind.__mro__):
         raise InvalidInputError(DEEPSPEED)  # its optimizers are not PyTorch's
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InvalidInputError(f"optimizer was given as {kind.__name__}; it takes a torch.optim.Optimizer.")
+        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {kind.__name__}.")
     if callable(getattr(kind, "eval", None)):
         raise InvalidInputError(
             f"{kind.__name__} is a schedule-free optimizer: it swaps the weights in eval(), where a pruner must hold them. "
@@ -100,46 +99,128 @@ def check_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
             )
     if len({process_group.of(parameter) for parameter in parameters.values()}) > 1:
         raise InvalidInputError(
-            "The weights to prune are shared out among several sets of processes, or some are and others are not. Shard all of "
-            "them with fully_shard over one mesh, or leave some out with exclude_modules."
+            "The weights to prune are sharded over several sets of processes, or only some of them are. Shard all of them "
+            "with fully_shard over one mesh, or leave some out with exclude_modules."
         )
 
 
-def check_gradients(model: nn.Module, parameters: Sequence[nn.Parameter], step: int, processes: ProcessGroup) -> None:
-    """Raises if a gradient is sparse, NaN or infinite, on every rank that shares the weights. One question to the device for
-    all gradients.
+Groups = Mapping[int, Mapping[str, Any]]
+"""The optimizer's parameter group of each parameter, by the parameter's id."""
+
+
+def base_rate(group: Mapping[str, Any]) -> float:
+    """Returns the weights' learning rate before any scheduling; 0 where the optimizer has none."""
+    rate = group.get("initial_lr", group.get("lr"))
+    return 0.0 if rate is None else float(rate)
+
+
+def check_pool(
+    config: PruningConfig,
+    parameters: Mapping[str, nn.Parameter],
+    groups: Groups,
+    processes: ProcessGroup,
+    earlier: Container[str],
+) -> None:
+    """Raises if the settings of a pool do not fit its parameters.
 
     Args:
-        model: whose names the message uses; other parameters get a number.
-        parameters: those of the optimizer.
-        step: about to be taken.
-        processes: the processes among which the gradients are shared out.
+        config: the settings.
+        parameters: those of the pool, by name.
+        groups: the optimizer's.
+        processes: those over which the parameters are sharded.
+        earlier: names of parameters in earlier pools.
     """
-    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
-    if any(_is_sparse(gradient) for gradient in gradients):
-        raise TrainingError(
-            f"The gradient of {enumeration(_names_of(model, parameters, _is_sparse))} is sparse; pruning takes dense ones (an "
-            "Embedding's sparse=False)."
+    if processes.size > 1 and not config.scores.shards:
+        raise InvalidInputError(
+            f"The weights are sharded over {processes.size} processes, and {config.scores} would hold B on all and A on each. "
+            "Take BFloat16Scores() or FullScores(), or train with DDP."
         )
-    # NaN goes through aminmax, which is faster than asking each element (benchmarks/primitives.py).
-    finite = [extreme.isfinite() for gradient in gradients if gradient.numel() for extreme in torch.aminmax(gradient)]
-    whole = not finite or bool(torch.stack([answer.to(finite[0].device) for answer in finite]).all())
-    if not processes.any(not whole):
+    _check_trained(parameters, groups)
+    _check_learning_rates(parameters, groups, config.method)
+    if config.structure.density() is not None and any(name in earlier for name in parameters):
+        raise InvalidInputError(
+            f"{config.structure} counts neighbours in whole rows, and a rule before it takes some out. Choose another "
+            "structure for the rest, as Unstructured()."
+        )
+
+
+def _check_trained(parameters: Mapping[str, nn.Parameter], groups: Groups) -> None:
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in groups]
+    if missing:
+        raise InvalidInputError(
+            f"The optimizer does not train {enumeration(missing)}. Give it every parameter that is pruned, or leave those "
+            "out with exclude_modules. Where the model is wrapped or moved, do that before making the optimizer."
+        )
+
+
+def _check_learning_rates(parameters: Mapping[str, nn.Parameter], groups: Groups, method: Method) -> None:
+    """Raises for weights without a learning rate, where scores or a penalty follow it."""
+    for name, parameter in parameters.items():
+        rate = base_rate(groups[id(parameter)])
+        learns = isinstance(method, LearnedMethod)
+        if (learns or isinstance(method, PenalisedWeights)) and rate <= 0:
+            following = "its scores" if learns else "its penalty"
+            raise InvalidInputError(
+                f"The learning rate of {name} is {rate}, so the rate of {following} cannot follow it. Give the "
+                "optimizer a rate above 0, and make a warmup scheduler before the Pruner."
+            )
+
+
+def check_whole_groups(parameters: Mapping[str, nn.Parameter], grouping: Mapping[str, Structure], structure: Structure) -> None:
+    """Raises where a group would lie on several processes: each must hold whole rows of the scores."""
+    for name, grouped in grouping.items():
+        parameter = parameters[name]
+        processes, whole = process_group.of(parameter), grouped.groups(parameter.shape)
+        try:
+            here = grouped.groups(process_group.local(parameter).shape)
+        except InvalidInputError:
+            here = torch.Size([0])
+        own = here[0] if here[1:] == whole[1:] and len(grouping) == 1 else 0
+        if processes.size > 1 and processes.totals([own]) != [whole[0]]:
+            raise InvalidInputError(
+                f"{name} is sharded over {processes.size} processes by rows, and groups of {structure} would lie on several "
+                "of them (of a layer that keeps its weight transposed, as GPT-2's, all groups but single weights do). Take "
+                "Unstructured(), or NofM(), Rows() or Blocks() whose rows divide those of each process; or train with DDP."
+            )
+
+
+def _check_costs(pool: Pool) -> None:
+    """Raises if groups take nothing of the budget."""
+    idle = [site.name for site in pool.sites if pool.cost(site) == 0]
+    if idle:
+        raise InvalidInputError(
+            f"The groups of {enumeration(idle)} take no operations, which {pool.config.budget} counts. Count weights, with "
+            "InWeights()."
+        )
+
+
+def check_budget(pool: Pool, surviving: Mapping[Weight, float]) -> None:
+    """Raises if the final density keeps nothing of a matrix, or everything.
+
+    Args:
+        pool: to check.
+        surviving: the fraction of a weight that earlier pools keep at their end; 1 for those not named.
+    """
+    _check_costs(pool)
+    if pool.method.decides_density or pool.config.structure.density() is not None:
         return
-    broken = _names_of(model, parameters, lambda gradient: not gradient.isfinite().all())
-    raise TrainingError(
-        f"At step {step} the gradient is NaN or infinite in {enumeration(broken or ['what another rank holds'])}. Nothing was "
-        "changed. Lower the "
-        "learning rate, look for a division by zero in the loss, or use bf16 or a GradScaler instead of plain fp16."
-    )
-
-
-def _is_sparse(gradient: Tensor) -> bool:
-    return gradient.layout != torch.strided
-
-
-def _names_of(model: nn.Module, parameters: Sequence[nn.Parameter], wrong: Callable[[Tensor], bool]) -> list[str]:
-    """The parameters whose gradient is wrong; those from outside the model get a number for a name."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    held = [(names.get(id(p), f"parameter {n}"), local(p.grad)) for n, p in enumerate(parameters) if p.grad is not None]
-    return [name for name, gradient in held if wrong(gradient)]
+    final = pool.config.values()[1]
+    if final == 1:
+        raise InvalidInputError("density 1.0 would prune nothing. Ask for less than 1, or train without a Pruner.")
+    numbers = [int(site.groups * min(surviving.get(weight, 1.0) for weight in site.grouping)) for site in pool.sites]
+    weights = sum(number * pool.cost(site) for number, site in zip(numbers, pool.sites, strict=True))
+    counts = {site.name: (number, 1) for number, site in zip(numbers, pool.sites, strict=True)}
+    if isinstance(pool.method, PenalisedScores):
+        each = (least_of(number, pool.method.LEAST) * pool.cost(s) for number, s in zip(numbers, pool.sites, strict=True))
+        least = sum(each)
+        counts = {"a matrix, though at least 0.5 % of each and one more are to be kept": (weights, least)}
+    elif pool.config.scope == "global":  # counts weights, and its best group may be one of the largest
+        counts = {"all matrices": (weights, max(pool.cost(site) for site in pool.sites))}
+    for name, (count, least) in counts.items():
+        if budget_of(count, final) < least:
+            enough = math.ceil(1e6 * least / max(count, 1)) / 1e6
+            enough += 1e-6 * (budget_of(count, enough) < least)  # where rounding falls short
+            raise InvalidInputError(
+                f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least:,}. Ask for at "
+                f"least {enough:.6g}, or leave some out with exclude_modules."
+            )

@@ -1,4 +1,4 @@
-"""How the pools of a pruner are saved, and made again from a saved state; on any number of processes."""
+"""The state of a pruner: saved, loaded and compared, on any number of processes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -9,20 +9,29 @@ import torch
 from torch import Tensor
 
 from ..config.config import PruningConfig
-from ..core.pool import Pool, spread_masks
+from ..core.gradients import parameters_of
+from ..core.masked_model import MaskedModel
+from ..core.pool import Pool, masks_of, masks_of_weights
 from ..core.site import Site
-from ..core.weight import Weight
-from ..errors import InvalidInputError, enumeration
+from ..core.weight import Weight, checksum
+from ..distributed import process_group
+from ..distributed.coordinator import Coordinator
+from ..errors import InvalidInputError, TrainingError, enumeration
+from ..masks import file as mask_file
 from ..methods.controller import Controller
 from . import state_files
+
+FORMAT = 1
+"""Version of the saved state."""
 
 
 def save(pools: Sequence[Pool], folder: str | Path, facts: dict[str, Any], writes: bool) -> None:
     """Writes the tensors of the pools and the facts into the folder, see `state.write`.
 
     Args:
-        pools: of this process; what others hold is fetched, one tensor at a time.
-        folder, facts: where to, and what else.
+        pools: of this process; the shards of others are fetched, one tensor at a time.
+        folder: to write into.
+        facts: to write beside.
         writes: whether this process is the one that writes.
     """
     sites = [site for pool in pools for site in pool.sites]
@@ -53,7 +62,7 @@ def load(pools: Sequence[Pool], folder: str | Path, expected: Mapping[str, Any])
         if saved != mine:
             raise InvalidInputError(
                 f"The state in {folder} was saved with another {key}: {_difference(saved, mine)}. Resume with the "
-                "same config, model and total_steps as the run had, or start anew."
+                "same config, model and total_steps as the run had, or start a new run."
             )
     tensors = state_files.read_tensors(folder, _rows(pools))
     broken = [name for name, tensor in tensors.items() if tensor.isnan().any()]
@@ -73,7 +82,7 @@ def load(pools: Sequence[Pool], folder: str | Path, expected: Mapping[str, Any])
 
 
 def settings(config: PruningConfig) -> dict[str, Any]:
-    """Returns what of a config a run must keep: not where its dense weights wait, nor who wrote it."""
+    """Returns the settings that a resumed run must share: not where dense weights lie, nor the version that wrote them."""
     return {name: setting for name, setting in config.to_dict().items() if name not in ("version", "dense_on_cpu")}
 
 
@@ -110,7 +119,7 @@ def _saved_pools(pools: Sequence[Pool], tensors: Mapping[str, Tensor], facts: Ma
 
 
 def _like(dense: Tensor, saved: Tensor) -> Tensor:
-    """A copy where the dense weight lies: what is read lies in the file itself, which would have to stay."""
+    """A copy where the dense weight lies: a tensor as read lies in the file itself, which would have to stay."""
     copied = saved.to(dense, copy=True)
     return copied.pin_memory() if dense.is_pinned() else copied
 
@@ -125,14 +134,14 @@ def _saved_site(site: Site, saved: Mapping[Weight, Weight], tensors: Mapping[str
                 kind + name.removeprefix(whole): each for name, each in tensors.items() if f"{name}.".startswith(f"{whole}.")
             }
         scores = site.scores.like_saved(own)
-    return Site({saved[weight]: cut for weight, cut in site.grouping.items()}, scores, site.key)
+    return Site({saved[weight]: structure for weight, structure in site.grouping.items()}, scores, site.key)
 
 
 def check_weights(
     pools: Sequence[Pool], masks: Sequence[Sequence[Tensor]], at_attach: Mapping[str, Tensor], folder: str | Path
 ) -> None:
     """Raises unless the model holds W * M of the pools, or held it when a pruner was attached."""
-    for weight, mask in spread_masks(pools, masks).items():
+    for weight, mask in masks_of_weights(pools, masks).items():
         held = (weight.held, at_attach.get(weight.name, weight.held).to(mask.device))
         if not any(_is_effective(tensor, weight, mask) for tensor in held):
             raise InvalidInputError(
@@ -148,6 +157,67 @@ def _is_effective(tensor: Tensor, weight: Weight, mask: Tensor) -> bool:
         return torch.equal(tensor, effective)
     nearly = 8 * torch.finfo(effective.dtype).eps * weight.dense.to(mask.device).abs()
     return tensor.shape == effective.shape and bool(((tensor - effective).abs() <= nearly).all())
+
+
+def facts(weights: Sequence[Weight], config: PruningConfig, total_steps: int) -> dict[str, Any]:
+    """Returns the facts that a state must share with the pruner that takes it up."""
+    shapes = {weight.name: [str(weight.parameter.dtype), *weight.parameter.shape] for weight in weights}
+    return {"format": FORMAT, "config": settings(config), "total_steps": total_steps, "weights": shapes}
+
+
+def check_equal(masked: MaskedModel, coordinator: Coordinator) -> None:
+    """Raises TrainingError, on every rank, if two of them hold different masks, weights or scores.
+
+    A sharded mask is also compared with the one that the scores give: each shard's is computed again at each step.
+    """
+    weights = masked.weights
+    differs = coordinator.unequal(_checksums(masked), masked.processes.rank)
+    if masked.processes.size > 1:
+        again = masks_of_weights(masked.pools, masks_of(masked.pools, masked.step))
+        astray = coordinator.any([not torch.equal(weight.mask, again[weight]) for weight in weights])
+        differs = [one or other for one, other in zip(differs, astray, strict=True)]
+    if any(differs):
+        names = [weight.name for weight, is_different in zip(weights, differs, strict=True) if is_different]
+        raise TrainingError(
+            f"At step {masked.step} the ranks hold different masks, weights or scores of {enumeration(names)}. Is the model "
+            "wrapped in DDP or sharded, and does every rank take the same steps? Resume from the last checkpoint; nothing "
+            "was saved since."
+        )
+
+
+def _checksums(masked: MaskedModel) -> list[int]:
+    """One of each weight, with the scores of the site in which it comes first: a wrong mask is replaced at the next step, but
+    its effect on W and S stays."""
+    sums = {weight: weight.checksum() for weight in masked.weights}
+    for site in masked.sites:
+        for name, tensor in sorted(site.tensors().items()):
+            if name.startswith("scores."):
+                sums[site.weights[0]] = checksum(tensor, sums[site.weights[0]])
+    return list(sums.values())
+
+
+def check_mask_is_all(masked: MaskedModel) -> None:
+    """Raises InvalidInputError unless the masks, as bits, are all that a run did to the pruned weights."""
+    trained = [weight.name for weight in masked.weights if not weight.frozen]
+    if trained or masked.stochastic:
+        wrong = f"this run trains {enumeration(trained)}" if trained else "L0's gates are numbers from 0 to 1"
+        raise InvalidInputError(
+            f"A mask alone is the result of a run with frozen_weights=True and a method like Movement(), and {wrong}. Save "
+            "the model with save_pretrained()."
+        )
+
+
+def save_mask(masked: MaskedModel, optimizer: torch.optim.Optimizer, path: str | Path, coordinator: Coordinator) -> None:
+    """Writes the masks, and the other parameters that the optimizer trains, into one file; rank 0 writes."""
+    process_group.reshard(masked.model)
+    held = {id(parameter) for parameter in parameters_of(optimizer)} - {id(weight.parameter) for weight in masked.weights}
+    others = {n: p for n, p in masked.model.named_parameters() if id(p) in held and p.requires_grad}
+    joined = masked.processes.joined
+    weights = {weight.name: (joined(weight.wide()), joined(weight.mask)) for weight in masked.weights}
+    values = {name: process_group.of(p).joined(process_group.local(p.detach())) for name, p in others.items()}
+    with coordinator.failing_together():
+        if coordinator.rank == 0:
+            mask_file.save(path, weights, values)
 
 
 def _difference(saved: Any, mine: Any) -> str:

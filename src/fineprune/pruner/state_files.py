@@ -1,7 +1,7 @@
 """The two files of a pruner's state: tensors in `pruner.safetensors`, facts in `pruner.json`.
 
 Each is written beside its final name, flushed to the disk and renamed, the facts last. Both carry
-the same random id, so that a pair put together from two saves is noticed. Nothing is pickled.
+the same random id, so that a pair from two different saves is noticed. Nothing is pickled.
 """
 
 import json

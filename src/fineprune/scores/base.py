@@ -1,4 +1,4 @@
-"""The forms in which scores are kept, and the plain one: in full."""
+"""What a form of scores answers, and a tensor that learns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from ..methods.base import Method
+from ..methods.base import LearnedMethod, Method
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What PyTorch calls Adam's moments, which lie as what they are of; other optimizers may keep theirs otherwise."""
+"""PyTorch's names of Adam's moments, which have the shape of the scores; other optimizers may keep theirs otherwise."""
 ALL = slice(0, None)
 """A process that holds the whole."""
 
 
 class ScoreForm(ABC):
-    """How scores are kept. A new form is a frozen dataclass, with a class of `Scores` that it lets be initialised."""
+    """How scores are kept. A new form is a frozen dataclass, with a class of `Scores` that it makes."""
 
     shards: ClassVar[bool] = True
-    """Whether each process can keep some rows of them for itself, as FSDP2 shares a weight out."""
+    """Whether each process can keep only its own rows of them, as FSDP2 shards a weight."""
 
-    made_anew: ClassVar[bool] = False
+    on_demand: ClassVar[bool] = False
     """Whether S in full takes memory only while it is asked for, so that it is better asked for one site at a time."""
 
     @abstractmethod
@@ -33,15 +33,15 @@ class ScoreForm(ABC):
     def initialised(
         self, method: Method, magnitude: Tensor, generator: torch.Generator, seed: int, place: int, rows: slice = ALL
     ) -> "Scores | None":
-        """Returns the scores with which a site starts; None if the method makes them anew from the weights at each step.
+        """Returns the scores with which a site starts; None if they are the magnitude of the weights at each step.
 
         Args:
             method: one that passes `check`.
             magnitude: of each group, see `methods.ScoreInit`.
-            generator: what the inits of all sites draw from, one after the other.
-            seed: of what is drawn later, at each step.
+            generator: of the random numbers of all sites, one after the other.
+            seed: of the random numbers of later steps.
             place: number of the site among all of the pruner's.
-            rows: which rows of the scores this process holds; the others are initialised and let go.
+            rows: which rows of the scores this process holds; the others are initialised and dropped.
 
         Raises:
             InvalidInputError: if scores of this shape cannot be kept so.
@@ -56,7 +56,7 @@ class Scores(ABC):
 
     @abstractmethod
     def value(self, magnitude: Callable[[], Tensor]) -> Tensor:
-        """Returns S in the groups' shape, in float32 or wider. It is not to be changed: it may be what is kept.
+        """Returns S in the groups' shape, in float32 or wider. It is not to be changed: it may be the stored tensor.
 
         Args:
             magnitude: makes the magnitude from which the scores of this site were initialised, of the weights as they are now.
@@ -64,29 +64,29 @@ class Scores(ABC):
 
     @abstractmethod
     def gradients(self, gradient: Tensor) -> list[Tensor]:
-        """Returns the gradients of what is trained, given dL/dS in the groups' shape; may use its memory."""
+        """Returns the gradients of the trained tensors, given dL/dS in the groups' shape; may use its memory."""
 
     @abstractmethod
     def learn(self, gradients: Sequence[Tensor], rate: float) -> None:
         """Takes one step of the optimizer, or of each.
 
         Args:
-            gradients: what `gradients` returned, clipped perhaps.
+            gradients: as `gradients` returns them, perhaps clipped.
             rate: the learning rate.
         """
 
     @abstractmethod
-    def second_moment(self, part: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Returns Adam's running mean of the squared gradient of some of the scores, bias corrected, in float32 or wider;
+    def second_moment(self, select: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Returns Adam's running mean of the squared gradient of selected scores, bias corrected, in float32 or wider;
         None before its first step, and of a form that has none."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Returns what must be saved: `scores`, or `scores.` with a name, and `moments.` with names. Not copies."""
+        """Returns the tensors to save: `scores`, or `scores.` with a name, and `moments.` with names. Not copies."""
 
     @abstractmethod
     def like_saved(self, tensors: Mapping[str, Tensor]) -> "Scores":
-        """Returns scores of the same form with copies of saved tensors; names that it does not know are let be.
+        """Returns scores of the same form with copies of saved tensors; unknown names are ignored.
 
         Raises:
             KeyError: if one is missing.
@@ -95,9 +95,9 @@ class Scores(ABC):
 
 
 def held(scores: Tensor, rows: slice) -> Tensor:
-    """Returns some rows, contiguous, without what else was initialised in the same memory."""
-    some = scores[rows]
-    return scores.contiguous() if len(some) == len(scores) else some.clone(memory_format=torch.contiguous_format)
+    """Returns rows of the scores, contiguous, in memory of their own."""
+    own = scores[rows]
+    return scores.contiguous() if len(own) == len(scores) else own.clone(memory_format=torch.contiguous_format)
 
 
 class Trained:
@@ -110,7 +110,7 @@ class Trained:
     def __init__(self, method: Method, tensor: Tensor, name: str = "") -> None:
         self.tensor = tensor
         self.name = name
-        self.optimizer = method.optimizer(tensor) if method.learns else None
+        self.optimizer = method.optimizer(tensor) if isinstance(method, LearnedMethod) else None
 
     def learn(self, gradient: Tensor, rate: float) -> None:
         assert self.optimizer is not None
@@ -120,13 +120,13 @@ class Trained:
         self.optimizer.step()
         self.tensor.grad = None
 
-    def second_moment(self, part: Callable[[Tensor], Tensor]) -> Tensor | None:
+    def second_moment(self, select: Callable[[Tensor], Tensor]) -> Tensor | None:
         assert self.optimizer is not None
         moments = self.optimizer.state[self.tensor]
         if "exp_avg_sq" not in moments:
             return None
         _, beta = self.optimizer.param_groups[0]["betas"]
-        unbiased: Tensor = part(moments["exp_avg_sq"]) / (1 - beta ** float(moments["step"]))
+        unbiased: Tensor = select(moments["exp_avg_sq"]) / (1 - beta ** float(moments["step"]))
         return unbiased
 
     def tensors(self) -> dict[str, Tensor]:
@@ -157,7 +157,5 @@ def saved(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 
 def check_learns(form: ScoreForm, method: Method) -> None:
     """Raises InvalidInputError for a method whose scores do not learn."""
-    if not method.learns:
-        raise InvalidInputError(
-            f"scores was given as {form}, which is for scores that learn, and those of {method} do not. Take FullScores()."
-        )
+    if not isinstance(method, LearnedMethod):
+        raise InvalidInputError(f"{form} is for scores that learn, and those of {method} do not. Take FullScores().")

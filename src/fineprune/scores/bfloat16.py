@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from ..methods.base import Method
+from ..methods.base import LearnedMethod, Method
 from .base import ALL, ScoreForm, Scores, check_learns, held, saved
 from .philox import CHUNK, random_bits
 
 PIECE = {"cpu": CHUNK}
 LARGE_PIECE = 16 * CHUNK
-"""So many scores in bfloat16 are worked on at once in float32: what a CPU's caches nearly hold, what keeps a GPU busy."""
+"""Number of scores that are computed in float32 at once: as many as a CPU's caches nearly hold, enough to keep a GPU busy."""
 
 LARGEST = torch.finfo(torch.bfloat16).max
 
@@ -24,13 +24,13 @@ LARGEST = torch.finfo(torch.bfloat16).max
 class BFloat16Scores(ScoreForm):
     """One score a group in bfloat16, with Adam's two moments in bfloat16: 6 bytes a group.
 
-    Each step is computed in float32 and written back by `round_at_random`. To the nearest, bfloat16's 8 bits would swallow
-    what changes a value by less than 1 part in 512: scores would stand still where the rate has fallen, and the second moment
-    (which changes by 1 in 1,000) would never fall. So rounded, all three are right on average. Scores that round to the same
-    value tie, and the lower index is kept.
+    Each step is computed in float32 and written back by `round_at_random`. Rounded to the nearest, bfloat16's 8 bits would
+    lose any change of a value by less than 1 part in 512: scores would stand still where the rate is small, and the second
+    moment (which changes by 1 in 1,000) would never decrease. Rounded at random, all three are right on average. Scores that
+    round to the same value tie, and the lower index is kept.
     """
 
-    made_anew: ClassVar[bool] = True
+    on_demand: ClassVar[bool] = True
 
     def check(self, method: Method) -> None:
         check_learns(self, method)
@@ -38,13 +38,13 @@ class BFloat16Scores(ScoreForm):
 
     def initialised(
         self, method: Method, magnitude: Tensor, generator: torch.Generator, seed: int, place: int, rows: slice = ALL
-    ) -> "BFloat16 | None":
+    ) -> "BFloat16Store | None":
         scores = method.init_scores(magnitude, generator)
         if scores is None:
             return None
-        kept = held(scores.to(torch.bfloat16), rows)  # to the nearest: what is initialised equal, or in order, stays so
+        kept = held(scores.to(torch.bfloat16), rows)  # to the nearest: equal scores stay equal, and an order stays
         moments, start = (torch.zeros_like(kept), torch.zeros_like(kept)), (rows.start or 0) * math.prod(kept.shape[1:])
-        return BFloat16(_adam_of(self, method), kept, moments, step=0, seed=seed, place=place, start=start)
+        return BFloat16Store(_adam_of(self, method), kept, moments, step=0, seed=seed, place=place, start=start)
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class _Adam:
 
 def _adam_of(form: ScoreForm, method: Method) -> _Adam:
     """Returns the settings of the Adam with which a method's scores learn; raises InvalidInputError if it is none."""
+    assert isinstance(method, LearnedMethod)  # by `check_learns`
     optimizer = method.optimizer(torch.zeros(1))
     settings = optimizer.defaults
     if type(optimizer) is not torch.optim.Adam or settings["weight_decay"] or settings["amsgrad"] or settings["maximize"]:
         raise InvalidInputError(
-            f"scores was given as {form}, which brings its own Adam, and the scores of {method} learn by "
-            f"{type(optimizer).__name__}: only torch.optim.Adam without weight_decay, amsgrad and maximize can be put in its "
-            "place. Take FullScores()."
+            f"{form} brings its own Adam, and the scores of {method} learn by {type(optimizer).__name__}: only "
+            "torch.optim.Adam without weight_decay, amsgrad and maximize can be replaced. Take FullScores()."
         )
     first, second = settings["betas"]
     return _Adam((float(first), float(second)), float(settings["eps"]))
 
 
-class BFloat16(Scores):
+class BFloat16Store(Scores):
     """S and Adam's moments in bfloat16.
 
         m <- beta1 m + (1 - beta1) G,    v <- beta2 v + (1 - beta2) G^2    with G = dL/dS
@@ -120,9 +120,9 @@ class BFloat16(Scores):
         S.addcdiv_(m, scale, value=-rate / (1 - beta1**t))
         return S, m, v
 
-    def second_moment(self, part: Callable[[Tensor], Tensor]) -> Tensor | None:
+    def second_moment(self, select: Callable[[Tensor], Tensor]) -> Tensor | None:
         _, beta2 = self.adam.betas
-        return part(self.moments[1]).float() / (1 - beta2**self.step) if self.step else None
+        return select(self.moments[1]).float() / (1 - beta2**self.step) if self.step else None
 
     def tensors(self) -> dict[str, Tensor]:
         seed = (self.seed + (1 << 63)) % (1 << 64) - (1 << 63)  # the same 64 bits with a sign, as tensors hold them
@@ -135,9 +135,9 @@ class BFloat16(Scores):
             "moments.seed": torch.tensor(seed),
         }
 
-    def like_saved(self, tensors: Mapping[str, Tensor]) -> "BFloat16":
+    def like_saved(self, tensors: Mapping[str, Tensor]) -> "BFloat16Store":
         S, m, v, step, seed = (saved(tensors, name, like) for name, like in self.tensors().items())
-        return BFloat16(self.adam, S, (m, v), step=int(step), seed=int(seed), place=self.place, start=self.start)
+        return BFloat16Store(self.adam, S, (m, v), step=int(step), seed=int(seed), place=self.place, start=self.start)
 
 
 def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
 
         rounded = upper half of (value + r),    r uniform from 0 to 65,535, in the last places of the value
 
-    What bfloat16 can hold stays. Finite values stay finite: those beyond its largest become it. Infinities and NaN stay.
+    Values that bfloat16 can hold stay. Finite values stay finite: those beyond its largest become it. Infinities and NaN stay.
 
     Args:
         values: float32.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..methods.base import Method
+from ..methods.base import LearnedMethod, Method
 from .base import ALL, ScoreForm, Scores, Trained, held, saved
 
 
@@ -20,17 +20,17 @@ class FullScores(ScoreForm):
 
     def initialised(
         self, method: Method, magnitude: Tensor, generator: torch.Generator, seed: int, place: int, rows: slice = ALL
-    ) -> "Full | None":
+    ) -> "FullStore | None":
         scores = method.init_scores(magnitude, generator)
-        return None if scores is None else Full(method, held(scores, rows))
+        return None if scores is None else FullStore(method, held(scores, rows))
 
 
-class Full(Scores):
+class FullStore(Scores):
     """S as one tensor."""
 
     def __init__(self, method: Method, scores: Tensor) -> None:
         self.method = method
-        self.learns = method.learns
+        self.learns = isinstance(method, LearnedMethod)
         self._scores = Trained(method, scores)
 
     def value(self, magnitude: Callable[[], Tensor]) -> Tensor:
@@ -43,13 +43,13 @@ class Full(Scores):
         (gradient,) = gradients
         self._scores.learn(gradient, rate)
 
-    def second_moment(self, part: Callable[[Tensor], Tensor]) -> Tensor | None:
-        return self._scores.second_moment(part)
+    def second_moment(self, select: Callable[[Tensor], Tensor]) -> Tensor | None:
+        return self._scores.second_moment(select)
 
     def tensors(self) -> dict[str, Tensor]:
         return self._scores.tensors()
 
-    def like_saved(self, tensors: Mapping[str, Tensor]) -> "Full":
-        resumed = Full(self.method, saved(tensors, "scores", self._scores.tensor))
+    def like_saved(self, tensors: Mapping[str, Tensor]) -> "FullStore":
+        resumed = FullStore(self.method, saved(tensors, "scores", self._scores.tensor))
         resumed._scores.take_moments(tensors)
         return resumed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from ..methods.base import Method
+from ..methods.base import Method, PenalisedMethod
 from .base import ALL, ScoreForm, Scores, Trained, check_learns, saved
 
 
@@ -32,50 +32,49 @@ class LowRankScores(ScoreForm):
     rank: int = 8
 
     shards: ClassVar[bool] = False
-    made_anew: ClassVar[bool] = True
+    on_demand: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise InvalidInputError(f"LowRankScores was given rank={self.rank!r}; it takes a whole number, 1 or more.")
+            raise InvalidInputError(f"rank of LowRankScores must be a whole number, 1 or above, got {self.rank!r}.")
 
     def check(self, method: Method) -> None:
         check_learns(self, method)
-        if _draws_births(method):
+        if _starts_at_random(method):
             raise InvalidInputError(
-                f"scores was given as {self}, which makes the init of the scores anew at each step, and {method} draws random "
-                "numbers for it. Take a init that draws none, as FromMagnitude() or Constant(0.0), or FullScores()."
+                f"{self} computes the initial scores again at each step, and those of {method} are random. Take an init that "
+                "is not, as FromMagnitude() or Constant(0.0), or FullScores()."
             )
-        if method.steers and not method.decides_density:
+        if isinstance(method, PenalisedMethod) and not method.decides_density:
             raise InvalidInputError(
-                f"scores was given as {self}, and {method} without a penalty reaches its density by Adam's second moment of "
-                f"each score, which is not kept. Give {type(method).__name__} a penalty instead of the density, or take "
-                "Movement(), or BFloat16Scores()."
+                f"{self} keeps no second moment of each score, by which {method} without a penalty reaches its density. "
+                f"Give {type(method).__name__} a penalty instead of the density, or take Movement(), or BFloat16Scores()."
             )
 
     def initialised(
         self, method: Method, magnitude: Tensor, generator: torch.Generator, seed: int, place: int, rows: slice = ALL
-    ) -> "LowRank":
+    ) -> "LowRankStore":
         if magnitude.dim() != 2:
             raise InvalidInputError(
-                f"scores was given as {self}, which is for a matrix with one score a weight, and here the scores are of shape "
-                f"{list(magnitude.shape)}. Take FullScores() or BFloat16Scores(): rows, columns and linked groups are few."
+                f"{self} must have a matrix with one score a weight, got scores of shape {list(magnitude.shape)}. Take "
+                "FullScores() or BFloat16Scores(): rows, columns and linked groups are few."
             )
         outputs, inputs = magnitude.shape
-        drawn = torch.randn((outputs, self.rank), generator=generator, dtype=magnitude.dtype)
-        A = drawn.div_(math.sqrt(self.rank)).to(magnitude.device)
-        return LowRank(method, A, magnitude.new_zeros((self.rank, inputs)))
+        noise = torch.randn((outputs, self.rank), generator=generator, dtype=magnitude.dtype)
+        A = noise.div_(math.sqrt(self.rank)).to(magnitude.device)
+        return LowRankStore(method, A, magnitude.new_zeros((self.rank, inputs)))
 
 
-def _draws_births(method: Method) -> bool:
-    """Whether a method draws from the generator to let scores be initialised."""
+def _starts_at_random(method: Method) -> bool:
+    """Whether a method initialises its scores from random numbers."""
     generator = torch.Generator()
     before = generator.get_state()
     method.init_scores(torch.ones(2, 2), generator)
     return not torch.equal(generator.get_state(), before)
 
 
-class LowRank(Scores):
-    """S = initialised(W) + A B."""
+class LowRankStore(Scores):
+    """S = init(W) + A B."""
 
     learns = True
 
@@ -98,14 +97,14 @@ class LowRank(Scores):
         for each, gradient in zip((self._A, self._B), gradients, strict=True):
             each.learn(gradient, rate)
 
-    def second_moment(self, part: Callable[[Tensor], Tensor]) -> None:
+    def second_moment(self, select: Callable[[Tensor], Tensor]) -> None:
         return None
 
     def tensors(self) -> dict[str, Tensor]:
         return self._A.tensors() | self._B.tensors()
 
-    def like_saved(self, tensors: Mapping[str, Tensor]) -> "LowRank":
-        resumed = LowRank(self.method, *(saved(tensors, f"scores{each.name}", each.tensor) for each in (self._A, self._B)))
+    def like_saved(self, tensors: Mapping[str, Tensor]) -> "LowRankStore":
+        resumed = LowRankStore(self.method, *(saved(tensors, f"scores{each.name}", each.tensor) for each in (self._A, self._B)))
         for each in (resumed._A, resumed._B):
             each.take_moments(tensors)
         return resumed

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed, a step and a place, and on nothing drawn before: the same on every rank."""
+"""Random numbers that depend on a seed, a step and a place, and on no numbers before them: the same on every rank."""
 
 import math
 from collections.abc import Callable
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-4
-"""u is drawn from here to 1 minus this, as in Sanh et al.'s released example."""
+"""u is uniform from this to 1 minus this, as in Sanh et al.'s released example."""
 
 CHUNK = 1 << 18
-"""So many numbers are drawn from one counter, so that threads can share the work."""
+"""Numbers from one counter, so that threads can share the work."""
 
 
 def _logits() -> Any:
@@ -32,8 +32,8 @@ def logit_noise(like: Tensor, seed: int, step: int, place: int, start: int = 0) 
         like: float32 or float64.
         seed, step, place: name the numbers: the counter-based generator Philox (Salmon et al. 2011) makes
             them from these alone. The numbers of a GPU are other ones than those of a CPU.
-        start: how many values of the same names come before these. On a CPU, pieces drawn one by one are what the whole
-            would be, however it is cut.
+        start: the number of values of the same names before these. On a CPU, pieces made one by one equal the whole,
+            however it is divided.
     """
     if like.device.type != "cpu":
         generator = _generator(like.device, [seed, step, place, *([start] if start else [])])
@@ -43,21 +43,21 @@ def logit_noise(like: Tensor, seed: int, step: int, place: int, start: int = 0) 
     values = noise.view(-1).numpy()
 
     def fill(where: slice, chunk: int, within: slice) -> None:
-        drawn = _philox(within, seed, step, (0, 0, chunk, place))
-        np.take(LOGITS[like.dtype], drawn, out=values[where], mode="clip")  # the mode without a buffer
+        words = _philox(within, seed, step, (0, 0, chunk, place))
+        np.take(LOGITS[like.dtype], words, out=values[where], mode="clip")  # the mode without a buffer
 
     _share_out(fill, start, len(values))
     return noise
 
 
 def random_bits(count: int, device: torch.device, *, seed: int, step: int, place: int, stream: int, start: int = 0) -> Tensor:
-    """Draws 16 random bits for each of so many values, as int32 from 0 to 65,535.
+    """Returns 16 random bits for each of a number of values, as int32 from 0 to 65,535.
 
     Args:
         count: of values.
         device: where they are wanted. The bits of a GPU are other ones than those of a CPU.
         seed, step, place: name the bits, as in `logit_noise`.
-        stream: names them too, from 1: what else is drawn at the same step and place. `logit_noise` draws from stream 0.
+        stream: names them too, from 1, beside other numbers of the same step and place. `logit_noise` takes stream 0.
         start: how many values of the same names come before these, as in `logit_noise`.
     """
     if device.type != "cpu":
@@ -74,7 +74,7 @@ def random_bits(count: int, device: torch.device, *, seed: int, step: int, place
 
 
 def _philox(within: slice, seed: int, step: int, counter: tuple[int, int, int, int]) -> Any:
-    """Returns some of a chunk's numbers of 16 bits. The first word of the counter is what the generator counts in."""
+    """Returns numbers of 16 bits of a chunk. The first word of the counter is what the generator counts in."""
     key = np.array([seed % (1 << 64), step], dtype=np.uint64)
     generator = np.random.Philox(key=key, counter=np.array(counter, dtype=np.uint64))
     return generator.random_raw(math.ceil(within.stop / 4)).view(np.uint16)[within]
@@ -87,8 +87,10 @@ def _generator(device: torch.device, names: list[int]) -> torch.Generator:
 
 
 def _share_out(fill: Callable[[slice, int, slice], None], start: int, count: int) -> None:
-    """Calls `fill` for each chunk of so many values from a start, on as many threads as PyTorch has: with where in the values
-    it goes, the chunk's number, and where within the chunk its numbers lie."""
+    """Calls `fill` for each chunk of a number of values from a start, on as many threads as PyTorch has.
+
+    `fill` takes the places in the values, the chunk's number, and the places of its numbers within the chunk.
+    """
 
     def fill_from(chunk: int) -> None:
         first, last = max(chunk * CHUNK, start), min((chunk + 1) * CHUNK, start + count)

@@ -1,1 +1,1 @@
-"""`fineprune quickstart`: a real model on real text, without a download."""
+"""`fineprune quickstart`: prunes a real model on real text, without a download."""

@@ -1,4 +1,4 @@
-"""Which module of the Python standard library does this docstring document? Real text that is already on the machine."""
+"""The quickstart's data: docstrings of the Python standard library, each labelled with its module."""
 
 import ast
 import hashlib
@@ -13,25 +13,25 @@ from pathlib import Path
 from ...errors import InvalidInputError, enumeration
 
 SKIPPED = frozenset({"test", "tests", "idlelib", "lib2to3", "turtledemo"})
-"""Folders whose sources test or demonstrate the library. Those that are no identifiers (site-packages) are no part of it."""
+"""Folders of tests and demonstrations. Those whose names are no identifiers (site-packages) are not part of the library."""
 
 TWINS = {"_pydecimal": "decimal", "_pyio": "io", "_pydatetime": "datetime"}
-"""Modules written in Python beside one in C, documented under the public name. Other names with an underscore are private."""
+"""Python versions of modules in C, documented under the public name. Other names with an underscore are private."""
 
 MOST_WORDS = 48
-"""Where a text is cut."""
+"""Length to which a text is cut."""
 
 LEAST_WORDS = 4
-"""Texts with fewer words say too little to tell their module."""
+"""Shorter texts do not identify their module."""
 
 SAME_WORDS = 12
-"""Texts that begin with the same words, as many as these, count as the same."""
+"""Number of first words by which texts count as the same."""
 
 HIDDEN = "_"
-"""What stands in the texts where one of the modules is named."""
+"""Replaces the names of the modules in the texts."""
 
-VALIDATION_PART = 5
-"""One text in so many is for validation."""
+VALIDATION_EVERY = 5
+"""One text in 5 is for validation."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +54,33 @@ class Docstrings:
 def load(library: str | Path | None = None, *, modules: int = 20) -> Docstrings:
     """Reads the docstrings of the standard library; nothing is imported or executed.
 
-    Where one of the chosen modules is named as a whole word, the name is hidden, in every text and whichever module
-    it documents. Otherwise a share of the texts would give the label away (61 % of turtle's, 23 % of logging's), and
-    that share would be learned from one word. The names of classes and functions stay: they are what a text is about.
+    The names of the chosen modules are hidden in every text where they are whole words. Otherwise many texts would
+    give their label away by one word (61 % of turtle's, 23 % of logging's). The names of classes and functions stay:
+    they are the subject of a text.
 
-    Texts that begin alike are one text: the first is kept, before the split, so that no text is in both parts, nor are
-    two that a tokenizer's cut makes equal (none at 24 tokens, a few at 16). A text found in several modules is left out.
-    The split follows a hash of the text, so the same interpreter always gives the same data.
+    Texts that begin alike count as one: the first is kept, before the split, so that no text is in both splits, nor are
+    two that are equal once a tokenizer cuts them (none at 24 tokens, a few at 16). A text of several modules is left
+    out. The split follows a hash of the text, so the same interpreter always gives the same data.
 
     Args:
         library: folder of the library's .py sources. None: this interpreter's own.
-        modules: how many modules to keep, 2 or more; those with the most texts. A package is one module.
+        modules: number of modules to keep, 2 or more: those with the most texts. A package is one module.
 
     Returns:
         Four fifths of the texts for training, the rest for validation.
 
     Raises:
-        InvalidInputError: if the folder holds no docstrings of that many modules, as when the library is zipped.
+        InvalidInputError: if the folder holds docstrings of fewer modules, as when the library is zipped.
     """
     if modules < 2:
-        raise InvalidInputError(f"modules was given as {modules}; telling modules apart takes 2 or more.")
+        raise InvalidInputError(f"modules must be 2 or more, got {modules}.")
     folder = Path(sysconfig.get_paths()["stdlib"] if library is None else library)
     texts = _distinct(_documented(folder))
     counts = Counter(module for _, module in texts)
     if len(counts) < modules:
         raise InvalidInputError(
-            f"{folder} holds docstrings of {len(counts)} modules ({enumeration(counts)}), and {modules} are needed. Use an "
-            "interpreter whose standard library is installed as .py files: a zipped or stripped one (embedded, minimal) is not."
+            f"{folder} must hold docstrings of {modules} modules, got {len(counts)} ({enumeration(counts)}). Use an "
+            "interpreter whose standard library is installed as .py files, neither zipped nor stripped."
         )
     names = sorted(counts, key=lambda name: (-counts[name], name))[:modules]
     return _split(_distinct(_hide(texts, names)), sorted(names))
@@ -94,7 +94,7 @@ def _documented(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yields the public modules' files; a package's own are looked for within it, as site-packages may hold many others."""
+    """Yields the public modules' files; those of a package only inside it, as site-packages may hold many others."""
     for entry in sorted(folder.glob("*")):
         name = TWINS.get(entry.stem, entry.stem)
         if name in SKIPPED or not name.isidentifier() or name.startswith("_"):
@@ -107,7 +107,7 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _docstrings(source: bytes) -> Iterator[str]:
-    """Yields the docstrings of a source; of a file that is not valid Python (a template, another version's), none."""
+    """Yields the docstrings of a source; none if it is not valid Python (a template, or of another version)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -123,7 +123,7 @@ def _docstrings(source: bytes) -> Iterator[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields the statements within a node, in their order; ast.walk would visit the expressions too, and take longer."""
+    """Yields the statements inside a node, in their order; ast.walk would visit the expressions too, and take longer."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
             yield child
@@ -131,14 +131,14 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _hide(texts: Iterable[tuple[str, str]], names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields the texts of the named modules, the names hidden."""
+    """Yields the texts of the named modules, with these names hidden."""
     names = set(names)
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b", re.IGNORECASE)
     return ((pattern.sub(HIDDEN, text), module) for text, module in texts if module in names)
 
 
 def _distinct(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Returns the texts cut and in one line, the first of those that begin alike; none that several modules share."""
+    """Returns the texts, cut and on one line: the first of those that begin alike, without those of several modules."""
     first: dict[tuple[str, ...], tuple[str, str]] = {}
     shared = set()
     for text, module in texts:
@@ -150,17 +150,17 @@ def _distinct(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _beginning(text: str) -> tuple[str, ...]:
-    """What makes texts the same: their first words, without case, digits and punctuation."""
+    """Returns the first words of a text, without case, digits and punctuation."""
     return tuple(re.findall(r"[^\W\d_]+", text.casefold())[:SAME_WORDS])
 
 
 def _split(texts: list[tuple[str, str]], names: list[str]) -> Docstrings:
-    """Gives one text in VALIDATION_PART to validation, by its hash; Python's own hash differs between processes."""
-    parts: tuple[list[tuple[str, int]], list[tuple[str, int]]] = ([], [])
+    """Puts one text in VALIDATION_EVERY into validation, by its SHA-256; Python's own hash differs between processes."""
+    splits: tuple[list[tuple[str, int]], list[tuple[str, int]]] = ([], [])
     for text, module in texts:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        parts[int.from_bytes(digest[:8]) % VALIDATION_PART == 0].append((text, names.index(module)))
-    train, validation = parts
+        splits[int.from_bytes(digest[:8]) % VALIDATION_EVERY == 0].append((text, names.index(module)))
+    train, validation = splits
     return Docstrings(
         names=tuple(names),
         train_texts=tuple(text for text, _ in train),

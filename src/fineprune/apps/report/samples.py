@@ -1,4 +1,4 @@
-"""Samples of the weights: the same places of a run's matrices before and after, as its weight_samples holds them."""
+"""Samples of the weights: the same places of a run's matrices before and after training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ import numpy as np
 
 from ...errors import InvalidInputError
 from ..training.weight_samples import FILE, WeightSamples
-from .settings import Setting, few_a_method, largest_contest, side_by_side
+from .setting_runs import SettingRuns, few_of_each_method, shown_settings
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Weights of one run, at the same places before and after.
+class RunSample:
+    """Weights of a setting's first seed, by matrix, at the same places before and after training.
 
     Args:
         setting: whose first seed it is.
-        pretrained, weights: by matrix; a weight of 0 was pruned.
-        scores: by matrix; empty where the method has none of its own.
+        pretrained, weights: a weight of 0 was pruned.
+        scores: empty where the method has none of its own.
     """
 
-    setting: Setting
+    setting: SettingRuns
     pretrained: Mapping[str, Array]
     weights: Mapping[str, Array]
     scores: Mapping[str, Array]
@@ -35,41 +35,32 @@ class Sample:
 
     @property
     def finite(self) -> bool:
-        """Whether all of it are numbers. Those of a run that diverged are not, and no axis can hold them."""
+        """Whether all values are finite. Those of a run that diverged are not, and no axis can hold them."""
         arrays = (array for kind in (self.pretrained, self.weights, self.scores) for array in kind.values())
         return all(bool(np.isfinite(array).all()) for array in arrays)
 
     def remaining(self) -> Array:
-        """Returns the weights that are left, of all matrices."""
-        together: Array = np.concatenate(list(self.weights.values()))
-        remaining: Array = together[together != 0]
+        """Returns the weights that are not pruned, of all matrices."""
+        weights: Array = np.concatenate(list(self.weights.values()))
+        remaining: Array = weights[weights != 0]
         return remaining
 
 
-def samples(settings: Sequence[Setting]) -> list[Sample]:
-    """Reads the weight_samples to show: of each method, side by side, the first seed.
-
-    Raises:
-        InvalidInputError: for a damaged weight_samples.
-    """
+def samples_to_show(settings: Sequence[SettingRuns]) -> list[RunSample]:
+    """Reads a few samples of each method, side by side. Raises InvalidInputError for a damaged one."""
     found = []
-    for setting in few_a_method(side_by_side(largest_contest(settings))):
-        weight_samples = setting.first.weight_samples()
-        if weight_samples is not None and weight_samples.weights:
-            _check_alike(weight_samples, setting.first.folder)
-            kinds = (weight_samples.pretrained, weight_samples.weights, weight_samples.scores)
-            found.append(Sample(setting, *({name: tensor.numpy() for name, tensor in kind.items()} for kind in kinds)))
+    for setting in few_of_each_method(shown_settings(settings)):
+        saved = setting.first.read_weight_samples()
+        if saved is not None and saved.weights:
+            _check_same_places(saved, setting.first.folder)
+            kinds = (saved.pretrained, saved.weights, saved.scores)
+            found.append(RunSample(setting, *({name: tensor.numpy() for name, tensor in kind.items()} for kind in kinds)))
     return found
 
 
-def _check_alike(weight_samples: WeightSamples, folder: Path) -> None:
-    """Raises unless a weight_samples holds the same places before and after, and no scores of others."""
-    for name, sample in (weight_samples.scores | weight_samples.weights).items():
-        others = (
-            weight_samples.pretrained.get(name),
-            weight_samples.weights.get(name),
-            weight_samples.scores.get(name, sample),
-        )
+def _check_same_places(saved: WeightSamples, folder: Path) -> None:
+    for name, sample in (saved.scores | saved.weights).items():
+        others = (saved.pretrained.get(name), saved.weights.get(name), saved.scores.get(name, sample))
         if any(other is None or other.shape != sample.shape for other in others):
             raise InvalidInputError(
                 f"{folder / FILE} is damaged: the samples of {name} do not fit together. Train this run again."

@@ -1,4 +1,4 @@
-"""What a task is: its data, the head that it needs, how examples become tensors, and how predictions are scored."""
+"""The base of all tasks: a data set, the head it needs, its examples as tensors, and the metrics of predictions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedToke
 
 @dataclass(frozen=True)
 class Splits:
-    """What to train on, what to evaluate on, and the names of the classes.
+    """The data of a task, and the names of its classes.
 
     Args:
         train: the training examples, in the task's own form.
@@ -39,12 +39,12 @@ class Prepared:
     """Data as Trainer takes it.
 
     Args:
-        train: token numbers and labels, not padded; None to evaluate only.
+        train: token ids and labels, not padded; None to evaluate only.
         validation: the same for each split, by the names in Splits.
         collator: makes a batch of examples.
-        metrics: figures of the predictions, by name. Trainer adds the loss.
-        reduce: makes of (logits, labels) of a batch what `metrics` needs of them; None: they are kept whole.
-        ordered: whether `metrics` counts on predictions in the order of the examples.
+        metrics: scores predictions, by the names of the metrics. Trainer adds the loss.
+        reduce: (logits, labels) of a batch -> the tensor that `metrics` needs. None: the logits.
+        ordered: whether `metrics` expects predictions in the order of the examples.
     """
 
     train: datasets.Dataset | None
@@ -56,33 +56,33 @@ class Prepared:
 
     def longest(self) -> int:
         """Returns the number of tokens of the longest example."""
-        parts = [*self.validation.values(), *([] if self.train is None else [self.train])]
-        lengths = [pyarrow.compute.list_value_length(part.data.column("input_ids")) for part in parts]
-        longest: int = max(pyarrow.compute.max(of_part).as_py() for of_part in lengths)
+        splits = [*self.validation.values(), *([] if self.train is None else [self.train])]
+        lengths = [pyarrow.compute.list_value_length(split.data.column("input_ids")) for split in splits]
+        longest: int = max(pyarrow.compute.max(of_split).as_py() for of_split in lengths)
         return longest
 
 
 class Task(ABC):
-    """A data set, how it is read, and how a model's predictions on it are scored."""
+    """A data set, its examples as tensors, and the metrics of a model's predictions."""
 
     head: ClassVar[str]
-    """The class of Transformers that loads a model for this task, as AutoModelForSequenceClassification."""
+    """The Transformers class that loads a model for this task, as AutoModelForSequenceClassification."""
 
     greater_is_better: ClassVar[bool] = True
-    """Whether more of the first of the metrics is better."""
+    """Whether more of the first metric is better."""
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """Names of the figures of an evaluation, the one to compare models by first, the losses last."""
+        """Names of the metrics, the one to compare models by first, the losses last."""
 
     @abstractmethod
     def load(self) -> Splits:
-        """Reads the data. Raises InvalidInputError for data that cannot be used, before anything is written."""
+        """Reads the data. Raises InvalidInputError for unusable data, before anything is written."""
 
     @abstractmethod
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """Reads the splits to evaluate on alone, for a model that knows its classes. Raises as `load` does."""
+        """Reads only the splits to evaluate on, for a model with these classes. Raises as `load` does."""
 
     def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Returns the settings of a model's config that the head needs."""
@@ -95,13 +95,13 @@ class Task(ABC):
         """Returns the examples as tensors, texts cut to `max_length` tokens.
 
         Raises:
-            InvalidInputError: for a length that leaves no room for the task, or a tokenizer that cannot serve it.
+            InvalidInputError: for a `max_length` that is too short for the task, or an unsuitable tokenizer.
         """
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts (or pairs of texts) and, for each, the number of its class, or its value."""
+    """Texts (or pairs of texts), each with the index of its class or with its value."""
 
     texts: list[str]
     pairs: list[str] | None
@@ -141,23 +141,22 @@ class TextTask(Task):
 
 
 def first_output(outputs: Any, labels: Tensor) -> Tensor:
-    """Returns the logits, of a model that returns hidden states behind them too (as BART's and T5's classifiers)."""
+    """Returns the logits of a model that may return hidden states after them (as BART's and T5's classifiers)."""
     logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
     return logits
 
 
 def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
-    """Returns the token numbers and labels of each example, cut to `max_length` tokens, not padded.
+    """Returns the token ids and labels of each example, cut to `max_length` tokens, not padded.
 
     Raises:
-        InvalidInputError: for a length that the tokenizer's special tokens fill alone.
+        InvalidInputError: for a length that holds the tokenizer's special tokens alone.
     """
     special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
     if max_length <= special:
-        texts = "a text" if examples.pairs is None else "a pair of texts"
+        example = "a text" if examples.pairs is None else "a pair of texts"
         raise InvalidInputError(
-            f"max_length was given as {max_length}; the special tokens alone are {special} for {texts}. Give {special + 1} or "
-            "more."
+            f"max_length must be {special + 1} or more, got {max_length}: {example} has {special} special tokens. Raise it."
         )
     encoded = tokenizer(examples.texts, examples.pairs, truncation=True, max_length=max_length)
     return datasets.Dataset.from_dict({**encoded, "labels": examples.labels})
@@ -167,37 +166,36 @@ CORRELATIONS = ("pearson", "spearmanr")
 
 
 def correlations(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-    """Returns Pearson's and Spearman's correlation, 0 where the outputs are all the same and it is not defined."""
+    """Returns Pearson's and Spearman's correlation, 0 for constant labels or outputs, where they are undefined."""
     outputs = outputs.reshape(-1).astype(np.float64)
     if np.ptp(outputs) == 0 or np.ptp(labels) == 0:
         return dict.fromkeys(CORRELATIONS, 0.0)
-    figures = (pearsonr(outputs, labels).statistic, spearmanr(outputs, labels).statistic)
-    return {name: float(figure) for name, figure in zip(CORRELATIONS, figures, strict=True)}
+    found = (pearsonr(outputs, labels).statistic, spearmanr(outputs, labels).statistic)
+    return {name: float(correlation) for name, correlation in zip(CORRELATIONS, found, strict=True)}
 
 
-def in_order_of(known: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns a task's classes in the order of a model that knows them by the same names; as they are where it does not.
+def in_model_order(model_classes: Sequence[str], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns a task's classes in the order of a model with the same class names; in their own order for other names.
 
     Args:
-        known: the names that the model has for its outputs, in their order. They may differ from the task's in upper and
-            lower case.
+        model_classes: the names of the model's outputs. They may differ from the task's in upper and lower case.
         classes: the task's names.
     """
     for form in (str, str.casefold):
         names = {form(name): name for name in classes}
-        if sorted(map(form, known)) == sorted(names):
-            return tuple(names[form(name)] for name in known)
+        if sorted(map(form, model_classes)) == sorted(names):
+            return tuple(names[form(name)] for name in model_classes)
     return classes
 
 
-def check_clear(dataset: str | None, *files: str | list[str] | None) -> None:
-    """Raises InvalidInputError for a task that is given both files and a data set on the Hub, or neither."""
+def check_one_source(dataset: str | None, *files: str | list[str] | None) -> None:
+    """Raises InvalidInputError for a task with both files and a data set on the Hub, or with neither."""
     if (dataset is None) != any(files):
         raise InvalidInputError("A task takes either files (train and validation) or a dataset on the Hub. Give one of them.")
 
 
-def first(rows: Sequence[Any], most: int | None) -> Sequence[Any]:
-    """Returns the first rows, all of them for None. Raises InvalidInputError for a number below 1."""
+def first_rows(rows: Sequence[Any], most: int | None) -> Sequence[Any]:
+    """Returns the first `most` rows, all of them for None. Raises InvalidInputError for a number below 1."""
     if most is not None and most < 1:
-        raise InvalidInputError(f"max_train_samples was given as {most}; it is 1 or more.")
+        raise InvalidInputError(f"max_train_samples must be 1 or more, got {most}.")
     return rows[:most]

@@ -1,4 +1,4 @@
-"""The tasks of GLUE (Wang et al. 2018), scored by its rules: from the Hub, or from files as GLUE publishes them."""
+"""The tasks of GLUE (Wang et al. 2018) with its metrics: from the Hub, or from files as GLUE publishes them."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import InvalidInputError, enumeration, nearest, require
-from .base import CORRELATIONS, Examples, Prepared, Splits, TextTask, correlations, first, in_order_of
+from .base import CORRELATIONS, Examples, Prepared, Splits, TextTask, correlations, first_rows, in_model_order
 from .tables import TSV, Columns, by_column, read_hub, read_lines, read_table, reading
-from .text import texts, values
+from .text import as_numbers, as_texts
 
 require("hub", "sklearn", "transformers")
 
@@ -22,73 +22,73 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What GLUE says of one of its tasks.
+class GlueEntry:
+    """The definition of one of GLUE's tasks.
 
     Args:
-        columns: the text or texts, and the label last: their names on the Hub, then those in GLUE's own files.
+        columns: names of the columns of the texts and, last, of the label: on the Hub, then in GLUE's own files.
         classes: in the Hub's order; none where the label is a number.
-        metrics: names of the figures, the headline first.
-        validation: the Hub's splits to evaluate on, by the name that their figures get.
-        unnamed: the columns of GLUE's own file, where it has no header line.
+        metrics: their names, the headline first.
+        validation: the Hub's splits to evaluate on, by the prefix of their metrics.
+        headerless: the columns of GLUE's own file, where it has no header line.
     """
 
     columns: tuple[tuple[str, ...], ...]
     classes: tuple[str, ...]
     metrics: tuple[str, ...]
     validation: Mapping[str, str] = field(default_factory=lambda: {"": "validation"})
-    unnamed: tuple[str, ...] = ()
+    headerless: tuple[str, ...] = ()
 
 
-ENTRIES: dict[str, Entry] = {
-    "cola": Entry(
+ENTRIES: dict[str, GlueEntry] = {
+    "cola": GlueEntry(
         (("sentence", "label"),),
         ("unacceptable", "acceptable"),
         ("matthews_correlation",),
-        unnamed=("source", "label", "judgement", "sentence"),
+        headerless=("source", "label", "judgement", "sentence"),
     ),
-    "sst2": Entry((("sentence", "label"),), ("negative", "positive"), ("accuracy",)),
-    "mrpc": Entry(
+    "sst2": GlueEntry((("sentence", "label"),), ("negative", "positive"), ("accuracy",)),
+    "mrpc": GlueEntry(
         (("sentence1", "sentence2", "label"), ("#1 String", "#2 String", "Quality")),
         ("not_equivalent", "equivalent"),
         ("f1", "accuracy"),
     ),
-    "qqp": Entry(
+    "qqp": GlueEntry(
         (("question1", "question2", "label"), ("question1", "question2", "is_duplicate")),
         ("not_duplicate", "duplicate"),
         ("accuracy", "f1"),
     ),
-    "stsb": Entry((("sentence1", "sentence2", "label"), ("sentence1", "sentence2", "score")), (), CORRELATIONS),
-    "mnli": Entry(
+    "stsb": GlueEntry((("sentence1", "sentence2", "label"), ("sentence1", "sentence2", "score")), (), CORRELATIONS),
+    "mnli": GlueEntry(
         (("premise", "hypothesis", "label"), ("sentence1", "sentence2", "gold_label")),
         ("entailment", "neutral", "contradiction"),
         ("accuracy",),
         {"matched": "validation_matched", "mismatched": "validation_mismatched"},
     ),
-    "qnli": Entry((("question", "sentence", "label"),), ("entailment", "not_entailment"), ("accuracy",)),
-    "rte": Entry((("sentence1", "sentence2", "label"),), ("entailment", "not_entailment"), ("accuracy",)),
+    "qnli": GlueEntry((("question", "sentence", "label"),), ("entailment", "not_entailment"), ("accuracy",)),
+    "rte": GlueEntry((("sentence1", "sentence2", "label"),), ("entailment", "not_entailment"), ("accuracy",)),
 }
-"""GLUE's tasks by the Hub's names. Not WNLI, on which models do not beat the most frequent class.
+"""GLUE's tasks by the Hub's names. WNLI is left out: models do not beat its most frequent class.
 
-The leaderboard prints F1 before accuracy for MRPC and QQP; of QQP the movement pruning paper prints accuracy first.
+The leaderboard prints F1 before accuracy for MRPC and QQP; the movement pruning paper prints accuracy first for QQP.
 """
 
 POSITIVE = 1
-"""The class that F1 is of, in the Hub's order: equivalent, duplicate."""
+"""Index of the class that F1 is computed for, in the Hub's order: equivalent, duplicate."""
 
-FIGURES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "accuracy": lambda labels, chosen, _: accuracy_score(labels, chosen),
     "f1": lambda labels, chosen, positive: f1_score(labels == positive, chosen == positive, zero_division=0.0),
     "matthews_correlation": lambda labels, chosen, _: matthews_corrcoef(labels, chosen),
 }
-"""The metrics of classes: of the labels, the classes chosen, and the number of the positive class."""
+"""(labels, predicted classes, index of the positive class) -> metric."""
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
 class GlueExamples(Examples):
-    """Examples whose labels are numbered in a model's order, and the number of the positive class in it."""
+    """Examples with labels in a model's order of the classes, and the index of the positive class in it."""
 
     positive: int = POSITIVE
 
@@ -97,20 +97,20 @@ class GlueExamples(Examples):
 class Glue(TextTask):
     """A task of GLUE, from the Hub or from files.
 
-    The figures are GLUE's own, from 0 to 1: accuracy for sst2, rte, qnli and mnli (on both of its validation splits, as
-    matched_accuracy and mismatched_accuracy); accuracy and F1 of the positive class for qqp, in mrpc F1 first; Matthews'
+    The metrics are GLUE's own, from 0 to 1: accuracy for sst2, rte, qnli and mnli (on both of its validation splits, as
+    matched_accuracy and mismatched_accuracy); accuracy and F1 of the positive class for qqp, F1 first for mrpc; Matthews'
     correlation for cola; Pearson's and Spearman's for stsb.
 
-    A saved model may have the classes in another order: where their names are the task's, but for upper and lower case,
-    the labels follow the model's order; where they are others, as LABEL_0, its outputs are taken in the Hub's order.
+    A saved model may have the classes in another order: where its class names are the task's, apart from upper and lower
+    case, the labels follow the model's order; where they are others, as LABEL_0, its outputs are in the Hub's order.
 
     Args:
         name: cola, sst2, mrpc, qqp, stsb, mnli, qnli or rte.
         folder: holds train.* and validation.* (or dev.*; for mnli validation_matched.* and validation_mismatched.*, or
             dev_...), as .tsv (no quoting, as GLUE publishes them), .csv, .jsonl or .parquet, with the Hub's columns or
-            those of GLUE's own files. Lines of a .tsv that broke off are left out, with a warning. None: from the Hub.
+            those of GLUE's own files. Incomplete lines of a .tsv are left out, with a warning. None: from the Hub.
         dataset: data set on the Hub with a configuration for each task, read where no folder is given.
-        max_train_samples: train on so many rows only, the first ones.
+        max_train_samples: number of rows to train on, the first ones. None: all.
     """
 
     name: str
@@ -123,14 +123,14 @@ class Glue(TextTask):
             raise InvalidInputError(f"There is no GLUE task {self.name!r}; {nearest(self.name.casefold(), ENTRIES)}")
 
     @property
-    def entry(self) -> Entry:
-        """What GLUE says of this task."""
+    def entry(self) -> GlueEntry:
+        """The definition of this task."""
         return ENTRIES[self.name]
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        figures = (*self.entry.metrics, "loss")
-        return tuple(f"{part}_{figure}" if part else figure for figure in figures for part in self.entry.validation)
+        names = (*self.entry.metrics, "loss")
+        return tuple(f"{prefix}_{name}" if prefix else name for name in names for prefix in self.entry.validation)
 
     def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
         return super().config(classes) if self.entry.classes else {"num_labels": 1, "problem_type": "regression"}
@@ -141,31 +141,31 @@ class Glue(TextTask):
         return Splits(self._examples("train", classes, self.max_train_samples), self.load_validation(classes), classes)
 
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, GlueExamples]:
-        """Reads the splits to evaluate on, the labels numbered in a model's order of the classes (see above).
+        """Reads the splits to evaluate on, the labels in a model's order of the classes (see above).
 
         Raises:
-            InvalidInputError: for data that cannot be used, or a model with another number of outputs than the task.
+            InvalidInputError: for unusable data, or a model with another number of outputs than the task.
         """
         order = self._order(classes)
-        return {part: self._examples(split, order, None) for part, split in self.entry.validation.items()}
+        return {prefix: self._examples(split, order, None) for prefix, split in self.entry.validation.items()}
 
     def _order(self, classes: tuple[str, ...]) -> tuple[str, ...]:
-        """Returns the task's classes in the order of a model that knows its own by these names."""
+        """Returns the task's classes in the order of the outputs of a model with these classes."""
         own = self.entry.classes
         if len(classes) != len(own) and (own or len(classes) > 1):
-            needed = f"one for each of {', '.join(own)}" if own else "one, for the number"
+            needed = f"an output for each of {', '.join(own)}" if own else "one output, for the number"
             raise InvalidInputError(
-                f"The model has {len(classes)} outputs ({enumeration(classes)}), where {self.name} takes {needed}. "
+                f"{self.name} needs a model with {needed}, got {len(classes)} ({enumeration(classes)}). "
                 "Give a model that was fine-tuned on this task."
             )
-        return in_order_of(classes, own)
+        return in_model_order(classes, own)
 
     def score(self, labels: np.ndarray, outputs: np.ndarray, positive: int = POSITIVE) -> dict[str, float]:
-        """Returns GLUE's figures; `positive` is the number of the class that F1 is of."""
+        """Returns GLUE's metrics; `positive` is the index of the class that F1 is computed for."""
         if not self.entry.classes:
             return correlations(labels, outputs)
         chosen = np.argmax(outputs, axis=-1)
-        return {name: float(FIGURES[name](labels, chosen, positive)) for name in self.entry.metrics}
+        return {name: float(METRICS[name](labels, chosen, positive)) for name in self.entry.metrics}
 
     def prepare(
         self, train: Any | None, validation: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -179,36 +179,38 @@ class Glue(TextTask):
         )
 
     def _examples(self, split: str, order: tuple[str, ...], most: int | None) -> GlueExamples:
-        """Reads a split: the texts, and the labels numbered in this order of the classes."""
+        """Reads a split: the texts, and the labels as indices in this order of the classes."""
         name, columns = self._read(split)
         *wanted, label = self._columns(columns, name)
-        columns = {column: list(first(columns[column], most)) for column in (*wanted, label)}
-        _check_labels_shown(columns[label], name)
-        labels = _numbered(columns[label], self.entry.classes, order, name) if order else values(columns[label], name)
-        first_text, *second_text = (texts(columns[column], column, name) for column in wanted)
+        columns = {column: list(first_rows(columns[column], most)) for column in (*wanted, label)}
+        _check_labels(columns[label], name)
+        labels = _class_indices(columns[label], self.entry.classes, order, name) if order else as_numbers(columns[label], name)
+        first_text, *second_text = (as_texts(columns[column], column, name) for column in wanted)
         positive = order.index(self.entry.classes[POSITIVE]) if order else POSITIVE
         return GlueExamples(first_text, second_text[0] if second_text else None, labels, positive)
 
     def _read(self, split: str) -> tuple[str, Columns]:
-        """Reads a split, and names where it came from."""
+        """Reads a split. Returns the name of its source with its columns."""
         if self.folder is None:
             return f"{self.dataset} {self.name} ({split})", read_hub(self.dataset, self.name, split)
         path = _file(Path(self.folder), split)
-        columns, unnamed = _read_published(path) if path.suffix == ".tsv" else read_table(path), self.entry.unnamed
-        if len(columns) == len(unnamed) and set(unnamed).isdisjoint(columns):
-            # what was read as the header is the first row
-            columns = {column: [top, *rest] for column, (top, rest) in zip(unnamed, columns.items(), strict=True)}
+        columns, names = _read_published(path) if path.suffix == ".tsv" else read_table(path), self.entry.headerless
+        if len(columns) == len(names) and set(names).isdisjoint(columns):
+            # the line that was read as the header is the first row
+            columns = {column: [top, *rest] for column, (top, rest) in zip(names, columns.items(), strict=True)}
         return str(path), columns
 
     def _columns(self, columns: Columns, name: str) -> tuple[str, ...]:
-        """Returns the names that this split's columns have, of those that they can have."""
+        """Returns the names of this split's columns."""
         for names in self.entry.columns:
             if set(names) <= columns.keys():
                 if not columns[names[-1]]:
                     raise InvalidInputError(f"{name} holds no rows. Give a file with at least one example.")
                 return names
         known = " or ".join(", ".join(map(repr, names)) for names in self.entry.columns)
-        raise InvalidInputError(f"{name} has the columns {enumeration(columns)}, where {self.name} needs {known}.")
+        raise InvalidInputError(
+            f"{name} must have the columns {known} for {self.name}, got {enumeration(columns)}. Rename them."
+        )
 
 
 def _file(folder: Path, split: str) -> Path:
@@ -217,28 +219,28 @@ def _file(folder: Path, split: str) -> Path:
     found = [path for stem in stems for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
     if len(found) != 1:
         holds = f"both {found[0].name} and {found[1].name}" if found else f"no {' or '.join(stems)} file"
-        raise InvalidInputError(f"{folder} holds {holds}; give one of {', '.join(f'{split}{suffix}' for suffix in SUFFIXES)}.")
+        raise InvalidInputError(f"{folder} holds {holds}. Give one of {', '.join(f'{split}{suffix}' for suffix in SUFFIXES)}.")
     return found[0]
 
 
 def _read_published(path: Path) -> Columns:
-    """Reads a file as GLUE publishes it, without the lines that broke off: QQP has some, and other loaders skip them too."""
+    """Reads a file as GLUE publishes it, without incomplete lines: QQP has a few, and other loaders skip them too."""
     with reading(path):
         lines = read_lines(path, **TSV)
     columns = len(lines[0].fields)
-    broken = [line for line in lines if len(line.fields) < columns]
-    if broken:
+    incomplete = [line for line in lines if len(line.fields) < columns]
+    if incomplete:
         logger.warning(
             "%s: %d lines have fewer fields than the header and are left out, the first of them line %d.",
             path,
-            len(broken),
-            broken[0].number,
+            len(incomplete),
+            incomplete[0].number,
         )
     return by_column([line for line in lines if len(line.fields) >= columns], path)
 
 
-def _check_labels_shown(labels: Sequence[Any], name: str) -> None:
-    """GLUE keeps the labels of its test splits to itself, and the Hub has -1 in their place."""
+def _check_labels(labels: Sequence[Any], name: str) -> None:
+    """Raises InvalidInputError for the label -1, by which the Hub hides those of GLUE's test splits."""
     hidden = [row for row, label in enumerate(labels, start=1) if str(label) in ("-1", "-1.0")]
     if hidden:
         raise InvalidInputError(
@@ -246,14 +248,14 @@ def _check_labels_shown(labels: Sequence[Any], name: str) -> None:
         )
 
 
-def _numbered(labels: Sequence[Any], classes: tuple[str, ...], order: tuple[str, ...], name: str) -> list[int]:
-    """Returns the numbers in `order` of labels that are names of classes, or their numbers in `classes`."""
+def _class_indices(labels: Sequence[Any], classes: tuple[str, ...], order: tuple[str, ...], name: str) -> list[int]:
+    """Returns the indices in `order` of labels that are names of classes, or their indices in `classes`."""
     known = {name: order.index(name) for name in classes}
-    known |= {str(number): order.index(name) for number, name in enumerate(classes)}
+    known |= {str(index): order.index(name) for index, name in enumerate(classes)}
     for row, label in enumerate(labels, start=1):
         if str(label) not in known:
             raise InvalidInputError(
-                f"Row {row} of {name} has the label {label!r}, which is none of {', '.join(classes)}, nor of their numbers "
-                f"0 to {len(classes) - 1}. Correct the row."
+                f"Row {row} of {name} must have one of the labels {', '.join(classes)}, or their numbers, 0 to "
+                f"{len(classes) - 1}, got {label!r}. Correct the row."
             )
     return [known[str(label)] for label in labels]

@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...distillation import IGNORED
 from ...errors import InvalidInputError, nearest, require
-from .base import Prepared, Splits, Task, check_clear, first
+from .base import Prepared, Splits, Task, check_one_source, first_rows
 from .tables import read_hub, read_table, reading
-from .text import texts
+from .text import as_texts
 
 require("hub", "transformers", "datasets")
 
@@ -26,10 +26,10 @@ Files = str | list[str] | None
 """One file, several, or none."""
 
 DOCUMENTS_AT_ONCE = 1000
-"""So many documents are given to the tokenizer together; its lists take far more memory than the arrays made of them."""
+"""Documents in one call of the tokenizer; its lists take far more memory than the arrays made of them."""
 
 POSITIONS_AT_ONCE = 128
-"""Logits of so many positions are held in float32 together."""
+"""Positions whose logits are converted to float32 at once."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,22 @@ class LanguageModelling(Task):
     """The next token of running text, scored by perplexity.
 
     The documents are joined by the tokenizer's end-of-text token, or by nothing where it has none, and cut into blocks of
-    `max_length` tokens; the last block may be shorter. Each token is predicted from those before it in its block, and the
-    first of a block not at all, so perplexities compare only at one `max_length` and with one tokenizer.
+    `max_length` tokens; the last block may be shorter. Each token but the first of a block is predicted from those before
+    it in the block, so perplexities compare only at one `max_length` and with one tokenizer.
 
     `perplexity` is exact, whatever the batches: exp(total of -log p / number of tokens predicted). `loss` is Trainer's
     average over batches, in which the tokens of a short block weigh more.
 
     Args:
         train: file or files to train on. A .txt file is one document; in a table (.csv, .tsv, .jsonl, .parquet) each row
-            is one. Documents of white space alone are left out.
+            is one. Blank documents are left out.
         validation: file or files to evaluate on.
         dataset: data set on the Hub, instead of files, as "Salesforce/wikitext"; each row is a document.
         subset: the data set's configuration.
         train_split: the data set's split to train on.
         validation_split: the data set's split to evaluate on.
         text: name of the column with the text.
-        max_train_samples: train on so many blocks only, the first ones.
+        max_train_samples: number of blocks to train on, the first ones. None: all.
     """
 
     head = "AutoModelForCausalLM"
@@ -73,7 +73,7 @@ class LanguageModelling(Task):
 
     def load(self) -> Splits:
         """Reads both splits, as lists of documents."""
-        first((), self.max_train_samples)  # refuses a wrong number before anything is read
+        first_rows((), self.max_train_samples)  # raises before anything is read
         return Splits(self._documents("train"), self.load_validation(()))
 
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, list[str]]:
@@ -86,13 +86,13 @@ class LanguageModelling(Task):
         """Returns blocks of `max_length` tokens.
 
         Raises:
-            InvalidInputError: for a length below 2, or above what the tokenizer says that its model takes, and for a text
-                of fewer than 2 tokens.
+            InvalidInputError: for a length below 2 or above the tokenizer's `model_max_length`, and for a text of fewer
+                than 2 tokens.
         """
         _check_length(max_length, tokenizer)
         return Prepared(
             train=None if train is None else self._dataset(train, tokenizer, max_length, self.max_train_samples),
-            validation={name: self._dataset(texts, tokenizer, max_length, None) for name, texts in validation.items()},
+            validation={name: self._dataset(documents, tokenizer, max_length, None) for name, documents in validation.items()},
             collator=collate,
             metrics=perplexity,
             reduce=negative_log_likelihood,
@@ -102,12 +102,14 @@ class LanguageModelling(Task):
     def _dataset(
         documents: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, most: int | None
     ) -> datasets.Dataset:
-        return datasets.Dataset.from_dict({"input_ids": first(blocks(joined(documents, tokenizer), max_length), most)})
+        return datasets.Dataset.from_dict(
+            {"input_ids": first_rows(cut_blocks(join_documents(documents, tokenizer), max_length), most)}
+        )
 
     def _documents(self, split: str) -> list[str]:
         """Reads a split, "train" or "validation"."""
         files = self.train if split == "train" else self.validation
-        check_clear(self.dataset, self.train, self.validation)
+        check_one_source(self.dataset, self.train, self.validation)
         if self.dataset is not None:
             hub_split = self.train_split if split == "train" else self.validation_split
             documents = self._column(read_hub(self.dataset, self.subset, hub_split), f"{self.dataset} ({hub_split})")
@@ -117,7 +119,7 @@ class LanguageModelling(Task):
             raise InvalidInputError(f"The task has no {split} file. Set task.{split} to a .txt file, or a table of texts.")
         documents = [document for document in documents if document.strip()]
         if not documents:
-            raise InvalidInputError(f"There is no text in the {split} data, only white space. Give at least one document.")
+            raise InvalidInputError(f"The {split} data holds no text, only white space. Give at least one document.")
         return documents
 
     def _read(self, path: Path) -> list[str]:
@@ -126,7 +128,7 @@ class LanguageModelling(Task):
     def _column(self, columns: dict[str, list[Any]], name: str) -> list[str]:
         if self.text not in columns:
             raise InvalidInputError(f"{name} has no column {self.text!r}; {nearest(self.text, columns)}")
-        return texts(columns[self.text], self.text, name)
+        return as_texts(columns[self.text], self.text, name)
 
 
 def read_text(path: Path) -> str:
@@ -138,46 +140,48 @@ def read_text(path: Path) -> str:
 def _check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
     if not 2 <= max_length <= tokenizer.model_max_length:
         raise InvalidInputError(
-            f"max_length was given as {max_length}; a block has 2 tokens or more, to predict one from another, and at most "
-            f"{tokenizer.model_max_length:,}, which is what this tokenizer says that its model takes."
+            f"max_length must be from 2 to {tokenizer.model_max_length:,}, the most that this tokenizer's model takes, got "
+            f"{max_length}. Set it within this range."
         )
 
 
-def joined(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Returns the token numbers of all documents, an end-of-text token between each two where the tokenizer has one."""
-    end, parts = tokenizer.eos_token_id, list[np.ndarray]()
+def join_documents(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Returns the token ids of all documents, joined by an end-of-text token where the tokenizer has one."""
+    end, arrays = tokenizer.eos_token_id, list[np.ndarray]()
     for tokens in _encoded(documents, tokenizer):
-        if parts and end is not None and parts[-1][-1] != end:  # some tokenizers end every text with it themselves
-            parts.append(np.array([end]))
-        parts.append(tokens)
-    return np.concatenate(parts) if parts else np.array([], dtype=np.int64)
+        if arrays and end is not None and arrays[-1][-1] != end:  # a few tokenizers end every text with it themselves
+            arrays.append(np.array([end]))
+        arrays.append(tokens)
+    return np.concatenate(arrays) if arrays else np.array([], dtype=np.int64)
 
 
 def _encoded(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    """Yields the token numbers of each document, with the special tokens that the tokenizer adds by itself."""
+    """Yields the token ids of each document, with the special tokens that the tokenizer adds by itself."""
     for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
-        some = list(documents[start : start + DOCUMENTS_AT_ONCE])
-        for tokens in tokenizer(some, return_attention_mask=False, verbose=False)["input_ids"]:
+        chunk = list(documents[start : start + DOCUMENTS_AT_ONCE])
+        for tokens in tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]:
             if tokens:
                 yield np.array(tokens)
 
 
-def blocks(tokens: np.ndarray, length: int) -> list[np.ndarray]:
-    """Cuts tokens into blocks of a length; a last one of a single token, in which nothing is predicted, is left out.
+def cut_blocks(tokens: np.ndarray, length: int) -> list[np.ndarray]:
+    """Cuts tokens into blocks of a length. A last block of one token, in which nothing is predicted, is left out.
 
     Raises:
         InvalidInputError: for fewer than 2 tokens.
     """
     if len(tokens) < 2:
-        raise InvalidInputError(f"The text has {len(tokens)} tokens; predicting one from another takes 2 or more.")
+        raise InvalidInputError(
+            f"The text must have 2 tokens or more, to predict one from another, got {len(tokens)}. Give more text."
+        )
     return [tokens[start : start + length] for start in range(0, len(tokens) - 1, length)]
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Makes a batch of blocks: `input_ids`, `attention_mask` and `labels`, rows x tokens, shorter blocks padded on the right.
 
-    Left of a block's tokens padding would shift their positions; right of them no token sees it, whatever it is. Labels
-    are left out by the mask, not by the token: an end of text that stands in the data is predicted, also where it pads.
+    Padding on the left would shift the positions of the tokens; on the right no token attends to it. Labels are ignored by
+    position, not by token: an end of text in the data is predicted, even if the same token pads.
     """
     tokens = [torch.as_tensor(row["input_ids"]) for row in rows]
     return {
@@ -188,15 +192,15 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def negative_log_likelihood(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Returns, rows x 2, the sum of -log p over each row's labelled tokens and their number, in float32.
+    """Returns, as rows x 2 in float32, the sum of -log p over each row's labelled tokens, and their number.
 
     Args:
         logits: rows x tokens x vocabulary, of a causal model; or a tuple that begins with them.
-        labels: rows x tokens, -100 where there is none. The logits at t are of the label at t + 1.
+        labels: rows x tokens, -100 where there is none. The logits at t predict the label at t + 1.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
-    parts = (torch.split(each, POSITIONS_AT_ONCE, dim=1) for each in (logits[:, :-1], labels[:, 1:]))
-    losses = [_cross_entropy(*part).sum(1) for part in zip(*parts, strict=True)]
+    chunks = (torch.split(each, POSITIONS_AT_ONCE, dim=1) for each in (logits[:, :-1], labels[:, 1:]))
+    losses = [_cross_entropy(*chunk).sum(1) for chunk in zip(*chunks, strict=True)]
     return torch.stack([torch.stack(losses).sum(0), (labels[:, 1:] != IGNORED).sum(1).float()], dim=1)
 
 
@@ -205,7 +209,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def perplexity(prediction: EvalPrediction) -> dict[str, float]:
-    """Returns exp(total of -log p / number of tokens) of what `negative_log_likelihood` made of all batches."""
+    """Returns exp(total of -log p / number of tokens), from the sums of `negative_log_likelihood` over all batches."""
     total, number = np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0)
-    with np.errstate(over="ignore"):  # a model that went astray: infinite
+    with np.errstate(over="ignore"):  # infinite for a model that diverged
         return {"perplexity": float(np.exp(total / number))}

@@ -16,7 +16,7 @@ Columns = dict[str, list[Any]]
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raises InvalidInputError, naming the file, where it cannot be read or is not text in UTF-8."""
+    """Turns errors of reading a file, and of decoding it as UTF-8, into InvalidInputError with its name."""
     try:
         yield
     except OSError as error:
@@ -37,26 +37,26 @@ def read_table(path: str | Path) -> Columns:
     path = Path(path)
     readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix not in readers:
-        raise InvalidInputError(f"{path} was given as data; a data file ends in {', '.join(readers)}.")
+        raise InvalidInputError(f"A data file must end in {', '.join(readers)}, got {path}. Convert it.")
     with reading(path):
         return readers[path.suffix](path)
 
 
 TSV: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-"""How a .tsv file differs from .csv, in the words of the module csv."""
+"""Arguments of csv.reader for a .tsv file."""
 
 LONGEST_FIELD = 2**31 - 1
-"""In characters, the most that the module csv can be told on every machine. By itself it refuses more than 131,072."""
+"""In characters, the largest limit that csv.field_size_limit accepts on every machine. Its default is 131,072."""
 
 
-class Line(NamedTuple):
-    """What stands between the separators of a line of a table, and the line's number in its file."""
+class TableLine(NamedTuple):
+    """The fields of a line of a table, and the line's number in its file."""
 
     number: int
     fields: list[str]
 
 
-def read_lines(path: Path, **dialect: Any) -> list[Line]:
+def read_lines(path: Path, **dialect: Any) -> list[TableLine]:
     """Reads a .csv file, or one in another dialect of the module csv: the header, and the lines below that are not blank.
 
     Raises:
@@ -66,18 +66,18 @@ def read_lines(path: Path, **dialect: Any) -> list[Line]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True, **dialect)
-            lines = [Line(reader.line_num, fields) for fields in reader if fields or reader.line_num == 1]
+            lines = [TableLine(reader.line_num, fields) for fields in reader if fields or reader.line_num == 1]
     except csv.Error as error:
         raise InvalidInputError(f"Line {reader.line_num} of {path} is not in this format: {error}.") from error
     finally:
         csv.field_size_limit(limit)
     if not lines or not lines[0].fields:
-        raise InvalidInputError(f"{path} has nothing in its first line, where the names of the columns stand. Add them.")
+        raise InvalidInputError(f"{path} has nothing in its first line, which must hold the names of the columns. Add them.")
     return lines
 
 
-def by_column(lines: Sequence[Line], path: Path) -> Columns:
-    """Returns the lines below the header by its names. Raises InvalidInputError for those that do not fit together."""
+def by_column(lines: Sequence[TableLine], path: Path) -> Columns:
+    """Returns columns by the names in the header. Raises InvalidInputError for a line with more or fewer fields than it."""
     header, *rows = lines
     names = header.fields
     _check_unique(names, path)
@@ -97,7 +97,7 @@ def _check_unique(names: Sequence[str], path: Path) -> None:
 
 
 def repeated(names: Iterable[str]) -> list[str]:
-    """Returns the names that are there more than once."""
+    """Returns the names that occur more than once."""
     return [name for name, count in Counter(names).items() if count > 1]
 
 
@@ -119,7 +119,7 @@ def _read_jsonl(path: Path) -> Columns:
         except ValueError as error:
             raise InvalidInputError(f"Line {number} of {path} is not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise InvalidInputError(f"Line {number} of {path} is not a JSON object with a key for each column.")
+            raise InvalidInputError(f"Line {number} of {path} is not a JSON object. Give one with a key for each column.")
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
@@ -160,5 +160,5 @@ def read_hub(name: str, subset: str | None, split: str) -> Columns:
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.ClassLabel):
             names = dict(enumerate(feature.names))
-            columns[column] = [names.get(label) for label in columns[column]]  # the Hub's -1 says that there is none
+            columns[column] = [names.get(label) for label in columns[column]]  # -1 means that there is no label
     return columns

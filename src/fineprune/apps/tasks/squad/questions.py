@@ -1,4 +1,4 @@
-"""Questions on texts in the layout of SQuAD: read, and refused where a key is missing or an id comes twice."""
+"""Questions on texts, read from SQuAD's JSON layout and checked: no missing keys, no duplicate ids."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from ....errors import InvalidInputError
 
 Answer = tuple[str, int]
-"""The text, and where it starts in the context, in characters; -1 where the data does not say."""
+"""The text, and its start in the context, in characters; -1 where the data does not say."""
 
-Entry = tuple[str, dict[str, Any], dict[str, Any]]
-"""Where a question stands, in words; its paragraph; and the question itself, both as in the file."""
+RawQuestion = tuple[str, dict[str, Any], dict[str, Any]]
+"""A question's place, for error texts; its paragraph; and the question itself, both as in the file."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Questions:
 
     Args:
         rows: in the order of the data, with ids of their own.
-        version2: whether the data is of SQuAD v2: it says of its questions whether they have an answer, or some have none.
+        version2: whether the data is of SQuAD v2, whose questions may have no answer.
     """
 
     rows: tuple[Question, ...]
@@ -42,20 +42,20 @@ def read(paths: Iterable[str | Path]) -> Questions:
     """Reads files in SQuAD's own JSON layout, one after the other.
 
     Raises:
-        InvalidInputError: for a file that is missing, or not in this layout; and for an id that comes twice.
+        InvalidInputError: for a file that is missing or not in this layout, and for a duplicate id.
     """
-    return collect(entry for path in paths for entry in entries(path))
+    return collect(found for path in paths for found in raw_questions(path))
 
 
-def collect(found: Iterable[Entry]) -> Questions:
-    """Makes questions of entries. Raises InvalidInputError for a missing key, or an id that comes twice."""
-    known = list(distinct(found))
+def collect(found: Iterable[RawQuestion]) -> Questions:
+    """Checks questions. Raises InvalidInputError for a missing key, or a duplicate id."""
+    known = list(with_unique_ids(found))
     rows = tuple(
         Question(
             entry["id"],
-            value(entry, "question", str, where).strip(),  # leading spaces confuse the cutting into windows
-            value(paragraph, "context", str, where),
-            answers(entry, where),
+            required(entry, "question", str, where).strip(),  # leading spaces would shift the windows
+            required(paragraph, "context", str, where),
+            answers_of(entry, where),
         )
         for where, paragraph, entry in known
     )
@@ -63,53 +63,53 @@ def collect(found: Iterable[Entry]) -> Questions:
 
 
 def is_version2(found: Iterable[dict[str, Any]]) -> bool:
-    """Whether entries say that a question has an answer or has none, or leave one without answers."""
+    """Whether a question says if it is impossible, or has no answers."""
     return any("is_impossible" in entry or not entry["answers"] for entry in found)
 
 
-def entries(path: str | Path) -> Iterator[Entry]:
+def raw_questions(path: str | Path) -> Iterator[RawQuestion]:
     """Yields each question of a file in SQuAD's own JSON layout: data, paragraphs, qas.
 
     Raises:
         InvalidInputError: for a file that is missing, is not JSON, holds no questions or lacks one of these keys.
     """
-    some = False
-    for number, article in enumerate(value(read_json(path), "data", list, str(path)), start=1):
+    count = 0
+    for number, article in enumerate(required(read_json(path), "data", list, str(path)), start=1):
         name = f"Article {number} of {path}"
-        for place, paragraph in enumerate(value(article, "paragraphs", list, name), start=1):
+        for place, paragraph in enumerate(required(article, "paragraphs", list, name), start=1):
             where = f"Paragraph {place} of article {number} of {path}"
-            for entry in value(paragraph, "qas", list, where):
-                some = True
-                yield f"Question {value(entry, 'id', str, where)!r} of {path}", paragraph, entry
-    if not some:
+            for entry in required(paragraph, "qas", list, where):
+                count += 1
+                yield f"Question {required(entry, 'id', str, where)!r} of {path}", paragraph, entry
+    if not count:
         raise InvalidInputError(f"{path} holds no questions. Give a file with at least one.")
 
 
-def distinct(found: Iterable[Entry]) -> Iterator[Entry]:
-    """Yields entries as they come. Raises InvalidInputError for an id that was there before."""
+def with_unique_ids(found: Iterable[RawQuestion]) -> Iterator[RawQuestion]:
+    """Yields the questions. Raises InvalidInputError for a duplicate id."""
     seen: dict[str, str] = {}
     for where, paragraph, entry in found:
         if entry["id"] in seen:
             raise InvalidInputError(
-                f"{where} has an id that was there before ({seen[entry['id']]}). Predictions go by ids: give each its own."
+                f"{where} has the same id as {seen[entry['id']]}. Predictions are matched by id: give each question its own."
             )
         seen[entry["id"]] = where
         yield where, paragraph, entry
 
 
-def answers(entry: dict[str, Any], where: str) -> tuple[Answer, ...]:
-    """Returns a question's answers. Raises InvalidInputError where there are some though it says that it has none."""
-    given = value(entry, "answers", list, where)
+def answers_of(entry: dict[str, Any], where: str) -> tuple[Answer, ...]:
+    """Returns a question's answers. Raises InvalidInputError for answers to a question that says it has none."""
+    given = required(entry, "answers", list, where)
     if given and entry.get("is_impossible", False):
         raise InvalidInputError(f"{where} has answers and says is_impossible. Remove one of the two.")
     return tuple(
-        (value(answer, "text", str, where), value({"answer_start": -1, **answer}, "answer_start", int, where))
+        (required(answer, "text", str, where), required({"answer_start": -1, **answer}, "answer_start", int, where))
         for answer in given
     )
 
 
 def check_answer_places(rows: Sequence[Question], name: str) -> None:
-    """Raises InvalidInputError, naming the first, if answers to train on are blank, or not where they are said to start."""
+    """Raises InvalidInputError, naming the first, for training answers that are blank, or not where they should start."""
     misplaced = [row for row in rows if row.answers and not _is_placed(row.context, *row.answers[0])]
     if misplaced:
         text, start = misplaced[0].answers[0]
@@ -129,18 +129,18 @@ KINDS = {str: "a text", list: "a list", int: "a whole number"}
 Kind = TypeVar("Kind", str, list[Any], int)
 
 
-def value(found: Any, key: str, kind: type[Kind], where: str) -> Kind:
-    """Returns what an object of a JSON file holds under a key. Raises InvalidInputError if it is not there, or another kind."""
+def required(found: Any, key: str, kind: type[Kind], where: str) -> Kind:
+    """Returns an object's value for a key. Raises InvalidInputError if it is missing, or not of this type."""
     if not isinstance(found, dict) or not isinstance(found.get(key), kind):
         held = f"holds {type(found).__name__}" if not isinstance(found, dict) else f"has {found.get(key)!r:.60}"
         raise InvalidInputError(
-            f"{where} {held} where {KINDS[kind]} under the key {key!r} should be. Give a file in SQuAD's own layout."
+            f"{where} must have {KINDS[kind]} under the key {key!r}, but {held}. Give a file in SQuAD's own layout."
         )
     return found[key]  # type: ignore[no-any-return]
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads a JSON file. Raises InvalidInputError if it is missing or is something else."""
+    """Reads a JSON file. Raises InvalidInputError if it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_bytes())
     except OSError as error:

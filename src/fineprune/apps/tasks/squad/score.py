@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....errors import InvalidInputError
-from .questions import answers, distinct, entries, is_version2, read_json
+from .questions import answers_of, is_version2, raw_questions, read_json, with_unique_ids
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
-    """Returns what is compared: lower case, without ASCII punctuation and articles, one space between words.
+    """Returns a text in the form that is compared: lower case, no ASCII punctuation, no articles, single spaces.
 
     In this order, so "the-end" is one word, and "A. Smith" loses its A. Curly quotes, dashes and accents stay.
     """
@@ -28,7 +28,7 @@ def exact_match(prediction: str, gold: str) -> float:
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Returns the harmonic mean of precision and recall over words, each counted as often as both have it; 0 for no words."""
+    """Returns the harmonic mean of precision and recall over words, each counted as often as in both; 0 for no words."""
     predicted, wanted = normalise(prediction).split(), normalise(gold).split()
     same = (Counter(predicted) & Counter(wanted)).total()
     if same == 0:
@@ -43,16 +43,16 @@ def f1_or_neither(prediction: str, gold: str) -> float:
 
 
 def with_words(golds: Sequence[str]) -> Sequence[str]:
-    """Returns the answers that do not normalise to nothing; the empty one where none is left."""
+    """Returns the answers that have words when normalised; an empty one if there are none."""
     return [gold for gold in golds if normalise(gold)] or [""]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Where the two official scorers differ.
+    """The rules in which the two official scorers differ.
 
     Args:
-        golds: which of the answers count.
+        golds: selects the answers that count.
         f1: of a prediction and one of them.
     """
 
@@ -64,7 +64,9 @@ VERSION_1 = Rules(golds=lambda golds: golds, f1=f1)
 VERSION_2 = Rules(golds=with_words, f1=f1_or_neither)
 
 
-def score(golds: Iterable[tuple[str, Sequence[str]]], predictions: Mapping[str, object], rules: Rules) -> dict[str, float]:
+def score_answers(
+    golds: Iterable[tuple[str, Sequence[str]]], predictions: Mapping[str, object], rules: Rules
+) -> dict[str, float]:
     """Returns `f1` and `exact_match` in percent: the mean over the questions of the best over the answers of each.
 
     A question without a prediction counts as 0, under both rules (the official scorer of v2.0 leaves it out of the mean);
@@ -76,7 +78,7 @@ def score(golds: Iterable[tuple[str, Sequence[str]]], predictions: Mapping[str, 
         rules: VERSION_1 or VERSION_2.
 
     Raises:
-        InvalidInputError: for a prediction that is no text.
+        InvalidInputError: for a prediction that is not a text.
     """
     total, f1_sum, exact_sum = 0, 0.0, 0.0
     for name, texts in golds:  # added one by one: sum() rounds otherwise from Python 3.12 on
@@ -86,7 +88,8 @@ def score(golds: Iterable[tuple[str, Sequence[str]]], predictions: Mapping[str, 
         prediction = predictions[name]
         if not isinstance(prediction, str):
             raise InvalidInputError(
-                f"The prediction for the question {name!r} is {prediction!r:.60}, not a text. Give an empty text for no answer."
+                f"The prediction for the question {name!r} must be a text, got {prediction!r:.60}. Give an empty text for "
+                "no answer."
             )
         counted = rules.golds(texts)
         f1_sum += max(rules.f1(prediction, gold) for gold in counted)
@@ -95,18 +98,18 @@ def score(golds: Iterable[tuple[str, Sequence[str]]], predictions: Mapping[str, 
 
 
 def score_files(data: str | Path, predictions: str | Path) -> dict[str, float]:
-    """Scores a file of predictions, by the rules of v2.0 where the data says of questions that they have no answer.
+    """Scores a file of predictions, by the rules of v2.0 if the data has questions without an answer.
 
     Args:
         data: JSON in SQuAD's own layout.
         predictions: JSON object: id of a question -> text.
 
     Raises:
-        InvalidInputError: for a file that cannot be read, or is something else.
+        InvalidInputError: for a file that cannot be read, or has another layout.
     """
-    found = list(distinct(entries(data)))
-    golds = [(entry["id"], [text for text, _ in answers(entry, where)]) for where, _, entry in found]
+    found = list(with_unique_ids(raw_questions(data)))
+    golds = [(entry["id"], [text for text, _ in answers_of(entry, where)]) for where, _, entry in found]
     given = read_json(predictions)
     if not isinstance(given, dict):
-        raise InvalidInputError(f"{predictions} holds {type(given).__name__}, where a JSON object from ids to texts should be.")
-    return score(golds, given, VERSION_2 if is_version2(entry for _, _, entry in found) else VERSION_1)
+        raise InvalidInputError(f"{predictions} must hold a JSON object from ids to texts, got {type(given).__name__}.")
+    return score_answers(golds, given, VERSION_2 if is_version2(entry for _, _, entry in found) else VERSION_1)

@@ -11,13 +11,13 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Window:
-    """What a model sees of one question: the question, and a part of its context.
+    """One input of a model: a question, and a part of its context.
 
     Args:
-        question: number of the question.
-        null: position of the token that stands for "no answer here".
+        question: index of the question.
+        null: position of the token that means "no answer here".
         first: position of the context's first token.
-        offsets: tokens of the context x 2: where each starts and ends in the context, in characters.
+        offsets: tokens of the context x 2: start and end of each in the context, in characters.
     """
 
     question: int
@@ -27,13 +27,13 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Search:
-    """Which spans are looked at.
+class SpanSearch:
+    """Limits of the search for the best span.
 
     Args:
-        n_best: a span starts and ends at one of so many tokens of a window, those with the largest logits; ties all count.
+        n_best: a span starts and ends at one of the `n_best` tokens of a window with the largest logits; ties all count.
         max_answer_tokens: the longest span.
-        null_threshold: no answer is given where its score exceeds the best span's by more. None: every question has one.
+        null_threshold: no answer is given where its score exceeds the best span's by more. None: always an answer.
     """
 
     n_best: int
@@ -41,7 +41,7 @@ class Search:
     null_threshold: float | None
 
 
-def best_answers(contexts: Sequence[str], windows: Sequence[Window], logits: Logits, search: Search) -> list[str]:
+def best_answers(contexts: Sequence[str], windows: Sequence[Window], logits: Logits, search: SpanSearch) -> list[str]:
     """Returns the answer to each question, empty where there is none, or no window holds a span.
 
     The score of a span is the sum of its two logits; that of no answer the same sum at the null token, the
@@ -50,8 +50,8 @@ def best_answers(contexts: Sequence[str], windows: Sequence[Window], logits: Log
     Args:
         contexts: of the questions.
         windows: of the questions, in any order.
-        logits: windows x tokens x 2, for start and end. What lies beyond a window's end does not count.
-        search: which spans are looked at.
+        logits: windows x tokens x 2, for start and end. Those beyond the end of a window are ignored.
+        search: limits of the search.
     """
     scores, firsts, lasts = _best_spans(windows, logits, search)
     nulls = logits[np.arange(len(windows)), [window.null for window in windows]].sum(axis=-1)
@@ -69,7 +69,9 @@ def best_answers(contexts: Sequence[str], windows: Sequence[Window], logits: Log
     return ["" if null[row] - best[row] > search.null_threshold else text for row, text in enumerate(found)]
 
 
-def _best_spans(windows: Sequence[Window], logits: Logits, search: Search) -> tuple[Logits, NDArray[np.intp], NDArray[np.intp]]:
+def _best_spans(
+    windows: Sequence[Window], logits: Logits, search: SpanSearch
+) -> tuple[Logits, NDArray[np.intp], NDArray[np.intp]]:
     """Returns each window's best score, -inf without a span, and the span's first and last token, counted in the context."""
     starts, ends = (_candidates(windows, logits[..., side], search.n_best) for side in (0, 1))
     rows, tokens = np.arange(len(windows)), logits.shape[1]

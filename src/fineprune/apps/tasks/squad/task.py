@@ -1,4 +1,4 @@
-"""Extractive question answering as in SQuAD v1.1 and v2: contexts cut into windows, answers found as spans, and scored."""
+"""Extractive question answering as in SQuAD v1.1 and v2: contexts are cut into windows, answers are spans of them."""
 
 import copy
 import itertools
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from ....errors import InvalidInputError, require
-from ..base import Prepared, Splits, Task, check_clear
+from ..base import Prepared, Splits, Task, check_one_source
 from ..tables import read_hub
-from .questions import Entry, Question, Questions, check_answer_places, collect, read
-from .score import VERSION_1, VERSION_2, score
-from .spans import Search, Window, best_answers
+from .questions import Question, Questions, RawQuestion, check_answer_places, collect, read
+from .score import VERSION_1, VERSION_2, score_answers
+from .spans import SpanSearch, Window, best_answers
 
 require("hub", "transformers", "datasets")
 
@@ -27,8 +27,8 @@ from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedToken
 class QuestionAnswering(Task):
     """Questions whose answers are spans of a text, as in SQuAD: from files in its JSON layout, or a data set on the Hub.
 
-    Where the validation data is of SQuAD v2 (it says which questions have no answer), a model may give none.
-    A context that is too long for one window is seen in several, which overlap.
+    If the validation data is of SQuAD v2 (it says which questions have no answer), a model may give none.
+    A context that is too long for one window is cut into several, which overlap.
 
     Args:
         train: file to train on, or several.
@@ -37,12 +37,12 @@ class QuestionAnswering(Task):
         subset: the data set's configuration.
         train_split: the data set's split to train on.
         validation_split: the data set's split to evaluate on.
-        stride: how many tokens of the context neighbouring windows share.
-        n_best: an answer starts and ends at one of so many tokens of a window, those with the largest logits.
+        stride: tokens of the context that neighbouring windows share.
+        n_best: an answer starts and ends at one of the `n_best` tokens of a window with the largest logits.
         max_answer_tokens: the longest answer.
-        null_threshold: by how much "no answer" must exceed the best span's score to be given; only with SQuAD v2.
-        max_train_samples: train on so many questions only, the first ones.
-        max_validation_samples: evaluate on so many questions only, the first ones.
+        null_threshold: "no answer" is given if its score exceeds the best span's by more than this; only with SQuAD v2.
+        max_train_samples: number of questions to train on, the first ones. None: all.
+        max_validation_samples: number of questions to evaluate on, the first ones. None: all.
     """
 
     head = "AutoModelForQuestionAnswering"
@@ -65,28 +65,28 @@ class QuestionAnswering(Task):
         for name, bound in least.items():
             given = getattr(self, name)
             if given is not None and given < bound:
-                raise InvalidInputError(f"task.{name} was given as {given}; it is {bound} or more.")
+                raise InvalidInputError(f"task.{name} must be {bound} or more, got {given}.")
         if not math.isfinite(self.null_threshold):
-            raise InvalidInputError(f"task.null_threshold was given as {self.null_threshold}; it is a finite number.")
+            raise InvalidInputError(f"task.null_threshold must be a finite number, got {self.null_threshold}.")
 
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("f1", "exact_match", "loss")
 
     def load(self) -> Splits:
-        """Reads both splits. An answer to train on must be where the data says that it starts."""
+        """Reads both splits. Answers to train on must start where the data says."""
         train = _first(self._read("train", self.train, self.train_split), self.max_train_samples)
         check_answer_places(train.rows, "the training data")
         return Splits(train, self.load_validation(()))
 
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, Questions]:
-        """Reads the validation split. Where its answers start is not checked: it serves the loss alone, not the scores."""
+        """Reads the validation split. The starts of its answers are not checked: they matter for the loss alone."""
         return {"": _first(self._read("validation", self.validation, self.validation_split), self.max_validation_samples)}
 
     def _read(self, split: str, files: str | list[str] | None, hub_split: str) -> Questions:
-        check_clear(self.dataset, self.train, self.validation)
+        check_one_source(self.dataset, self.train, self.validation)
         if self.dataset is not None:
-            return collect(_hub_entries(self.dataset, self.subset, hub_split))
+            return collect(_hub_questions(self.dataset, self.subset, hub_split))
         if not files:
             raise InvalidInputError(f"The task has no {split} file. Set task.{split} to a .json file in SQuAD's layout.")
         return read([files] if isinstance(files, str) else files)
@@ -95,14 +95,14 @@ class QuestionAnswering(Task):
         self, train: Any | None, validation: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Prepared:
         [(name, questions)] = validation.items()
-        cutter, padder = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)  # a tokenizer keeps, and saves, how it last cut
-        padder.padding_side = "right"  # positions stay what they are, in labels and logits
+        cutter, padder = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)  # a tokenizer keeps, and saves, its last truncation
+        padder.padding_side = "right"  # keeps the positions of labels and logits
         for rows in [questions.rows] if train is None else [train.rows, questions.rows]:
             _check_window(rows, cutter, max_length, self.stride)
-        trained = None if train is None else encode(train.rows, cutter, max_length, self.stride)[0]
-        encoded, windows = encode(questions.rows, cutter, max_length, self.stride)
+        encoded_train = None if train is None else cut_windows(train.rows, cutter, max_length, self.stride)[0]
+        encoded, windows = cut_windows(questions.rows, cutter, max_length, self.stride)
         return Prepared(
-            train=trained,
+            train=encoded_train,
             validation={name: encoded},
             collator=DataCollatorWithPadding(padder),
             metrics=lambda prediction: self._score(questions, windows, np.asarray(prediction.predictions)),
@@ -113,25 +113,25 @@ class QuestionAnswering(Task):
     def _score(self, questions: Questions, windows: Sequence[Window], logits: np.ndarray) -> dict[str, float]:
         """Returns the metrics of logits (windows x tokens x 2, for start and end)."""
         rows = questions.rows
-        search = Search(self.n_best, self.max_answer_tokens, self.null_threshold if questions.version2 else None)
+        search = SpanSearch(self.n_best, self.max_answer_tokens, self.null_threshold if questions.version2 else None)
         found = best_answers([row.context for row in rows], windows, logits.astype(np.float32), search)
         golds = [(row.id, [text for text, _ in row.answers]) for row in rows]
         predictions = {row.id: text for row, text in zip(rows, found, strict=True)}
-        return score(golds, predictions, VERSION_2 if questions.version2 else VERSION_1)
+        return score_answers(golds, predictions, VERSION_2 if questions.version2 else VERSION_1)
 
 
 def _first(questions: Questions, most: int | None) -> Questions:
     return replace(questions, rows=questions.rows[:most])
 
 
-def _hub_entries(name: str, subset: str | None, split: str) -> list[Entry]:
-    """Returns the rows of a data set on the Hub as a file in SQuAD's own layout holds them."""
+def _hub_questions(name: str, subset: str | None, split: str) -> list[RawQuestion]:
+    """Returns the rows of a data set on the Hub in the form of SQuAD's own files."""
     columns = read_hub(name, subset, split)
     missing = [column for column in ("id", "context", "question", "answers") if column not in columns]
     if missing or not columns["id"]:
         lacks = f"no column {missing[0]!r}" if missing else "no rows"
         raise InvalidInputError(f"{name} ({split}) has {lacks}. Give a data set with SQuAD's columns, as rajpurkar/squad.")
-    found: list[Entry] = []
+    found: list[RawQuestion] = []
     for row in range(len(columns["id"])):
         entry = {key: columns[key][row] for key in ("id", "question")}
         pairs = zip(columns["answers"][row]["text"], columns["answers"][row]["answer_start"], strict=True)
@@ -141,53 +141,53 @@ def _hub_entries(name: str, subset: str | None, split: str) -> list[Entry]:
 
 
 def _check_window(rows: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> None:
-    """Raises InvalidInputError if the longest question leaves windows too short to get on through its context."""
+    """Raises InvalidInputError for a slow tokenizer, and windows too short to hold a question and advance in its context."""
     if not tokenizer.is_fast:
         raise InvalidInputError(
-            f"The tokenizer {type(tokenizer).__name__} is a slow one: it does not tell where in a text a token stands, which "
-            "answers need. Take a model with a tokenizer.json."
+            f"The tokenizer {type(tokenizer).__name__} is a slow one, without the positions of tokens in a text, which answers "
+            "need. Take a model with a tokenizer.json."
         )
     lengths = [len(tokens) for tokens in tokenizer([row.question for row in rows], add_special_tokens=False)["input_ids"]]
     longest = int(np.argmax(lengths))
     needed = lengths[longest] + tokenizer.num_special_tokens_to_add(pair=True) + stride + 1
     if max_length < needed:
         raise InvalidInputError(
-            f"max_length was given as {max_length}; the question {rows[longest].id!r} alone has {lengths[longest]} tokens, and "
-            f"windows that share {stride} tokens (task.stride) then need {needed} or more. 384 with a stride of 128 is usual."
+            f"max_length must be {needed} or more, got {max_length}: the question {rows[longest].id!r} has {lengths[longest]} "
+            f"tokens, and windows share {stride} tokens (task.stride). 384 with a stride of 128 is usual."
         )
 
 
 CHUNK = 1000
-"""Questions that are cut at once: what a tokenizer returns is far larger than what is kept of it."""
+"""Questions in one call of the tokenizer, whose output is far larger than the part that is kept."""
 
 
-def encode(
+def cut_windows(
     rows: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
 ) -> tuple[datasets.Dataset, list[Window]]:
     """Cuts questions with their contexts into windows of at most `max_length` tokens.
 
-    The labels of a window are the first and the last token of the question's first answer; or both the null token, where
-    the window does not hold the whole answer or there is none.
+    The labels of a window are the first and the last token of the question's first answer; both are the null token if
+    the window does not hold the whole answer, or there is none.
 
     Args:
-        rows: the questions, none longer than leaves room for its context.
-        tokenizer: a fast one. Where it pads on the left, the context comes before the question, as such models expect.
+        rows: the questions, each short enough for a part of its context beside it.
+        tokenizer: a fast one. If it pads on the left, the context comes before the question, as such models expect.
         max_length: of a window, with its question and its special tokens.
         stride: tokens of the context that neighbouring windows share.
     """
-    parts: list[datasets.Dataset] = []
+    chunks: list[datasets.Dataset] = []
     windows: list[Window] = []
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
-        encoded, made = _cut(chunk, tokenizer, max_length, stride)
-        labels = [label(window, chunk[window.question]) for window in made]
+        encoded, cut = _cut_chunk(chunk, tokenizer, max_length, stride)
+        labels = [answer_tokens(window, chunk[window.question]) for window in cut]
         first, last = zip(*labels, strict=True)
-        parts.append(datasets.Dataset.from_dict({**encoded, "start_positions": first, "end_positions": last}))
-        windows += [replace(window, question=start + window.question) for window in made]
-    return datasets.concatenate_datasets(parts), windows
+        chunks.append(datasets.Dataset.from_dict({**encoded, "start_positions": first, "end_positions": last}))
+        windows += [replace(window, question=start + window.question) for window in cut]
+    return datasets.concatenate_datasets(chunks), windows
 
 
-def _cut(
+def _cut_chunk(
     rows: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
 ) -> tuple[dict[str, Any], list[Window]]:
     """Returns a model's inputs for each window, and the windows."""
@@ -215,8 +215,8 @@ def _window(encoded: BatchEncoding, number: int, context: int, cls: int | None) 
     return Window(encoded["overflow_to_sample_mapping"][number], null, first, offsets)
 
 
-def label(window: Window, question: Question) -> tuple[int, int]:
-    """Returns the positions of the first and the last token of a question's first answer, or twice that of the null token."""
+def answer_tokens(window: Window, question: Question) -> tuple[int, int]:
+    """Returns the positions of the first and last token of a question's first answer; twice the null token without one."""
     for text, start in itertools.islice(question.answers, 1):
         begin, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
         starts, ends = window.offsets.T
