@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fineprune.selection.counts import budget
+from fineprune.selection.counts import budget_of
 from fineprune.selection.topk import keep_highest
 
 Shapes = list[tuple[int, int]]
@@ -143,7 +143,7 @@ def measure(model: str, seed: int) -> Iterator[list[Row]]:
         scores = Scores(model, seed)
         density, change = CASES[case]
         change(scores)
-        count = budget(scores.all.numel(), density)
+        count = budget_of(scores.all.numel(), density)
         facts = {"model": model, "matrices": len(scores.matrices), "scores": scores.all.numel(), "case": case, "kept": count}
         rows = take_turns(scores, count, ways(model, case))
         yield [{**facts, "way": way, **row, "peak": None} for way, row in rows.items()]
@@ -184,7 +184,7 @@ def peak(model: str, case: str, way: str, seed: int) -> int:
     change(scores)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts again from here
     before = _memory("VmRSS")
-    WAYS[way][0](scores, budget(scores.all.numel(), density))
+    WAYS[way][0](scores, budget_of(scores.all.numel(), density))
     return _memory("VmHWM") - before
 
 

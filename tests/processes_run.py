@@ -26,7 +26,7 @@ from fineprune.pruner import state_files
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 LIFE = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-"""How often torchrun has started the ranks anew."""
+"""How often torchrun has restarted the ranks."""
 SAVE_STEPS = 2
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -141,7 +141,7 @@ RUNS = {"ddp": "movement global", "fsdp": "L0"}
 
 @dataclass(frozen=True)
 class Death:
-    """Where a life of `loop` ends: after so many steps, in the next one or in the save after that."""
+    """Where a life of `loop` ends: after `steps` steps, in the next one or in the save after that."""
 
     mode: str
     rank: int
@@ -180,7 +180,7 @@ def run_whole(folder: Path) -> None:
 
 
 def flips(folder: Path) -> None:
-    """Flips a bit some steps before a save, with the weight or without it."""
+    """Flips a bit zero, one or three steps before a save, with the weight or without it."""
     told = {}
     for mode, run in RUNS.items():
         for with_weight in (False, True):

@@ -22,7 +22,6 @@ import resumable_run
 from conftest import config, everything
 from fineprune import L0, Pruner, PruningConfig, TrainingError, Uniform, files
 from fineprune.distributed.process_group import local
-from fineprune.trainer.callback import PruningCallback
 from fineprune.trainer.checkpoints import last_whole_checkpoint
 from processes_run import RANK, cut_off, flip, hashes, moved, note, watch
 
@@ -42,18 +41,14 @@ class Early(TrainerCallback):
             self.deed()
 
 
-def pruning(trainer: Trainer) -> PruningCallback:
-    return next(each for each in trainer.callback_handler.callbacks if isinstance(each, PruningCallback))
-
-
 def pruner_of(trainer: Trainer) -> Pruner:
-    pruner = pruning(trainer).pruner
+    pruner = resumable_run.callback_of(trainer).pruner
     assert pruner is not None
     return pruner
 
 
 def exact(folder: Path, settings: PruningConfig, rows: int) -> dict[str, Tensor]:
-    """Trains in float64 and without dropout on batches of so many rows a process; returns all that came out.
+    """Trains in float64 and without dropout on batches of `rows` rows a process; returns every tensor at the end.
 
     Trainer (5.23) takes it that BERT divides its loss by the labels of all ranks, as it does not, and multiplies it by their
     number: `average_tokens_across_devices` switches that off.
@@ -61,7 +56,7 @@ def exact(folder: Path, settings: PruningConfig, rows: int) -> dict[str, Tensor]
     others = {"dropout": 0.0, "save_strategy": "no", "average_tokens_across_devices": False}
     made = resumable_run.trainer(folder, per_device_train_batch_size=rows, **others)
     made.model.double()
-    pruning(made).config = settings
+    resumable_run.callback_of(made).config = settings
     made.train()
     return everything(pruner_of(made))
 
@@ -142,7 +137,7 @@ def sharded(folder: Path) -> None:
         made = resumable_run.trainer(folder, **settings)
         torch.manual_seed(92 + RANK)
         made.train(resume_from_checkpoint=str(folder / "checkpoint-12") if name == "resumed" else None)
-        note(folder, name, {"holds": hashes(shards(made)), "processes": pruner_of(made)._masked.processes.count})
+        note(folder, name, {"holds": hashes(shards(made)), "processes": pruner_of(made)._masked.processes.size})
     note(folder, "last", last_whole_checkpoint(folder))
     made.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     made.save_model(str(folder / "final"))

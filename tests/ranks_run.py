@@ -222,7 +222,7 @@ def refused(config: PruningConfig) -> None:
     """Asserts that a config does not fit a sharded model, on every rank and before anything is changed."""
     model = Layers()
     shard(model, distributed.get_world_size())
-    with pytest.raises(InvalidInputError, match="shared out among"):
+    with pytest.raises(InvalidInputError, match="sharded over"):
         Pruner(model, torch.optim.AdamW(model.parameters()), config, total_steps=STEPS)
 
 

@@ -48,6 +48,10 @@ def trainer(folder: str | Path, *others: TrainerCallback, dropout: float = 0.1, 
     return Trainer(tiny_bert(dropout=dropout), made, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks)
 
 
+def callback_of(made: Trainer) -> PruningCallback:
+    return next(callback for callback in made.callback_handler.callbacks if isinstance(callback, PruningCallback))
+
+
 def resume(folder: str | Path) -> Trainer:
     """Finishes a run that was killed, as a user would."""
     made = trainer(folder)
@@ -71,7 +75,7 @@ class KillAtStep(TrainerCallback):
 
 
 def after_calls(calls: int, function: Callable[..., Any], then: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function; after so many calls of it, the other one runs in its place."""
+    """Returns the function; after this number of calls of it, the other one runs in its place."""
     seen = 0
 
     def counted(*arguments: Any, **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The words of refusals."""
+"""The errors, and the phrases that they are made of."""
 
 from fineprune import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
 from fineprune.errors import enumeration, is_number, nearest

@@ -20,12 +20,12 @@ class Distillation:
 
         L = alpha_ce * CE + alpha_kd * T^2 * KL(softmax(teacher / T) || softmax(student / T))
 
-    The gradient of KL falls as 1 / T^2; the factor T^2 keeps the balance of the two losses at any T.
+    The gradient of KL is proportional to 1 / T^2; the factor T^2 keeps the balance of the two losses at any T.
 
     Args:
-        temperature: T, above 0. A high one shows how the teacher ranks the wrong classes.
+        temperature: T, above 0. A high one gives weight to how the teacher ranks the wrong classes.
         alpha_ce: weight of the task's own loss, 0 or more. 0 needs no labels.
-        alpha_kd: weight of the teacher's, 0 or more.
+        alpha_kd: weight of the teacher's loss, 0 or more.
 
     Raises:
         InvalidInputError: for a value outside those ranges, or if both weights are 0.
@@ -37,13 +37,13 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if not is_number(self.temperature) or not 0 < self.temperature < math.inf:
-            raise InvalidInputError(f"temperature was given as {self.temperature!r}; it is a number above 0, as 2.0.")
+            raise InvalidInputError(f"temperature must be a number above 0, got {self.temperature!r}. The paper's is 2.0.")
         for name in ("alpha_ce", "alpha_kd"):
             alpha = getattr(self, name)
             if not is_number(alpha) or not 0 <= alpha < math.inf:
-                raise InvalidInputError(f"{name} was given as {alpha!r}; a weight of a loss is a number, 0 or more.")
+                raise InvalidInputError(f"{name}, the weight of a loss, must be a number, 0 or more, got {alpha!r}.")
         if self.alpha_ce == self.alpha_kd == 0:
-            raise InvalidInputError("alpha_ce and alpha_kd were both given as 0, which leaves no loss. Give one above 0.")
+            raise InvalidInputError("alpha_ce and alpha_kd are both 0, which leaves no loss. Give one above 0.")
 
     def loss(
         self,
@@ -61,7 +61,7 @@ class Distillation:
 
         Args:
             task_loss: CE, the student's own loss, a mean over the same examples or tokens.
-            student, teacher, mask: as in `teacher_loss`.
+            student, teacher, mask: as `teacher_loss` takes them.
 
         Raises:
             InvalidInputError: as `divergence`.
@@ -71,18 +71,22 @@ class Distillation:
     def teacher_loss(
         self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor], mask: Tensor | None = None
     ) -> Tensor:
-        """Returns T^2 * KL, a scalar.
+        """Returns T^2 * KL, a scalar; gradients reach the student only.
 
         Args:
-            student: logits, as `divergence` takes them; or several, over which KL is averaged: (start, end)
+            student: logits, as `divergence` takes them; or a sequence of them, over which KL is averaged: (start, end)
                 for extractive question answering.
             teacher: the same of the teacher.
-            mask: which examples or tokens count, as `divergence` takes it.
+            mask: as `divergence` takes it.
+
+        Raises:
+            InvalidInputError: for different numbers of tensors, and as `divergence`.
         """
-        students, teachers = _several(student), _several(teacher)
+        students, teachers = _as_sequence(student), _as_sequence(teacher)
         if len(students) != len(teachers):
             raise InvalidInputError(
-                f"The student gave {len(students)} tensors of logits and the teacher {len(teachers)}; they must be of one task."
+                f"The student gave {len(students)} tensors of logits and the teacher {len(teachers)}. "
+                "Take a teacher of the same task."
             )
         pairs = zip(students, teachers, strict=True)
         return self.temperature**2 * torch.stack([divergence(s, t, self.temperature, mask) for s, t in pairs]).mean()
@@ -97,7 +101,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask:
 
         p = softmax(teacher / T),  q = softmax(student / T)
 
-    In float32 at least, whatever the logits are. A class that the teacher excludes (p = 0, as at logits of
+    In float32 at least, whatever the dtype of the logits. A class that the teacher excludes (p = 0, as at logits of
     minus infinity) adds nothing. Gradients reach the student only.
 
     Args:
@@ -111,8 +115,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask:
     Raises:
         InvalidInputError: for logits of other shapes or of one class, or a mask of another shape.
     """
-    _check(student, teacher, mask)
-    log_p, log_q = (functional.log_softmax(_widened(z) / temperature, dim=-1) for z in (teacher.detach(), student))
+    _check_shapes(student, teacher, mask)
+    log_p, log_q = (functional.log_softmax(_upcast(z) / temperature, dim=-1) for z in (teacher.detach(), student))
     log_p = log_p.to(log_q.device)
     p = log_p.exp()
     kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
@@ -131,16 +135,16 @@ def next_labelled(labels: Tensor) -> Tensor:
     return functional.pad(labelled(labels)[..., 1:], (0, 1), value=False)
 
 
-def _several(logits: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+def _as_sequence(logits: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
     return [logits] if isinstance(logits, Tensor) else logits
 
 
-def _widened(logits: Tensor) -> Tensor:
+def _upcast(logits: Tensor) -> Tensor:
     """Half precision is too coarse for a difference of logarithms."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _check(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
+def _check_shapes(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
     if student.shape != teacher.shape:
         raise InvalidInputError(
             f"The student's logits have the shape {tuple(student.shape)} and the teacher's {tuple(teacher.shape)}; they must "
@@ -148,16 +152,15 @@ def _check(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
         )
     if student.dim() not in (2, 3):
         raise InvalidInputError(
-            f"The logits have the shape {tuple(student.shape)}; distillation takes (examples, classes) "
-            "or (examples, tokens, classes)."
+            f"The logits must have the shape (examples, classes) or (examples, tokens, classes), got {tuple(student.shape)}."
         )
     if student.shape[-1] < 2:
         raise InvalidInputError(
-            "The logits have one column, as in a regression; its softmax is 1 whatever the model says, so a teacher "
-            "teaches nothing. Distil a model with two classes or more, or train this one without a teacher."
+            "The logits have one column, as in a regression: their softmax is always 1, and teaches nothing. Distil a model "
+            "with two classes or more, or train this one without a teacher."
         )
     if mask is not None and mask.shape != student.shape[:-1]:
         raise InvalidInputError(
-            f"The labels or the mask have the shape {tuple(mask.shape)} and the logits {tuple(student.shape)}; "
-            f"one label for each row of logits, {tuple(student.shape[:-1])}, is needed."
+            f"The labels or the mask must have the shape {tuple(student.shape[:-1])}, one value for each row of the logits, "
+            f"got {tuple(mask.shape)}."
         )

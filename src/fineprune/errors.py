@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each message says what was given, what is allowed and what to do.
+"""The errors that a user can cause. Each message says what is wrong, what is allowed and what to do.
 
 The command line turns a `FinepruneError` into one sentence and an exit code; any other exception
 is a fault of this library and keeps its traceback.
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class FinepruneError(Exception):
-    """Base of every error with which this library refuses something."""
+    """Base of every error that this library raises on purpose."""
 
 
 class InvalidInputError(FinepruneError, ValueError):
@@ -26,16 +26,16 @@ class FileError(FinepruneError, OSError):
 
 
 class MissingExtraError(FinepruneError, ImportError):
-    """A part of the library whose optional dependencies are not installed."""
+    """Optional dependencies of a feature that are not installed."""
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is an int or a float; True and False are not taken for numbers."""
+    """Returns whether a value is an int or a float; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns a phrase that offers the known words most like `word`, or lists them when few."""
+    """Returns a phrase to end an error with: the known words most like `word`; if none is, the first of them all."""
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=3)
     if close:
@@ -44,14 +44,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def enumeration(names: Iterable[str], most: int = 8) -> str:
-    """Returns `a, b, c and 12 more`: at most `most` of the names, and how many were left out."""
+    """Returns `a, b, c and 12 more`: at most `most` of the names, and the number of those left out."""
     names = list(names)
     listed = ", ".join(names[:most]) or "none"
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raises MissingExtraError, naming the extra to install, if one of the modules is not there."""
+    """Raises MissingExtraError, which names the extra to install, if one of the modules is missing."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"This needs {', '.join(missing)}, not installed here: pip install 'fineprune[{extra}]'")

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and never trusted when read."""
+"""Files: written beside their name and renamed at the end, so whole or not at all; checked before they are trusted."""
 
 import contextlib
 import os
@@ -15,7 +15,12 @@ from .errors import FileError, InvalidInputError
 
 
 def replace_whole(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Writes a file so that its name always holds a whole one: the old, then the new."""
+    """Writes a file so that its name always holds a whole one: the old, then the new.
+
+    Args:
+        path: of the file; its folder must exist.
+        writer: writes the file to the temporary path that it is given.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         writer(temporary)
@@ -26,16 +31,9 @@ def replace_whole(path: Path, writer: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_free(folder: str | Path) -> None:
-    """Raises InvalidInputError if there is something of this name already, but for an empty folder."""
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InvalidInputError(f"{folder} exists already, and nothing is overwritten. Give a new folder.")
-
-
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into, beside the new one, whose name it takes once all is written.
+    """Yields a temporary folder to write into, and renames it to `folder` once the block has ended.
 
     Raises:
         FileError: if it cannot be written; nothing of it is left then.
@@ -50,11 +48,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.replace(temporary, final)
         flush(final.parent)
     except (OSError, safetensors.SafetensorError) as error:
-        raise FileError(
-            f"{folder} could not be written: {error}. Give a new folder on a disk with space, and again."
-        ) from error
+        raise FileError(f"{folder} could not be written: {error}. Give a new folder on a disk with space.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(folder: str | Path) -> None:
+    """Raises InvalidInputError if the name is taken, unless by an empty folder."""
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InvalidInputError(f"{folder} exists already, and nothing is overwritten. Give a new folder.")
 
 
 def flush(path: Path) -> None:
@@ -75,22 +78,22 @@ def check_safetensors(path: Path) -> dict[str, str]:
         raise InvalidInputError(f"{path} is damaged: {error}. Choose a whole checkpoint.") from error
 
 
-def physical() -> int:
-    """Returns the bytes of memory of this machine; where the system does not tell, as Windows', no limit."""
-    if sys.platform == "win32":
-        return sys.maxsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def check_memory(nbytes: int, what: str) -> None:
     """Raises InvalidInputError if something would take more memory than this machine has.
 
     Args:
-        nbytes: that it would take.
-        what: it is, in words: "The model in FOLDER".
+        nbytes: its size in bytes.
+        what: its name in the message: "The model in FOLDER".
     """
-    if nbytes > physical():
+    if nbytes > physical_memory():
         raise InvalidInputError(
-            f"{what} would take {nbytes:,} bytes of memory, and this machine has {physical():,}. Check where it is from, or "
-            "load it on a larger one."
+            f"{what} would take {nbytes:,} bytes of memory, and this machine has {physical_memory():,}. Check where it is "
+            "from, or load it on a larger one."
         )
+
+
+def physical_memory() -> int:
+    """Returns the bytes of memory of this machine; sys.maxsize on Windows, which does not tell."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

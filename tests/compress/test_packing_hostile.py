@@ -290,7 +290,7 @@ def test_what_would_not_fit_in_memory_is_refused_before_it_is_made(folder: Path,
     """Of a config that belongs to the tensors, too."""
     fineprune.load(folder)
     load_parts(folder)
-    monkeypatch.setattr(files, "physical", lambda: 5_000)
+    monkeypatch.setattr(files, "physical_memory", lambda: 5_000)
 
     def filled(*_: object) -> None:
         raise AssertionError("it was made")
@@ -302,7 +302,7 @@ def test_what_would_not_fit_in_memory_is_refused_before_it_is_made(folder: Path,
 
 
 def test_there_is_memory() -> None:
-    assert 1e8 < files.physical() < 1e16
+    assert 1e8 < files.physical_memory() < 1e16
     files.check_memory(1000, "Nothing")
 
 

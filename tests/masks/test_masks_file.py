@@ -21,7 +21,7 @@ from test_masks import BIAS, HEAD, WEIGHT, Model, bits, drawn, raw, save_task, s
 from torch import Tensor
 
 from fineprune import FileError, InvalidInputError, apply_mask
-from fineprune.masks.bits import Packed, checksum, fingerprint
+from fineprune.masks.bits import PackedMask, checksum_of, fingerprint
 from fineprune.masks.file import MaskFile, read, save
 
 
@@ -50,8 +50,8 @@ def test_what_is_saved_is_read(
     file = read(path)
     assert list(file.masks) == list(given_)
     for name, (W, M) in given_.items():
-        assert file.masks[name].mask().dtype is torch.bool
-        assert torch.equal(file.masks[name].mask(), M)
+        assert file.masks[name].unpack().dtype is torch.bool
+        assert torch.equal(file.masks[name].unpack(), M)
         assert file.fingerprints[name] == fingerprint(W)
     header = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
     assert path.stat().st_size == header + sum(-(-math.prod(size) // 8) for size in sizes)
@@ -75,7 +75,7 @@ def test_masks_laid_out_otherwise_are_saved_in_c_order(tmp_path: Path) -> None:
     W, M = torch.randn(4, 6).t(), drawn((4, 6), 3).t()
     save(tmp_path / "m", {"w": (W, M)}, {"b": torch.arange(6.0).view(2, 3).t()})
     file = read(tmp_path / "m")
-    assert torch.equal(file.masks["w"].mask(), M)
+    assert torch.equal(file.masks["w"].unpack(), M)
     assert torch.equal(file.trained["b"], torch.arange(6.0).view(2, 3).t())
     assert file.fingerprints["w"] == fingerprint(W.contiguous()) != fingerprint(W.t())
 
@@ -124,9 +124,9 @@ def rewritten(change: Callable[[dict[str, Tensor], dict[str, Any], dict[str, str
         change(tensors, said, metadata)
         for name, tensor in tensors.items():
             if isinstance(said.get(name), dict) and said[name].get("checksum") != "kept":
-                said[name]["checksum"] = checksum(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+                said[name]["checksum"] = checksum_of(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         text = metadata.pop("text", json.dumps(said))
-        of_text = metadata.pop("checksum", checksum(text.encode()))
+        of_text = metadata.pop("checksum", checksum_of(text.encode()))
         safetensors.torch.save_file(tensors, path, {**metadata, "tensors": text, "checksum": of_text})
 
     return rewrite
@@ -200,10 +200,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no shape": (said(M, shape=None), "no possible shape"),
     "too many sizes": (said(M, shape=[15] + [1] * 9), "no possible shape"),
     "another shape": (said(M, shape=[3, 5]), r"has shape \(5, 3\) here, and \(3, 5\) there"),
-    "a fingerprint that is a number": (said(M, weight=3), "says weight '3', which is no text"),
+    "a fingerprint that is a number": (said(M, weight=3), "has the weight '3', which is no text"),
     "another fingerprint": (said(M, weight="0" * 64), "another backbone|made on another"),
     "an unknown dtype": (said(T, dtype="U8"), "said to be U8; known are F64"),
-    "no dtype": (said(T, dtype=None), "says dtype 'None'"),
+    "no dtype": (said(T, dtype=None), "has the dtype 'None'"),
     "another dtype": (said(T, dtype="F16"), r"is F32 \[2, 5\], and its description asks for F16"),
     "another shape of a head": (said(T, shape=[5, 2]), r"asks for F32 \[5, 2\]"),
     "no shape of a head": (said(T, shape=None), "asks for F32 None"),
@@ -341,13 +341,17 @@ kept = torch.ones(2, 3, dtype=torch.bool)
     ("weights", "trained", "words"),
     [
         ({}, {"b": ones}, "no mask to save"),
-        ({"w": (ones, kept)}, {"w": ones}, "w was given with a mask and as trained"),
-        ({"w": (ones, kept.float())}, {}, r"mask of w was given as float32 \(2, 3\); it is bool \(2, 3\)"),
-        ({"w": (ones, kept.t())}, {}, r"mask of w was given as bool \(3, 2\)"),
+        ({"w": (ones, kept)}, {"w": ones}, "w must be given either with a mask or as trained, got both"),
+        ({"w": (ones, kept.float())}, {}, r"mask of w must be bool \(2, 3\), got float32 \(2, 3\)"),
+        ({"w": (ones, kept.t())}, {}, r"mask of w must be bool \(2, 3\), got bool \(3, 2\)"),
         ({"w": (ones.int(), kept)}, {}, "w cannot be saved with a mask: it is int32"),
         ({"w": (ones.to("meta"), kept)}, {}, "meta device"),
-        ({"w": (ones[:0], kept[:0])}, {}, r"w was given with shape \(0, 3\)"),
-        ({"w": (ones.view(1, 1, 1, 1, 1, 1, 1, 2, 3), kept.view(1, 1, 1, 1, 1, 1, 1, 2, 3))}, {}, "8 dimensions at most"),
+        ({"w": (ones[:0], kept[:0])}, {}, r"at least one value and 8 dimensions at most, got w of shape \(0, 3\)"),
+        (
+            {"w": (ones.view(1, 1, 1, 1, 1, 1, 1, 2, 3), kept.view(1, 1, 1, 1, 1, 1, 1, 2, 3))},
+            {},
+            "8 dimensions at most, got w",
+        ),
         ({"w": (ones, kept)}, {"b": ones.to(torch.complex64)}, "b cannot be saved with a mask: it is complex64"),
         ({"w": (ones, kept)}, {"b": ones.to_sparse()}, "only dense floats"),
     ],
@@ -369,4 +373,4 @@ def test_packing_agrees_with_a_slow_reference() -> None:
     for size in range(1, 26):
         mask = drawn((size,), size)
         expected = [sum(int(bit) << place for place, bit in enumerate(mask[at : at + 8])) for at in range(0, size, 8)]
-        assert Packed.of(mask).bits.tolist() == expected
+        assert PackedMask.of(mask).bits.tolist() == expected

@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel
 from fineprune import InvalidInputError
 from fineprune.models import targets
 from fineprune.selection import topk
-from fineprune.selection.counts import budget, least_of
+from fineprune.selection.counts import budget_of, least_of
 from fineprune.selection.scopes import keep_above, keep_adaptive, keep_global, keep_global_and_least, keep_local, share_out
 from fineprune.selection.topk import SAMPLE, keep_highest, keep_highest_by_sorting, keep_n_of_m
 
@@ -28,7 +28,7 @@ VALUES = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 3e38, math.inf, -math.i
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Lets the selection take so many threads, as if PyTorch did."""
+    """Makes PyTorch report this number of threads."""
     with mock.patch.object(torch, "get_num_threads", return_value=number):
         yield
 
@@ -86,7 +86,7 @@ def test_small_problems_are_settled_as_by_sorting(problem: tuple[list[Tensor], l
 
 
 MATCH = 4 * SAMPLE
-"""From so many scores on, a sample is looked at."""
+"""The number of scores from which on a sample is taken."""
 
 
 @st.composite
@@ -224,16 +224,16 @@ def test_an_empty_tensor_beside_others() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 10**8), st.floats(1e-6, 1))
 def test_the_budget_is_the_floor(count: int, density: float) -> None:
-    kept = budget(count, density)
+    kept = budget_of(count, density)
     assert kept == math.floor(density * count)
     assert kept <= density * count < kept + 1
 
 
 def test_the_budget_has_no_epsilon() -> None:
-    assert budget(10, 0.7) == 7
-    assert budget(100, 0.29) == 28  # 0.29 * 100 = 28.999999999999996 in float64
-    assert budget(1, 1.0) == 1
-    assert budget(9, 0.1) == 0
+    assert budget_of(10, 0.7) == 7
+    assert budget_of(100, 0.29) == 28  # 0.29 * 100 = 28.999999999999996 in float64
+    assert budget_of(1, 1.0) == 1
+    assert budget_of(9, 0.1) == 0
 
 
 @pytest.mark.parametrize("density", [0.0, 0.03, 0.1, 1 / 3, 0.5, 1.0])
@@ -261,9 +261,9 @@ def test_remaining_weights_of_bert_base(density: float, local: str, together: st
     matrices = [parameter.numel() for parameter in targets.find(model).values()]
     encoder = sum(parameter.numel() for parameter in model.encoder.parameters())
     assert (len(matrices), sum(matrices), encoder - sum(matrices)) == (72, 84_934_656, 119_808)
-    ones = sum(budget(count, density) for count in matrices)
+    ones = sum(budget_of(count, density) for count in matrices)
     assert f"{100 * (ones + 119_808) / encoder:.6f}" == local
-    assert f"{100 * (budget(sum(matrices), density) + 119_808) / encoder:.6f}" == together
+    assert f"{100 * (budget_of(sum(matrices), density) + 119_808) / encoder:.6f}" == together
 
 
 # The adaptive scope.
@@ -302,7 +302,7 @@ def water_level(importance: list[float], groups: list[int], budget: int) -> list
 def test_shares_are_whole_and_as_near_to_the_real_ones_as_that_allows(problem: tuple[list[float], list[int], float]) -> None:
     importance, groups, density = problem
     kept = share_out(importance, groups, density)
-    assert sum(kept) == budget(sum(groups), density)
+    assert sum(kept) == budget_of(sum(groups), density)
     assert all(0 <= count <= most for count, most in zip(kept, groups, strict=True))
     real = water_level(importance, groups, sum(kept))
     assert sum(real) == sum(kept)
@@ -357,7 +357,7 @@ def test_each_kind_shares_its_budget_out_by_the_mean_sigmoid(density: float) -> 
     assert all(torch.equal(a, b) for a, b in zip(kept, adaptive_by_loops(scores, density, kinds), strict=True))
     for kind in shapes:
         counts = [int(mask.sum()) for mask, name in zip(kept, kinds, strict=True) if name == kind]
-        assert sum(counts) == budget(len(counts) * math.prod(shapes[kind]), density)
+        assert sum(counts) == budget_of(len(counts) * math.prod(shapes[kind]), density)
     assert int(kept[4].sum()) > int(kept[0].sum()) > int(kept[2].sum())
 
 
@@ -367,7 +367,7 @@ def test_the_adaptive_share_of_scores_that_underflow() -> None:
     assert low.tolist() == lower.tolist() == [True, True, False, False]
 
 
-# A floor for each matrix.
+# At least a share of each matrix.
 
 small_scores = st.lists(
     arrays.arrays("float32", st.integers(1, 30), elements=st.sampled_from(VALUES) | st.floats(-2, 2, width=32)).map(
@@ -425,7 +425,7 @@ def floored_problems(draw: st.DrawFn) -> tuple[list[Tensor], list[int], float, f
 @given(floored_problems())
 def test_one_budget_with_a_floor_for_each(problem: tuple[list[Tensor], list[int], float, float]) -> None:
     scores, sizes, density, share = problem
-    room = budget(sum(len(tensor) * size for tensor, size in zip(scores, sizes, strict=True)), density)
+    room = budget_of(sum(len(tensor) * size for tensor, size in zip(scores, sizes, strict=True)), density)
     expected = global_and_least_by_loops(scores, sizes, room, share)
     kept = keep_global_and_least(scores, sizes, density, share)
     assert all(torch.equal(a, b) for a, b in zip(kept, expected, strict=True))
@@ -435,8 +435,8 @@ def test_many_matrices_short_at_once() -> None:
     """One matrix would take the whole budget; lifting some floors leaves others short in the next round."""
     scores = [torch.full((200,), 5.0), torch.linspace(2, 1, 200), *(torch.full((200,), -float(index)) for index in range(20))]
     kept = keep_global_and_least(scores, [1] * 22, 0.06, 0.05)
-    assert [int(mask.sum()) for mask in kept] == [budget(4400, 0.06) - 21 * 11] + [11] * 21
-    expected = global_and_least_by_loops(scores, [1] * 22, budget(4400, 0.06), 0.05)
+    assert [int(mask.sum()) for mask in kept] == [budget_of(4400, 0.06) - 21 * 11] + [11] * 21
+    expected = global_and_least_by_loops(scores, [1] * 22, budget_of(4400, 0.06), 0.05)
     assert all(torch.equal(a, b) for a, b in zip(kept, expected, strict=True))
 
 
@@ -506,7 +506,7 @@ def test_nan_is_refused(name: str, columns: int) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("columns", [8, MATCH])
-def test_the_scores_are_left_as_they_are_to_the_bit(name: str, columns: int) -> None:
+def test_the_scores_are_left_as_they_are_bit_for_bit(name: str, columns: int) -> None:
     scores = [torch.randn(2, columns), torch.randn(8, 4).t(), torch.tensor([[0.0, -0.0, math.inf, -math.inf]])]
     before = copy.deepcopy(scores)
     masks = EVERY[name](scores)

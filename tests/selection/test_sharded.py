@@ -18,11 +18,11 @@ AWKWARD = [0.0, -0.0, 1.0, -1.0, 5e-324, -1e-40, 1e-38, 3.4e38, float("inf"), fl
 class Threads:
     """Stands in for the ranks of a group: each is a thread of this process."""
 
-    def __init__(self, place: int, barrier: threading.Barrier, slots: list[Any]) -> None:
-        self.place, self.count, self._barrier, self._slots = place, len(slots), barrier, slots
+    def __init__(self, rank: int, barrier: threading.Barrier, slots: list[Any]) -> None:
+        self.rank, self.size, self._barrier, self._slots = rank, len(slots), barrier, slots
 
     def stacked(self, values: Tensor) -> Tensor:
-        self._slots[self.place] = values
+        self._slots[self.rank] = values
         self._barrier.wait(20)
         seen = torch.stack(list(self._slots))
         self._barrier.wait(20)
@@ -36,10 +36,10 @@ def on_ranks(count: int, function: Callable[[Threads], list[Tensor]]) -> list[li
     """Calls a function on every rank, and returns what each found."""
     barrier, slots, found = threading.Barrier(count), [None] * count, [[] for _ in range(count)]
 
-    def run(place: int) -> None:
-        found[place] = function(Threads(place, barrier, slots))
+    def run(rank: int) -> None:
+        found[rank] = function(Threads(rank, barrier, slots))
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(count)]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -63,7 +63,7 @@ def test_counting_on_ranks_is_sorting_on_one(data: some.DataObject) -> None:
     pools = [0] * len(scores) if together else list(range(len(scores)))
     weights = [len(one) * size for one, size in zip(scores, sizes, strict=True)]
     budgets = [data.draw(some.integers(0, most)) for most in ([sum(weights)] if together else weights)]
-    found = on_ranks(count, lambda rank: keep_across([shard[rank.place] for shard in shards], sizes, pools, budgets, rank))
+    found = on_ranks(count, lambda group: keep_across([shard[group.rank] for shard in shards], sizes, pools, budgets, group))
     if together:
         expected = keep_highest_by_sorting(scores, sizes, budgets[0]) if sum(weights) else [one > 0 for one in scores]
     else:
@@ -86,7 +86,7 @@ def test_whole_numbers_in_the_order_of_the_scores(values: list[float]) -> None:
 
 def test_a_prefix_ends_at_the_first_group_that_does_not_fit() -> None:
     """The small groups of the second matrix would fit, but rank behind the large ones of the first, which tie with them."""
-    found = on_ranks(2, lambda rank: keep_across([torch.zeros(2), torch.zeros(3)], [5, 1], [0, 0], [12], rank))
+    found = on_ranks(2, lambda group: keep_across([torch.zeros(2), torch.zeros(3)], [5, 1], [0, 0], [12], group))
     assert [[mask.tolist() for mask in of_rank] for of_rank in found] == [
         [[True, True], [False] * 3],
         [[False] * 2, [False] * 3],

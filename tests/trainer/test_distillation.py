@@ -40,7 +40,7 @@ from fineprune import Distillation, InvalidInputError
 from fineprune.distillation import divergence, labelled, next_labelled
 from fineprune.trainer.callback import PruningCallback
 from fineprune.trainer.distillation_trainer import DistillationTrainer
-from resumable_run import STEPS, trainer
+from resumable_run import STEPS, callback_of, trainer
 
 EXCLUDED = -math.inf
 TEACHER_ALONE = Distillation(alpha_ce=0.0, alpha_kd=1.0)
@@ -167,13 +167,13 @@ def test_a_position_that_only_the_student_excludes_gives_a_finite_gradient() -> 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"temperature": 0}, "temperature was given as 0; it is a number above 0"),
-        ({"temperature": math.inf}, "temperature was given as inf"),
-        ({"temperature": math.nan}, "temperature was given as nan"),
-        ({"temperature": "2"}, "temperature was given as '2'"),
-        ({"alpha_ce": -0.1}, "alpha_ce was given as -0.1; a weight of a loss is a number, 0 or more"),
-        ({"alpha_kd": math.nan}, "alpha_kd was given as nan"),
-        ({"alpha_kd": True}, "alpha_kd was given as True"),
+        ({"temperature": 0}, r"temperature must be a number above 0, got 0\."),
+        ({"temperature": math.inf}, "must be a number above 0, got inf"),
+        ({"temperature": math.nan}, "must be a number above 0, got nan"),
+        ({"temperature": "2"}, "must be a number above 0, got '2'"),
+        ({"alpha_ce": -0.1}, r"alpha_ce, the weight of a loss, must be a number, 0 or more, got -0\.1\."),
+        ({"alpha_kd": math.nan}, "alpha_kd, .* must be a number, 0 or more, got nan"),
+        ({"alpha_kd": True}, "alpha_kd, .* must be a number, 0 or more, got True"),
         ({"alpha_ce": 0, "alpha_kd": 0}, "leaves no loss"),
     ],
 )
@@ -188,9 +188,9 @@ def test_settings_that_cannot_be_are_refused(given: dict[str, Any], words: str) 
         ((4, 3), (4, 5), None, r"the shape \(4, 3\) and the teacher's \(4, 5\).*the same classes"),
         ((2, 6, 30), (2, 6, 31), None, "same tokenizer"),
         ((4, 1), (4, 1), None, "one column, as in a regression"),
-        ((4,), (4,), None, r"takes \(examples, classes\)"),
-        ((2, 3, 4, 4), (2, 3, 4, 4), None, r"the shape \(2, 3, 4, 4\)"),
-        ((2, 6, 30), (2, 6, 30), (2, 5), r"the shape \(2, 5\) and the logits \(2, 6, 30\).*\(2, 6\), is needed"),
+        ((4,), (4,), None, r"must have the shape \(examples, classes\) .*, got \(4,\)"),
+        ((2, 3, 4, 4), (2, 3, 4, 4), None, r"\(examples, tokens, classes\), got \(2, 3, 4, 4\)"),
+        ((2, 6, 30), (2, 6, 30), (2, 5), r"must have the shape \(2, 6\), one value for each row .*, got \(2, 5\)"),
     ],
 )
 def test_logits_that_cannot_be_are_refused(student: Any, teacher: Any, mask: Any, words: str) -> None:
@@ -345,14 +345,12 @@ class BreakOff(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def pruner_of(made: Trainer) -> Any:
-    return next(each for each in made.callback_handler.callbacks if isinstance(each, PruningCallback)).pruner
-
-
 def test_prunes_and_distils_and_resumes(tmp_path: Path) -> None:
-    whole = pruned_and_distilled(tmp_path / "whole")
+    whole = pruned_and_distilled(tmp_path / "whole", report_to="tensorboard")
+    kinds = [type(each).__name__ for each in whole.callback_handler.callbacks]
+    assert kinds.index("PruningCallback") < kinds.index("TensorBoardCallback"), "reporters show the pruning figures"
     whole.train()
-    pruner = pruner_of(whole)
+    pruner = callback_of(whole).pruner
     assert pruner.density() == pytest.approx(0.3, abs=1e-3)
     logged = [entry for entry in whole.state.log_history if "loss" in entry]
     assert all({"loss_ce", "loss_kd", "density"} <= entry.keys() for entry in logged)
@@ -361,7 +359,7 @@ def test_prunes_and_distils_and_resumes(tmp_path: Path) -> None:
         pruned_and_distilled(tmp_path / "broken", BreakOff()).train()
     resumed = pruned_and_distilled(tmp_path / "broken")
     resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-12"))
-    assert not differences(everything(pruner_of(resumed)), everything(pruner))
+    assert not differences(everything(callback_of(resumed).pruner), everything(pruner))
     again = [entry for entry in resumed.state.log_history if "loss" in entry]
     assert [entry["loss_kd"] for entry in again[6:]] == [entry["loss_kd"] for entry in logged[6:]]
 
@@ -441,8 +439,8 @@ def test_what_cannot_be_distilled_is_refused_while_training(tmp_path: Path) -> N
     tokens = [row["input_ids"] for row in data("classification")]
     plain = [{"input_ids": row, "labels": 1} for row in tokens]
     cases = {
-        "not class numbers": (tiny_bert(num_labels=1), tiny_bert(num_labels=1), [{**row, "labels": 0.5} for row in plain]),
-        "not class numbers.*": (tiny_bert(), tiny_bert(), [{**row, "labels": [0.0, 1.0]} for row in plain]),
+        "must be class numbers": (tiny_bert(num_labels=1), tiny_bert(num_labels=1), [{**row, "labels": 0.5} for row in plain]),
+        "must be class numbers.*": (tiny_bert(), tiny_bert(), [{**row, "labels": [0.0, 1.0]} for row in plain]),
         "the same classes": (tiny_bert(), tiny_bert(num_labels=3), plain),
         r"no labels \(labels\).*alpha_ce=0.0": (tiny_bert(), tiny_bert(), [{"input_ids": row} for row in tokens]),
         "A model returned tuple; distillation needs `logits`": (tiny_bert(), Unnamed(), plain),

@@ -27,11 +27,7 @@ from fineprune import InvalidInputError, Magnitude, Pruner, TrainingError
 from fineprune.pruner import state_files
 from fineprune.trainer.callback import PruningCallback
 from fineprune.trainer.checkpoints import last_whole_checkpoint
-from resumable_run import SAVE_STEPS, STEPS, resume, trainer
-
-
-def callback_of(made: Trainer) -> PruningCallback:
-    return next(callback for callback in made.callback_handler.callbacks if isinstance(callback, PruningCallback))
+from resumable_run import SAVE_STEPS, STEPS, callback_of, resume, trainer
 
 
 def test_prunes_and_saves_a_plain_checkpoint(tmp_path: Path) -> None:
@@ -73,6 +69,7 @@ def test_equals_the_plain_loop_with_joint_clipping(tmp_path: Path) -> None:
 
 def test_logs_reach_the_history_and_every_reporter(tmp_path: Path) -> None:
     made = trainer(tmp_path, report_to="tensorboard", eval_strategy="steps", eval_steps=12)
+    callback_of(made).attach(made)
     made.train()
     training = [entry for entry in made.state.log_history if "loss" in entry]
     keys = {"density", "density_asked", "score_mean", "score_std", "score_min", "score_max", "joint_grad_norm"}
@@ -88,6 +85,35 @@ def test_logs_reach_the_history_and_every_reporter(tmp_path: Path) -> None:
     events = event_accumulator.EventAccumulator(str(folder)).Reload()
     assert {"train/density", "train/score_std", "train/joint_grad_norm", "eval/density"} <= set(events.Tags()["scalars"])
     assert [event.value for event in events.Scalars("train/density")] == pytest.approx(densities)
+
+
+def test_without_attach_reporters_get_no_figures_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append("density" in kwargs["logs"])
+
+    made = trainer(tmp_path, Watch(), report_to="tensorboard", save_strategy="no")
+    made.train()
+    assert "Trainer logs to tensorboard before this callback adds the pruning figures" in caplog.text
+    assert "callback.attach(trainer)" in caplog.text
+    assert all("density" in entry for entry in made.state.log_history if "loss" in entry)
+    assert seen == [True] * (STEPS // 2) + [False]  # the last log is that of the whole training
+
+
+def test_attach_adds_the_callback_once_behind_the_flow_control(tmp_path: Path) -> None:
+    made = trainer(tmp_path, report_to="tensorboard")
+    callback, others = callback_of(made), made.callback_handler.callbacks[2:]
+    for _ in range(2):
+        callback.attach(made)
+        kinds = [type(each).__name__ for each in made.callback_handler.callbacks]
+        assert kinds == ["DefaultFlowCallback", "PruningCallback", "TensorBoardCallback", "PrinterCallback"], others
+    made.remove_callback(callback)
+    callback.attach(made)
+    assert [type(each).__name__ for each in made.callback_handler.callbacks] == kinds
 
 
 def test_clipping_is_taken_over_and_given_back(tmp_path: Path) -> None:
@@ -231,7 +257,7 @@ BROKEN = {
 }
 
 
-def test_broken_state_is_refused_in_words(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_broken_state_raises_a_clear_error(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, breakage in BROKEN.items():
         copy = tmp_path_factory.mktemp("copy") / "run"
         shutil.copytree(checkpoint.parent, copy)

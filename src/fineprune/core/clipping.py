@@ -45,7 +45,7 @@ def _combined(norms: Sequence[Tensor], processes: ProcessGroup) -> Tensor:
     """Returns the norm of tensors with these norms, on all processes that share them."""
     widest = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
     norm = torch.stack([norm.to(norms[0].device, widest) for norm in norms]).norm()
-    return norm if processes.count == 1 else processes.total(norm.square()).sqrt()
+    return norm if processes.size == 1 else processes.total(norm.square()).sqrt()
 
 
 def norm(gradient: Tensor) -> Tensor:

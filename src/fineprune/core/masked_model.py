@@ -87,14 +87,14 @@ class MaskedModel:
             masks: new ones; None: those in force.
         """
         if masks is not None:  # counted while all processes are here
-            self._density = density_of(self.pools, masks) if self.processes.count > 1 else None
+            self._density = density_of(self.pools, masks) if self.processes.size > 1 else None
         self._write(self.masks() if masks is None else masks)
         self.holding = Holding.MASKED
 
     @torch.no_grad()
     def sample(self) -> None:
         """Writes W * M into the parameters, with M sampled for the forward passes of this step."""
-        self._unsampled = self._masks_held() if self.processes.count > 1 else None
+        self._unsampled = self._masks_held() if self.processes.size > 1 else None
         self._write([pool.samples(self.step) for pool in self.pools])
         self.holding, self.sampled_at = Holding.SAMPLED, self.step
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..methods.base import PenalisedMethod
 from ..methods.controller import Ranking, density_above, penalty_unit, scores_at
 from ..methods.penalised import PenalisedWeights
-from ..selection.counts import groups, kept
+from ..selection.counts import groups_of, kept_of
 from .pool import Pool, surviving_of
 from .site import Site
 
@@ -40,7 +40,7 @@ class PoolRanking(Ranking):
         self._pool = pool
         self._scores = pool.scores()
         self._samples = [self._sampled(site, scores) for site, scores in zip(pool.sites, self._scores, strict=True)]
-        numbers = groups(self._scores, pool.processes)
+        numbers = groups_of(self._scores, pool.processes)
         self._weights = [number * pool.cost(site) for number, site in zip(numbers, pool.sites, strict=True)]
 
     def at(self, *densities: float) -> list[float]:
@@ -48,7 +48,7 @@ class PoolRanking(Ranking):
 
     def share_above(self, cut: float) -> tuple[float, float]:
         total = sum(self._weights)
-        above = kept([scores > cut for scores in self._scores], self._pool.processes)
+        above = kept_of([scores > cut for scores in self._scores], self._pool.processes)
         counted = np.dot(above, [self._pool.cost(site) for site in self._pool.sites]) / total
         return density_above(self._samples, self._weights, cut), max(counted, 1 / total)
 
@@ -87,6 +87,6 @@ def shrink_weights(pool: Pool, site: Site, step: int, rate: float) -> None:
     """
     assert isinstance(pool.method, PenalisedWeights)
     factors = pool.method.contraction(site.magnitude(), rate * max(pool.penalty(step), 0.0))
-    for weight, groups_of in site.grouping.items():
-        weight.dense.mul_(groups_of.expand(factors, weight.dense.shape).to(weight.dense.device))
+    for weight, groups in site.grouping.items():
+        weight.dense.mul_(groups.expand(factors, weight.dense.shape).to(weight.dense.device))
     site.restore()

@@ -15,7 +15,7 @@ from ..methods.base import LearnedMethod, Method, PenalisedMethod, StochasticMet
 from ..methods.controller import Controller
 from ..methods.penalised import PenalisedScores
 from ..scores.philox import logit_noise
-from ..selection.counts import kept
+from ..selection.counts import kept_of
 from ..selection.scopes import Select
 from .site import Site
 from .weight import Weight, intersection
@@ -182,6 +182,6 @@ def density_of(pools: Sequence[Pool], masks: Sequence[Sequence[Tensor]]) -> floa
     weights = {weight for site in sites for weight in site.grouping}
     total = sum(weight.parameter.numel() for weight in weights)
     if share_weights(pools):
-        return sum(kept(list(masks_of_weights(pools, masks).values()), pools[0].processes)) / total
-    counts = kept(list(itertools.chain(*masks)), pools[0].processes)
+        return sum(kept_of(list(masks_of_weights(pools, masks).values()), pools[0].processes)) / total
+    counts = kept_of(list(itertools.chain(*masks)), pools[0].processes)
     return sum(count * site.size for count, site in zip(counts, sites, strict=True)) / total

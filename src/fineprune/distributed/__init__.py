@@ -1,1 +1,1 @@
-"""Several processes: what they add up about sharded weights, and how they fail together."""
+"""Runs of several processes: sums over sharded weights, and errors that reach every rank."""

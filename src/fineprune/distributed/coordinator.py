@@ -1,7 +1,7 @@
-"""All processes of a run, where each must come and tell the others something short: what it holds, or whether it failed.
+"""Short exchanges between all processes of a run: what each holds, and whether one has failed.
 
-They meet in the store of torch.distributed, through which the processes found each other. No message of the training can be
-taken for one of these where only some ranks ask for a meeting, and no connection is opened that could break when one leaves.
+They go through the store of torch.distributed, in which the processes found each other, and not through collectives: a message
+can then not be mistaken for one of the training if only some ranks take part, and no connection breaks when a rank leaves.
 """
 
 import contextlib
@@ -19,54 +19,54 @@ PATIENCE = datetime.timedelta(minutes=30)
 
 
 class Coordinator:
-    """A place where all ranks of a run come together, as often as they like.
+    """Exchanges numbers between the ranks of a run. Every rank must make the same calls in the same order.
 
     Args:
         store: of torch.distributed; None for a process that is alone.
-        place: the number of this rank, from 0.
-        count: how many there are.
+        rank: of this process, from 0.
+        size: the number of ranks.
     """
 
-    def __init__(self, store: Any = None, place: int = 0, count: int = 1) -> None:
-        self.place = place
-        self.count = count
+    def __init__(self, store: Any = None, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
         self._store = store
-        self._number = 0 if store is None else store.add(f"fineprune/{place}", 1)  # the same on all: each makes as many
-        self._round = 0
+        self._number = 0 if store is None else store.add(f"fineprune/{rank}", 1)  # the same on all: each makes as many
+        self._exchanges = 0
 
     @classmethod
     def of_all(cls) -> "Coordinator":
-        """Returns the meeting of all processes that torch.distributed knows; every process calls it."""
+        """Returns the coordinator of all processes that torch.distributed knows; every rank calls it."""
         if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
             return cls()
         store = distributed.distributed_c10d._get_default_store()
         return cls(store, distributed.get_rank(), distributed.get_world_size())
 
     def exchange(self, numbers: Sequence[int]) -> list[list[int]]:
-        """Tells the others some numbers, and returns those of all, in the order of the ranks.
+        """Sends numbers to the other ranks, and returns those of all, in the order of the ranks.
 
         Raises:
-            TrainingError: if a rank does not come.
+            TrainingError: if a rank does not take part within PATIENCE.
         """
-        if self.count == 1:
+        if self.size == 1:
             return [list(numbers)]
-        self._round += 1
-        keys = [self._key(self._round, rank) for rank in range(self.count)]
+        self._exchanges += 1
+        keys = [self._key(self._exchanges, rank) for rank in range(self.size)]
         try:
-            self._store.set(keys[self.place], json.dumps(list(numbers)))
+            self._store.set(keys[self.rank], json.dumps(list(numbers)))
             self._store.wait(keys, PATIENCE)
-            told = [json.loads(self._store.get(key)) for key in keys]
+            received = [json.loads(self._store.get(key)) for key in keys]
         except RuntimeError as error:
             raise TrainingError(
                 f"{self._missing(keys)} did not come to compare or to save. Either one has died, or not all have called "
                 "save(), save_mask(), load() or check_ranks(): every rank calls them, and rank 0 writes."
             ) from error
-        if self._round > 1:  # all have come here, so all have read what was told before
-            self._store.delete_key(self._key(self._round - 1, self.place))
-        return told
+        if self._exchanges > 1:  # every rank is here, and so has read the numbers of the exchange before
+            self._store.delete_key(self._key(self._exchanges - 1, self.rank))
+        return received
 
-    def _key(self, round_: int, rank: int) -> str:
-        return f"fineprune/{self._number}/{round_}/{rank}"
+    def _key(self, exchange: int, rank: int) -> str:
+        return f"fineprune/{self._number}/{exchange}/{rank}"
 
     def _missing(self, keys: Sequence[str]) -> str:
         try:
@@ -75,22 +75,22 @@ class Coordinator:
             return "Another rank"
 
     def unequal(self, numbers: Sequence[int], kind: int = 0) -> list[bool]:
-        """Tells of each number whether ranks that give the same kind give different ones."""
+        """Returns for each number whether it differs between ranks that gave the same `kind`."""
         kinds: dict[int, list[list[int]]] = {}
         for kind_of_rank, *of_rank in self.exchange([kind, *numbers]):
             kinds.setdefault(kind_of_rank, []).append(of_rank)
         return [any(len(set(column)) > 1 for column in columns) for columns in zip(*map(_columns, kinds.values()), strict=True)]
 
     def any(self, answers: Sequence[bool]) -> list[bool]:
-        """Tells of each question whether a rank at least answers yes."""
+        """Returns for each question whether at least one rank answers True."""
         return [any(column) for column in _columns(self.exchange([int(answer) for answer in answers]))]
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Lets all ranks fail where one of them does: the others would wait for it.
+        """Raises an error on every rank if the block raises one on any: the others would wait for it.
 
         Raises:
-            TrainingError: if another rank has failed, or does not come.
+            TrainingError: if another rank has failed, or does not take part.
         """
         try:
             yield
@@ -98,7 +98,7 @@ class Coordinator:
             self.any([True])
             raise
         if self.any([False]) == [True]:
-            raise TrainingError("Another rank failed, and this one stops with it: its message says why.")
+            raise TrainingError("Another rank failed, and this one stops with it. Read the message of that rank.")
 
 
 def _columns(rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""A mask as a file: one bit a weight, applied to the same pretrained model."""
+"""Masks as files, one bit a weight, and how they are applied to the pretrained model that they were made on."""
 
 from .apply import AppliedMask, apply_mask
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.process_group import ProcessGroup
-from ..selection.counts import groups, kept, least_of
+from ..selection.counts import groups_of, kept_of, least_of
 from ..selection.scopes import Select
 from ..selection.topk import check_no_nan, keep_highest
 from .base import StochasticMethod
@@ -63,10 +63,10 @@ class L0(PenalisedScores, StochasticMethod):
     def masks(self, scores: Sequence[Tensor], sizes: Sequence[int], value: float, select: Select) -> list[Tensor]:
         check_no_nan(scores, select.processes)
         gates = [self._stretch(tensor.sigmoid()) for tensor in scores]
-        least = [least_of(number, self.LEAST) for number in groups(scores, select.processes)]
+        least = [least_of(number, self.LEAST) for number in groups_of(scores, select.processes)]
         return [
             gate if count >= enough else self._with_least(gate, tensor, enough, select.processes)
-            for gate, tensor, count, enough in zip(gates, scores, kept(gates, select.processes), least, strict=True)
+            for gate, tensor, count, enough in zip(gates, scores, kept_of(gates, select.processes), least, strict=True)
         ]
 
     def _with_least(self, gate: Tensor, scores: Tensor, least: int, processes: ProcessGroup) -> Tensor:

@@ -19,7 +19,7 @@ from ..distributed.process_group import ProcessGroup
 from ..errors import InvalidInputError, TrainingError, enumeration
 from ..methods.base import LearnedMethod, Method
 from ..methods.penalised import PenalisedScores, PenalisedWeights
-from ..selection.counts import budget, least_of
+from ..selection.counts import budget_of, least_of
 from ..structures.base import Structure
 
 DEEPSPEED = "DeepSpeed keeps its own copies of the weights and cannot be pruned. Use DDP, FSDP2 (fully_shard) or one process."
@@ -130,9 +130,9 @@ def check_pool(
         processes: those over which the parameters are sharded.
         earlier: names of parameters in earlier pools.
     """
-    if processes.count > 1 and not config.scores.shards:
+    if processes.size > 1 and not config.scores.shards:
         raise InvalidInputError(
-            f"The weights are sharded over {processes.count} processes, and {config.scores} would hold B on all and A on each. "
+            f"The weights are sharded over {processes.size} processes, and {config.scores} would hold B on all and A on each. "
             "Take BFloat16Scores() or FullScores(), or train with DDP."
         )
     _check_trained(parameters, groups)
@@ -176,9 +176,9 @@ def check_whole_groups(parameters: Mapping[str, nn.Parameter], grouping: Mapping
         except InvalidInputError:
             here = torch.Size([0])
         own = here[0] if here[1:] == whole[1:] and len(grouping) == 1 else 0
-        if processes.count > 1 and processes.totals([own]) != [whole[0]]:
+        if processes.size > 1 and processes.totals([own]) != [whole[0]]:
             raise InvalidInputError(
-                f"{name} is sharded over {processes.count} processes by rows, and groups of {structure} would lie on several "
+                f"{name} is sharded over {processes.size} processes by rows, and groups of {structure} would lie on several "
                 "of them (of a layer that keeps its weight transposed, as GPT-2's, all groups but single weights do). Take "
                 "Unstructured(), or NofM(), Rows() or Blocks() whose rows divide those of each process; or train with DDP."
             )
@@ -217,9 +217,9 @@ def check_budget(pool: Pool, surviving: Mapping[Weight, float]) -> None:
     elif pool.config.scope == "global":  # counts weights, and its best group may be one of the largest
         counts = {"all matrices": (weights, max(pool.cost(site) for site in pool.sites))}
     for name, (count, least) in counts.items():
-        if budget(count, final) < least:
+        if budget_of(count, final) < least:
             enough = math.ceil(1e6 * least / max(count, 1)) / 1e6
-            enough += 1e-6 * (budget(count, enough) < least)  # where rounding falls short
+            enough += 1e-6 * (budget_of(count, enough) < least)  # where rounding falls short
             raise InvalidInputError(
                 f"density {final} would keep nothing of {name}: {final} of {count:,} is less than {least:,}. Ask for at "
                 f"least {enough:.6g}, or leave some out with exclude_modules."

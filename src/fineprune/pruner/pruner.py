@@ -190,7 +190,7 @@ class Pruner:
     @property
     def alone(self) -> bool:
         """Whether the run has no other processes."""
-        return self._coordinator.count == 1
+        return self._coordinator.size == 1
 
     def density(self) -> float:
         """Returns the fraction of the prunable weights that the masks keep now."""
@@ -248,9 +248,9 @@ class Pruner:
                 others, if the rank that writes could not.
         """
         self.check_ranks()
-        facts = {**self._facts(), "step": self.step, "processes": self._coordinator.count}
+        facts = {**self._facts(), "step": self.step, "processes": self._coordinator.size}
         with self._coordinator.failing_together():
-            state.save(self._masked.pools, folder, facts, writes=self._coordinator.place == 0)
+            state.save(self._masked.pools, folder, facts, writes=self._coordinator.rank == 0)
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:

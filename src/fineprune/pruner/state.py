@@ -37,9 +37,9 @@ def save(pools: Sequence[Pool], folder: str | Path, facts: dict[str, Any], write
     sites = [site for pool in pools for site in pool.sites]
     processes, tensors = pools[0].processes, {}
     for name, tensor in ((name, tensor) for site in sites for name, tensor in site.tensors().items()):
-        whole = processes.joined(tensor.to(processes.device)) if processes.count > 1 and tensor.dim() else tensor
+        whole = processes.joined(tensor.to(processes.device)) if processes.size > 1 and tensor.dim() else tensor
         if writes:
-            tensors[name] = whole.cpu() if processes.count > 1 else whole
+            tensors[name] = whole.cpu() if processes.size > 1 else whole
     here = {
         "seed": pools[0].seed,
         "base_rates": {weight.name: weight.base_rate for site in sites for weight in site.weights},
@@ -96,7 +96,7 @@ def _as_now(saved: Any) -> Any:
 
 def _rows(pools: Sequence[Pool]) -> dict[str, slice]:
     """Returns which rows of the saved tensors this process holds, by the beginnings of their names; none where it holds all."""
-    if pools[0].processes.count == 1:
+    if pools[0].processes.size == 1:
         return {}
     sites = [site for pool in pools for site in pool.sites]
     rows = {f"{kind}.{site.key}": site.rows for site in sites for kind in ("scores", "moments")}
@@ -171,8 +171,8 @@ def check_equal(masked: MaskedModel, coordinator: Coordinator) -> None:
     A sharded mask is also compared with the one that the scores give: each shard's is computed again at each step.
     """
     weights = masked.weights
-    differs = coordinator.unequal(_checksums(masked), masked.processes.place)
-    if masked.processes.count > 1:
+    differs = coordinator.unequal(_checksums(masked), masked.processes.rank)
+    if masked.processes.size > 1:
         again = masks_of_weights(masked.pools, masks_of(masked.pools, masked.step))
         astray = coordinator.any([not torch.equal(weight.mask, again[weight]) for weight in weights])
         differs = [one or other for one, other in zip(differs, astray, strict=True)]
@@ -216,7 +216,7 @@ def save_mask(masked: MaskedModel, optimizer: torch.optim.Optimizer, path: str |
     weights = {weight.name: (joined(weight.wide()), joined(weight.mask)) for weight in masked.weights}
     values = {name: process_group.of(p).joined(process_group.local(p.detach())) for name, p in others.items()}
     with coordinator.failing_together():
-        if coordinator.place == 0:
+        if coordinator.rank == 0:
             mask_file.save(path, weights, values)
 
 

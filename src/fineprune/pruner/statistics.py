@@ -13,14 +13,14 @@ from ..distributed.process_group import ProcessGroup
 from ..errors import enumeration
 from ..methods.base import PenalisedMethod
 from ..methods.penalised import PenalisedScores
-from ..selection.counts import groups, kept
+from ..selection.counts import groups_of, kept_of
 
 
 def figures(masked: MaskedModel) -> dict[str, float]:
     """Returns the density, the mean, standard deviation and range of the scores, and the figures of each pool."""
     processes = masked.processes
     scores = [tensor for pool in masked.pools for tensor in pool.scores()]
-    count = sum(groups(scores, processes))
+    count = sum(groups_of(scores, processes))
     mean = _total([score.sum(dtype=torch.float64) for score in scores], processes) / count
     variance = _total([(score - mean).square().sum(dtype=torch.float64) for score in scores], processes) / count
     extremes = torch.stack([_extremes(score) for score in scores])
@@ -40,7 +40,7 @@ def figures(masked: MaskedModel) -> dict[str, float]:
 
 def warnings(masked: MaskedModel) -> Iterator[str]:
     """Yields a sentence where nothing is kept of a matrix, and where a penalty had no time to reach the density."""
-    counts = kept([weight.mask for weight in masked.weights], masked.processes)
+    counts = kept_of([weight.mask for weight in masked.weights], masked.processes)
     emptied = [weight.name for weight, number in zip(masked.weights, counts, strict=True) if not number]
     if emptied:
         yield f"Nothing is left of {enumeration(emptied)}. Choose scope='local', or a higher density."
@@ -75,7 +75,7 @@ def share_kept(pool: Pool, masks: Sequence[Tensor]) -> float:
         site.groups if groups is None else int(groups.count_nonzero())
         for site, groups in zip(pool.sites, pool.surviving, strict=True)
     ]
-    return float(np.dot(kept(masks, pool.processes), costs) / max(np.dot(surviving, costs), 1))
+    return float(np.dot(kept_of(masks, pool.processes), costs) / max(np.dot(surviving, costs), 1))
 
 
 def _total(values: Sequence[Tensor], processes: ProcessGroup) -> float:

@@ -1,1 +1,1 @@
-"""Exact top-k over the scores of many matrices, without sorting."""
+"""Which groups are kept: the highest scores that fit a budget, exactly, without sorting."""

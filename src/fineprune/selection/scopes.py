@@ -1,4 +1,4 @@
-"""Where the budget is shared out: each matrix, all together, or by importance."""
+"""Scopes: how a budget is divided among matrices, and the masks that follow from it."""
 
 import math
 import sys
@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from ..distributed.process_group import ALONE, ProcessGroup
-from .counts import _weights, budget, groups, kept, least_of
-from .topk import _keep, _keep_counts, check_no_nan, keep_highest, keep_n_of_m
+from .counts import budget_of, groups_of, kept_of, least_of, weights_of
+from .topk import check_no_nan, keep_counts, keep_highest, keep_n_of_m, keep_prefix
 
 
 def keep_local(
     scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = (), processes: ProcessGroup = ALONE
 ) -> list[Tensor]:
     """Keeps floor(density * n) of the n groups of each matrix."""
-    return _keep_counts(scores, [budget(number, density) for number in groups(scores, processes)], processes)
+    return keep_counts(scores, [budget_of(number, density) for number in groups_of(scores, processes)], processes)
 
 
 def keep_global(
     scores: Sequence[Tensor], sizes: Sequence[int], density: float, kinds: Sequence[str] = (), processes: ProcessGroup = ALONE
 ) -> list[Tensor]:
     """Keeps the best groups of all matrices together, as many as fit in floor(density * all weights)."""
-    return keep_highest(scores, sizes, budget(_weights(scores, sizes, processes), density), processes)
+    return keep_highest(scores, sizes, budget_of(weights_of(scores, sizes, processes), density), processes)
 
 
 def keep_adaptive(
@@ -39,12 +39,12 @@ def keep_adaptive(
     keeps more than all its groups; each kind keeps floor(v * its groups).
 
     Args:
-        scores, sizes, ranks: as for `keep_highest`.
+        scores, sizes, processes: as for `keep_highest`.
         density: v, the fraction of the groups of each kind that is kept.
-        kinds: one name a matrix; those with the same name share a budget and have equally many groups.
+        kinds: one name a matrix; those with the same name share a budget and have the same number of groups.
     """
     check_no_nan(scores, processes)
-    numbers = groups(scores, processes)
+    numbers = groups_of(scores, processes)
     sums = processes.total(torch.stack([tensor.sigmoid().sum(dtype=torch.float64) for tensor in scores])).tolist()
     importance = [total / number for total, number in zip(sums, numbers, strict=True)]
     counts = [0] * len(scores)
@@ -53,30 +53,30 @@ def keep_adaptive(
         shares = share_out([importance[index] for index in members], [numbers[index] for index in members], density)
         for index, share in zip(members, shares, strict=True):
             counts[index] = share
-    return _keep_counts(scores, counts, processes)
+    return keep_counts(scores, counts, processes)
 
 
 def share_out(importance: Sequence[float], groups: Sequence[int], density: float) -> list[int]:
-    """Shares floor(density * all groups) out in proportion to importance * groups, to none more than it has.
+    """Divides floor(density * all groups) in proportion to importance * groups; no matrix gets more than its groups.
 
-    What is left after rounding down goes to the largest fractions, the first among equals.
+    The remainder after rounding down goes to the largest fractions, the first among equals.
     """
     importance = [max(value, sys.float_info.min) for value in importance]  # a sigmoid may underflow to 0
-    left, counts = budget(sum(groups), density), [0] * len(groups)
+    remaining, counts = budget_of(sum(groups), density), [0] * len(groups)
     open_ = list(range(len(groups)))
     while open_:
         total = sum(importance[index] * groups[index] for index in open_)
-        shares = {index: left * importance[index] * groups[index] / total for index in open_}
+        shares = {index: remaining * importance[index] * groups[index] / total for index in open_}
         full = [index for index in open_ if shares[index] >= groups[index]]
         if not full:
             break
         for index in full:
             counts[index] = groups[index]
-            left -= groups[index]
+            remaining -= groups[index]
         open_ = [index for index in open_ if index not in full]
     for index in open_:
         counts[index] = math.floor(shares[index])
-    remainder = left - sum(counts[index] for index in open_)
+    remainder = remaining - sum(counts[index] for index in open_)
     for index in sorted(open_, key=lambda index: counts[index] - shares[index])[:remainder]:
         counts[index] += 1
     return counts
@@ -84,17 +84,17 @@ def share_out(importance: Sequence[float], groups: Sequence[int], density: float
 
 Scope = Literal["local", "global", "adaptive"]
 SCOPES: dict[str, Callable[..., list[Tensor]]] = {"local": keep_local, "global": keep_global, "adaptive": keep_adaptive}
-"""Where the budget is shared out: within each matrix, over all of them, or within each kind by importance."""
+"""The budget holds for each matrix, for all of them together, or is divided within each kind by importance."""
 
 
 @dataclass(frozen=True)
 class Select:
-    """How a budget is shared out among the matrices of a part.
+    """Makes the masks of the matrices of a pool, given a density.
 
     Args:
         scope: the name of one of the scopes.
         kinds: one name a matrix, as for `keep_adaptive`.
-        ranks: the processes that hold the matrices.
+        processes: the group that holds the matrices.
     """
 
     scope: Scope
@@ -108,10 +108,10 @@ class Select:
 
 @dataclass(frozen=True)
 class SelectNofM(Select):
-    """Keeps so many of every m neighbours; the scope has no say.
+    """Keeps floor(density * m) of every m neighbours, whatever the scope.
 
     Args:
-        least: of every m, also where the density asks for fewer.
+        least: the number kept of every m at least.
         m: neighbours in the last dimension.
     """
 
@@ -119,19 +119,18 @@ class SelectNofM(Select):
     m: int = 2
 
     def __call__(self, scores: Sequence[Tensor], sizes: Sequence[int], density: float) -> list[Tensor]:
-        return keep_n_of_m(
-            scores, max(self.least, budget(self.m, density)), self.m, self.processes
-        )  # n / m * m may fall short of n
+        n = max(self.least, budget_of(self.m, density))  # n / m * m may be less than n
+        return keep_n_of_m(scores, n, self.m, self.processes)
 
 
 def keep_above(scores: Sequence[Tensor], cut: float, share: float, processes: ProcessGroup = ALONE) -> list[Tensor]:
-    """Keeps the scores above a cut, and of each matrix of n at least the floor(share * n) + 1 highest."""
+    """Keeps the scores above a cut, and of each matrix of n groups at least the floor(share * n) + 1 highest."""
     check_no_nan(scores, processes)
     masks = [tensor > cut for tensor in scores]
-    least = [least_of(number, share) for number in groups(scores, processes)]
+    least = [least_of(number, share) for number in groups_of(scores, processes)]
     return [
-        mask if count >= enough else _keep([tensor], [1], enough, processes)[0]
-        for tensor, mask, count, enough in zip(scores, masks, kept(masks, processes), least, strict=True)
+        mask if count >= enough else keep_prefix([tensor], [1], enough, processes)[0]
+        for tensor, mask, count, enough in zip(scores, masks, kept_of(masks, processes), least, strict=True)
     ]
 
 
@@ -140,20 +139,15 @@ def keep_global_and_least(
 ) -> list[Tensor]:
     """Keeps floor(density * all weights), as `keep_global` does, but of each matrix at least as many as `keep_above` does."""
     check_no_nan(scores, processes)
-    least = [least_of(number, share) for number in groups(scores, processes)]
-    masks: list[Tensor | None] = [None] * len(scores)
-    room = budget(_weights(scores, sizes, processes), density)
-    while True:
-        free = [index for index, mask in enumerate(masks) if mask is None]
-        if not free:
-            break
-        chosen = _keep([scores[index] for index in free], [sizes[index] for index in free], room, processes)
-        short = [index for index, count in zip(free, kept(chosen, processes), strict=True) if count < least[index]]
-        for index, mask in zip(free, chosen, strict=True):
-            masks[index] = mask if not short else None
+    least = [least_of(number, share) for number in groups_of(scores, processes)]
+    remaining = budget_of(weights_of(scores, sizes, processes), density)
+    masks: dict[int, Tensor] = {}
+    while free := [index for index in range(len(scores)) if index not in masks]:
+        chosen = keep_prefix([scores[index] for index in free], [sizes[index] for index in free], remaining, processes)
+        short = [index for index, count in zip(free, kept_of(chosen, processes), strict=True) if count < least[index]]
         if not short:
-            break
+            masks |= zip(free, chosen, strict=True)
         for index in short:
-            masks[index] = _keep([scores[index]], [1], least[index], processes)[0]
-            room = max(0, room - least[index] * sizes[index])
-    return [mask for mask in masks if mask is not None]
+            masks[index] = keep_prefix([scores[index]], [1], least[index], processes)[0]
+            remaining = max(0, remaining - least[index] * sizes[index])
+    return [masks[index] for index in range(len(scores))]

@@ -1,8 +1,8 @@
-"""Which groups are kept: the longest ranked prefix that fits a budget, exactly, without sorting.
+"""Exact top-k over the scores of many matrices: the longest ranked prefix of groups that fits a budget.
 
-Groups are ranked by score, highest first; equal scores by matrix order, then by flat index, lower
-first. `keep_highest` finds the cut by counting; `keep_highest_by_sorting` is the same in the slow,
-obvious way, and the tests hold the one against the other. Scores may lie on several processes, see `counting`.
+Groups are ranked by score, highest first; equal scores by matrix order, then by flat index, lower first. `keep_highest` finds
+the cut by counting; `keep_highest_by_sorting` is the slow and obvious reference that the tests compare it with. Scores that are
+sharded over processes go to `sharded`.
 """
 
 import functools
@@ -21,17 +21,17 @@ from ..errors import InvalidInputError
 from .sharded import keep_across
 
 SAMPLE = 4096
-"""So many scores are looked at to guess where the cut lies; fewer than four times as many are not sampled at all."""
+"""The number of scores in the sample that brackets the cut; fewer than four times as many scores are not sampled at all."""
 
 
 def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, processes: ProcessGroup = ALONE) -> list[Tensor]:
     """Keeps the longest ranked prefix of the groups whose weights fit in the budget.
 
     Args:
-        scores: one tensor a matrix, of any shape, at least one element in all; of each what this process holds.
+        scores: one tensor a matrix, of any shape, at least one element in all; under sharding, this process's shards.
         sizes: weights per group, one number a matrix.
-        budget: how many weights may be kept.
-        ranks: the processes that hold the matrices.
+        budget: the number of weights that may be kept.
+        processes: the group that holds the matrices.
 
     Returns:
         A boolean tensor for each tensor of scores, True where the group is kept.
@@ -40,26 +40,25 @@ def keep_highest(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, pr
         InvalidInputError: if a score is NaN.
     """
     check_no_nan(scores, processes)
-    return _keep(scores, sizes, budget, processes)
+    return keep_prefix(scores, sizes, budget, processes)
 
 
-def check_no_nan(scores: Sequence[Tensor], processes: ProcessGroup = ALONE) -> None:
-    """Raises if a score is NaN, which has no rank. One question to the device for all of them."""
-    highest = [tensor.amax() for tensor in scores if tensor.numel()]  # NaN goes through amax
-    if processes.any(bool(highest) and bool(torch.stack(highest).isnan().any())):
-        raise InvalidInputError("A score is NaN: scores must be numbers that can be ranked. Look for an overflow.")
+def keep_counts(scores: Sequence[Tensor], counts: Sequence[int], processes: ProcessGroup = ALONE) -> list[Tensor]:
+    """Keeps the highest groups of each matrix, in the number that `counts` has for it. Raises as `keep_highest`."""
+    check_no_nan(scores, processes)
+    if processes.size > 1:
+        masks = keep_across(_flat(scores), [1] * len(scores), range(len(scores)), counts, processes)
+        return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
+    on_cpu = scores[0].device.type == "cpu"
+    work = sum(tensor.numel() for tensor in scores) if on_cpu else 0
+    return _map_on_threads(lambda tensor, count: keep_prefix([tensor], [1], count)[0], scores, counts, work=work)
 
 
-def _flat(scores: Sequence[Tensor]) -> list[Tensor]:
-    """All in the widest of their types, float32 at least."""
-    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in scores), torch.float32)
-    return [tensor.flatten().to(widest) for tensor in scores]
-
-
-def _keep(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, processes: ProcessGroup = ALONE) -> list[Tensor]:
+def keep_prefix(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, processes: ProcessGroup = ALONE) -> list[Tensor]:
+    """Does what `keep_highest` does, for scores that have been checked: none is NaN."""
     flat = _flat(scores)
     count = min(budget // sizes[0], sum(tensor.numel() for tensor in flat))
-    if processes.count > 1:
+    if processes.size > 1:
         masks = keep_across(flat, sizes, [0] * len(flat), [budget], processes)
     elif len(set(sizes)) > 1:
         masks = _keep_mixed(flat, sizes, budget)
@@ -70,47 +69,47 @@ def _keep(scores: Sequence[Tensor], sizes: Sequence[int], budget: int, processes
     return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
 
 
+def check_no_nan(scores: Sequence[Tensor], processes: ProcessGroup = ALONE) -> None:
+    """Raises InvalidInputError if a score is NaN, which has no rank. It waits for the device once, not once a matrix."""
+    highest = [tensor.amax() for tensor in scores if tensor.numel()]  # amax passes NaN on
+    if processes.any(bool(highest) and bool(torch.stack(highest).isnan().any())):
+        raise InvalidInputError("A score is NaN: scores must be numbers that can be ranked. Look for an overflow.")
+
+
+def _flat(scores: Sequence[Tensor]) -> list[Tensor]:
+    """All in the widest of their dtypes, float32 at least."""
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in scores), torch.float32)
+    return [tensor.flatten().to(widest) for tensor in scores]
+
+
 def _keep_on_cpu(flat: Sequence[Any], count: int) -> list[Tensor]:
     """Keeps the `count` highest of groups of one size, in arrays.
 
-    A sample brackets the cut (Floyd & Rivest 1975): what lies above the bracket is kept, what lies in
-    it is ranked. If the bracket misses the cut, or the scores are few, all of them are ranked.
+    A sample brackets the cut (Floyd & Rivest 1975): the groups above the bracket are kept, those in it are ranked. If the
+    bracket misses the cut, or the scores are few, all of them are ranked.
     """
     if count in (0, sum(map(len, flat))):
         return [torch.full((len(values),), bool(count)) for values in flat]
     for low, high in (_bracket(flat, count), (-math.inf, math.inf)):
-        if low == high:  # many are equal, as at a init: their places are marked, not listed
+        if low == high:  # many are equal, as after a constant init: their places are marked, not listed
             higher, equal = [values > low for values in flat], [values == low for values in flat]
-            room = count - sum(map(np.count_nonzero, higher))
-            if 0 <= room <= sum(map(np.count_nonzero, equal)):
-                return [torch.from_numpy(mask | tied) for mask, tied in zip(higher, _first(equal, room), strict=True)]
-        above, near = zip(*_each(functools.partial(_split, low=low, high=high), flat, work=sum(map(len, flat))), strict=True)
-        room = count - sum(map(np.count_nonzero, above))
-        if 0 <= room <= sum(map(len, near)):
+            remaining = count - sum(map(np.count_nonzero, higher))
+            if 0 <= remaining <= sum(map(np.count_nonzero, equal)):
+                return [torch.from_numpy(mask | tied) for mask, tied in zip(higher, _first(equal, remaining), strict=True)]
+        split = functools.partial(_split, low=low, high=high)
+        above, near = zip(*_map_on_threads(split, flat, work=sum(map(len, flat))), strict=True)
+        remaining = count - sum(map(np.count_nonzero, above))
+        if 0 <= remaining <= sum(map(len, near)):
             break
-    chosen = _highest(np.concatenate([values[where] for values, where in zip(flat, near, strict=True)]), room)
+    chosen = _highest(np.concatenate([values[where] for values, where in zip(flat, near, strict=True)]), remaining)
     ends = list(itertools.accumulate(map(len, near)))
     for mask, where, kept in zip(above, near, np.split(chosen, ends[:-1]), strict=True):
         mask[where[kept]] = True
     return [torch.from_numpy(mask) for mask in above]
 
 
-def _first(marked: Sequence[Any], count: int) -> Iterator[Any]:
-    """Leaves marked the first so many of the marked places, matrix by matrix."""
-    for mask in marked:
-        mask[np.flatnonzero(mask)[count:]] = False
-        count -= int(np.count_nonzero(mask))
-        yield mask
-
-
-def _split(values: Any, low: float, high: float) -> tuple[Any, Any]:
-    """Marks the values above a bracket, and lists the positions of those in it."""
-    above = np.greater(values, high)
-    return above, np.flatnonzero(np.greater_equal(values, low) ^ above)
-
-
 def _bracket(flat: Sequence[Any], count: int) -> tuple[float, float]:
-    """Estimates from a strided sample between which two scores the cut lies; all of them if they are few."""
+    """Estimates from a strided sample two scores that the cut lies between; minus and plus infinity if the scores are few."""
     total = sum(map(len, flat))
     if total < 4 * SAMPLE:
         return -math.inf, math.inf
@@ -124,6 +123,20 @@ def _bracket(flat: Sequence[Any], count: int) -> tuple[float, float]:
     return float(low), float(values[int(upper)]) if upper >= 0 else math.inf
 
 
+def _split(values: Any, low: float, high: float) -> tuple[Any, Any]:
+    """Marks the values above a bracket, and lists the positions of those in it."""
+    above = np.greater(values, high)
+    return above, np.flatnonzero(np.greater_equal(values, low) ^ above)
+
+
+def _first(marked: Sequence[Any], count: int) -> Iterator[Any]:
+    """Leaves the first `count` of the marked places marked, matrix by matrix."""
+    for mask in marked:
+        mask[np.flatnonzero(mask)[count:]] = False
+        count -= int(np.count_nonzero(mask))
+        yield mask
+
+
 def _highest(values: Any, count: int) -> Any:
     """Marks the `count` highest values of an array; equal ones from the front."""
     if count in (0, len(values)):
@@ -134,8 +147,8 @@ def _highest(values: Any, count: int) -> Any:
     return kept
 
 
-def _each(function: Callable[..., Any], *columns: Sequence[Any], work: int) -> list[Any]:
-    """Maps over rows, on as many threads as PyTorch uses if there is work for them; NumPy lets go of Python's lock."""
+def _map_on_threads(function: Callable[..., Any], *columns: Sequence[Any], work: int) -> list[Any]:
+    """Maps over rows, on PyTorch's number of threads if there is enough work; NumPy releases Python's lock."""
     threads = min(torch.get_num_threads(), len(columns[0]))
     if threads == 1 or work < 4 * SAMPLE:
         return list(map(function, *columns))
@@ -143,24 +156,13 @@ def _each(function: Callable[..., Any], *columns: Sequence[Any], work: int) -> l
         return list(pool.map(function, *columns))
 
 
-def _keep_counts(scores: Sequence[Tensor], counts: Sequence[int], processes: ProcessGroup) -> list[Tensor]:
-    """Keeps so many groups of each matrix."""
-    check_no_nan(scores, processes)
-    if processes.count > 1:
-        masks = keep_across(_flat(scores), [1] * len(scores), range(len(scores)), counts, processes)
-        return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
-    on_cpu = scores[0].device.type == "cpu"
-    work = sum(tensor.numel() for tensor in scores) if on_cpu else 0
-    return _each(lambda tensor, count: _keep([tensor], [1], count)[0], scores, counts, work=work)
-
-
 def _keep_on_device(flat: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Keeps the `count` highest of groups of one size, without a question to the device."""
+    """Keeps the `count` highest of groups of one size, without waiting for the device."""
     values = torch.cat(list(flat))
     if count in (0, values.numel()):
         kept = torch.full_like(values, bool(count), dtype=torch.bool)
     else:
-        # The lowest that is kept. On a GPU kthvalue is refused under torch.use_deterministic_algorithms.
+        # The lowest that is kept. On a GPU kthvalue raises under torch.use_deterministic_algorithms.
         cut = values.topk(count, sorted=False).values.amin()
         above, tied = values > cut, values == cut
         kept = above | (tied & (tied.cumsum(0) <= count - above.sum()))
@@ -177,22 +179,22 @@ def _keep_mixed(flat: Sequence[Tensor], sizes: Sequence[int], budget: int) -> li
 
 
 def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
-    """The slow reference of `keep_highest`: rank all groups, then take them while they fit."""
+    """Does what `keep_highest` does, slowly: ranks all groups, then takes them while they fit."""
     check_no_nan(scores)
     _, order = torch.cat([tensor.flatten() for tensor in scores]).sort(descending=True, stable=True)
-    owners = [size for tensor, size in zip(scores, sizes, strict=True) for _ in range(tensor.numel())]
-    kept = torch.zeros(len(owners), dtype=torch.bool)
+    weights = [size for tensor, size in zip(scores, sizes, strict=True) for _ in range(tensor.numel())]
+    kept = torch.zeros(len(weights), dtype=torch.bool)
     for index in order.tolist():
-        if owners[index] > budget:
+        if weights[index] > budget:
             break
-        budget -= owners[index]
+        budget -= weights[index]
         kept[index] = True
-    parts = torch.split(kept, [tensor.numel() for tensor in scores])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, scores, strict=True)]
+    masks = torch.split(kept, [tensor.numel() for tensor in scores])
+    return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
 
 
 def keep_n_of_m(scores: Sequence[Tensor], n: int, m: int, processes: ProcessGroup = ALONE) -> list[Tensor]:
-    """Keeps the n highest of every m neighbours in the last dimension; equal ones from the front."""
+    """Keeps the n highest of every m neighbours in the last dimension; equal ones from the front. Raises as `keep_highest`."""
     check_no_nan(scores, processes)
     return [_keep_n_of_m(tensor, n, m) for tensor in scores]
 

@@ -1,4 +1,4 @@
-"""Trainer's checkpoints: which of them were saved to the end."""
+"""Trainer's checkpoints, and whether each was saved to the end."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def last_whole_checkpoint(output_dir: str | Path, pruned: bool = True) -> str | None:
     """Returns the last checkpoint that was saved to the end; None if there is none.
 
-    A checkpoint that was being written when the run died is passed over, with a message. Give the
+    It passes over a checkpoint that was being written when the run died, with a message. Give the
     result to `Trainer.train(resume_from_checkpoint=...)`.
 
     Args:
@@ -34,12 +34,12 @@ def last_whole_checkpoint(output_dir: str | Path, pruned: bool = True) -> str | 
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
-    """Returns the folders that Trainer calls checkpoints, whole or not."""
+    """Returns Trainer's checkpoint folders, whole or not."""
     return [path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
 
 
 def _check_whole(checkpoint: Path, processes: int) -> None:
-    """Raises InvalidInputError unless every file of Trainer's is there to its end, of each of the processes that wrote it."""
+    """Raises InvalidInputError unless Trainer's files are complete, also those of each process that wrote it."""
     weights = list(checkpoint.glob("model*.safetensors"))
     required = {
         **{name: [name] for name in ("trainer_state.json", "scheduler.pt")},

@@ -1,7 +1,6 @@
 """DistillationTrainer: the stock Trainer with a teacher in the loss."""
 
 import inspect
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,23 +11,22 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..distillation import Distillation, labelled, next_labelled
-from ..errors import InvalidInputError, enumeration, require
-
-require("hub", "transformers", "accelerate")
-logger = logging.getLogger(__name__)
+from ..errors import InvalidInputError, enumeration
+from .callback import PruningCallback
 
 
 class DistillationTrainer(Trainer):
-    """The stock Trainer with a teacher in the loss; everything else is as it was.
+    """The stock Trainer with a teacher in the loss.
 
         DistillationTrainer(model=model, args=arguments, teacher=teacher, callbacks=[PruningCallback(config)], ...).train()
 
     - Training logs also hold `loss_ce` (the task's own loss) and `loss_kd` (T^2 KL), each before its weight.
-    - Evaluation is without the teacher: `eval_loss` is the task's own, as of a dense run.
-    - Over accumulated batches the loss is the mean over all their labels, as of one large batch. Trainer (5.23) by
-      itself adds up the means where a model takes no count of its labels, as BERT: k batches, k times the gradient.
+    - Evaluation is without the teacher: `eval_loss` is the task's own loss, as in a run without a teacher.
+    - The loss of accumulated batches is the mean over all their labels, as of one large batch. The stock Trainer (5.23) adds
+      up the means of the batches for a model that takes no count of the labels, such as BERT: k times the gradient.
     - The teacher is in evaluation mode, without gradients, on the student's device and in its precision; it is neither
       trained nor saved. It gets those of the student's inputs that its `forward` names, without the labels.
+    - Reporters (`report_to`) also show the figures of a PruningCallback in `callbacks`.
 
     Args:
         model, args, others, settings: as Trainer's.
@@ -60,6 +58,9 @@ class DistillationTrainer(Trainer):
         self._move_model_to_device(teacher, self.args.device)
         self._sums = torch.zeros(3, device=self.args.device)
         """Of CE, T^2 KL and 1 over the batches since the last log, weighted by their share of a step's labels."""
+        for callback in list(self.callback_handler.callbacks):
+            if isinstance(callback, PruningCallback):
+                callback.attach(self)
 
     def compute_loss(
         self,
@@ -71,7 +72,7 @@ class DistillationTrainer(Trainer):
         """Returns the loss of one batch, distilled in training mode; and the student's outputs, if asked for."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        teacher = self._teach(inputs)
+        teacher = self._teacher_logits(inputs)
         mask = self._mask(inputs, teacher)
         items = None if num_items_in_batch is None or mask is None else mask.sum().clamp(min=1) / max(self.args.n_gpu, 1)
         task_loss, outputs = self._task_loss(model, inputs, items)
@@ -83,24 +84,24 @@ class DistillationTrainer(Trainer):
         loss = self.distillation.mix(means[0], means[1])
         return (loss, outputs) if return_outputs else loss
 
-    def _teach(self, inputs: dict[str, Any]) -> list[Tensor]:
+    def _teacher_logits(self, inputs: dict[str, Any]) -> list[Tensor]:
         """Returns the teacher's logits."""
-        taken = _named_inputs(self.teacher) or set(inputs)
+        names = _named_inputs(self.teacher) or set(inputs)
         if not _is_encoder_decoder(self.teacher):  # which makes its decoder's inputs out of the labels
-            taken -= {"labels", *self.label_names}
+            names -= {"labels", *self.label_names}
         with torch.no_grad(), self.accelerator.autocast():
-            return _logits(self.teacher(**{name: value for name, value in inputs.items() if name in taken}))
+            return _logits(self.teacher(**{name: value for name, value in inputs.items() if name in names}))
 
     def _mask(self, inputs: dict[str, Any], logits: list[Tensor]) -> Tensor | None:
-        """Returns which rows of the logits count: those with a label; without labels, the tokens that are no padding."""
+        """Returns where a row of the logits counts: where it has a label; without labels, where its token is no padding."""
         labels = inputs.get("labels")
         if labels is None:
             attended = inputs.get("attention_mask")
             return attended.bool() if attended is not None and logits[0].dim() == 3 else None
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             raise InvalidInputError(
-                "The labels are not class numbers (a regression, or several labels at once); only a choice of one class "
-                "can be distilled. Train this model with Trainer, without a teacher."
+                "The labels must be class numbers to be distilled, one for each example or token; these are of a regression, "
+                "or of several labels at once. Train this model with Trainer, without a teacher."
             )
         if "shift_labels" in inputs:
             return labelled(inputs["shift_labels"])
@@ -123,7 +124,7 @@ class DistillationTrainer(Trainer):
         return loss.mean() / self._factor(), outputs
 
     def _factor(self) -> int:
-        """Returns what Trainer multiplies a loss by whose labels it counted over all devices."""
+        """Returns the factor by which Trainer multiplies a loss if it counted the labels of all devices."""
         if not self.args.average_tokens_across_devices:
             return 1
         return int(self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes // self.get_tp_size())
@@ -138,7 +139,7 @@ class DistillationTrainer(Trainer):
 
 
 def _named_inputs(model: nn.Module) -> set[str]:
-    """Returns the inputs that a model's `forward` names."""
+    """Returns the names of the inputs of a model's `forward`."""
     kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     return {name for name, parameter in inspect.signature(model.forward).parameters.items() if parameter.kind in kinds}
 
@@ -162,7 +163,7 @@ def _is_encoder_decoder(model: nn.Module | None) -> bool:
 
 
 def _shifts_labels(model: nn.Module | None) -> bool:
-    """Whether the model's own loss compares position t with label t + 1, as causal language models do."""
+    """Returns whether the model's own loss compares position t with label t + 1, as causal language models do."""
     if not isinstance(model, PreTrainedModel) or _is_encoder_decoder(model):
         return False
     causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

@@ -114,6 +114,8 @@ def train(recipe: Recipe) -> Result:
     weight_samples = WeightSamples.of(model, _pruned_names(model, recipe))
     callback = None if recipe.pruning is None else PruningCallback(recipe.pruning)
     trainer = _trainer(model, tokenizer, recipe, prepared, teacher, callback)
+    if callback is not None:
+        callback.attach(trainer)
     stopwatch = Stopwatch.resumed(checkpoint)
     trainer.add_callback(stopwatch)
     _run(trainer, checkpoint, folder)
