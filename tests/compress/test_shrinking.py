@@ -672,7 +672,7 @@ def test_a_multiple_that_cannot_be(multiple: object) -> None:
 
 
 def test_models_that_are_not_known() -> None:
-    with pytest.raises(InvalidInputError, match="shrink\\(\\) was given a Stack; it takes models of Transformers"):
+    with pytest.raises(InvalidInputError, match=r"shrink\(\) takes a PreTrainedModel of Transformers, got a Stack"):
         shrink(Stack())
     config = transformers.AutoConfig.for_model("mpnet", **ARCHITECTURES["mpnet"].settings)
     with pytest.raises(InvalidInputError, match="MPNetLayer"):

@@ -37,7 +37,7 @@ from conftest import tiny_bert
 from fineprune import FileError, InvalidInputError
 from fineprune.apps.convert.shrink import shrink_folder
 from fineprune.apps.training import pretrained
-from fineprune.compress.resizing.building import from_pretrained
+from fineprune.compress.loading import from_pretrained
 from fineprune.compress.resizing.saving import save
 from fineprune.compress.shrinking.shrink import shrink
 from fineprune.models.anatomy import find_blocks, find_stream
@@ -527,7 +527,7 @@ def test_a_class_that_transformers_lacks_is_not_replaced_by_half_a_model(tmp_pat
     with pytest.raises(InvalidInputError, match=r"says architectures \['MyBertForRegression'\], no class of Transformers"):
         from_pretrained(tmp_path)
     path.write_text(json.dumps(stated))
-    with pytest.raises(InvalidInputError, match="head was given as 'AutoModelForSequenceClasification'"):
+    with pytest.raises(InvalidInputError, match="head is 'AutoModelForSequenceClasification', no class of Transformers"):
         from_pretrained(tmp_path, head="AutoModelForSequenceClasification")
 
 

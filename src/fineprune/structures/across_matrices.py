@@ -11,8 +11,8 @@ from torch import nn
 
 from ..errors import InvalidInputError, enumeration
 from ..models.anatomy import Attention, Block, find_blocks, find_stream, find_tables, stacks
-from ..models.architectures import Projection
 from ..models.layers import is_transposed
+from ..models.layouts import Projection
 from .base import Structure, Transposed
 from .linked import Cuts, Linked, Runs, Whole
 

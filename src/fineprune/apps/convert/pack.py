@@ -7,13 +7,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from ...compress.packing.header import Dense, Raw, Sparse
-from ...compress.packing.saving import save
-from ...compress.packing.settings import is_packed
+from ...compress.loading import from_pretrained
+from ...compress.packing.header import DenseEntry, RawEntry, SparseEntry
+from ...compress.packing.load import is_packed
 from ...compress.packing.values import VALUES
-from ...compress.packing.write import PACKED, Written
-from ...compress.resizing.building import GENERATION, from_pretrained
-from ...compress.resizing.reading import folder_of
+from ...compress.packing.write import PACKED, Written, save
+from ...compress.resizing.building import GENERATION, folder_of
 from ...compress.resizing.weights import Weights
 from ...errors import InvalidInputError
 from ...files import check_free
@@ -78,7 +77,7 @@ def sizes(tensors: Mapping[str, Tensor], written: Mapping[str, Written], file: i
         written: what became of each.
         file: bytes of the whole file.
     """
-    kinds = {Sparse: "matrices with zeros left out", Dense: "other matrices", Raw: "vectors and others"}
+    kinds = {SparseEntry: "matrices with zeros left out", DenseEntry: "other matrices", RawEntry: "vectors and others"}
     rows = []
     for kind, what in kinds.items():
         names = [name for name, one in written.items() if type(one.entry) is kind]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ...compress.resizing.building import from_pretrained
-from ...compress.resizing.reading import folder_of
+from ...compress.loading import from_pretrained
+from ...compress.resizing.building import folder_of
 from ...compress.resizing.saving import save
 from ...compress.resizing.weights import Weights
 from ...compress.shrinking.shrink import shrink

@@ -12,7 +12,7 @@ import torch
 
 from ...errors import InvalidInputError, enumeration
 from ...version import VERSION
-from .values import VALUES, Values
+from .values import VALUES, PackedValues
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ LARGEST = 1 << 48
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawEntry:
     """A vector, or a tensor of whole numbers, as it is.
 
     Args:
@@ -59,7 +59,7 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseEntry:
     """A tensor of two dimensions or more, seen as shape[0] rows, with all of its values.
 
     Args:
@@ -69,7 +69,7 @@ class Dense:
 
     kind: ClassVar[str] = "dense"
     shape: tuple[int, ...]
-    values: Values
+    values: PackedValues
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Sparse(Dense):
+class SparseEntry(DenseEntry):
     """A tensor of two dimensions or more, seen as shape[0] rows, of which only some values are kept.
 
     Args:
@@ -133,7 +133,7 @@ class Sparse(Dense):
         return self.size * entropy(self.kept / self.size) + 8.0 * self.values.dtype.itemsize * self.kept
 
 
-Entry = Raw | Dense | Sparse
+Entry = RawEntry | DenseEntry | SparseEntry
 """What is known of one tensor without reading it."""
 
 
@@ -191,29 +191,29 @@ def _check_version(version: str) -> None:
 
 def _to_json(entry: Entry) -> dict[str, Any]:
     said: dict[str, Any] = {"kind": entry.kind, "shape": list(entry.shape)}
-    if isinstance(entry, Raw):
+    if isinstance(entry, RawEntry):
         return {**said, "dtype": str(entry.dtype).removeprefix("torch.")}
     said |= {"values": entry.values.name}
-    return {**said, "kept": entry.kept} if isinstance(entry, Sparse) else said
+    return {**said, "kept": entry.kept} if isinstance(entry, SparseEntry) else said
 
 
 def _from_json(name: str, said: Any) -> Entry:
     if not isinstance(said, dict):
         raise InvalidInputError(f"what it says of {name[:80]} is no object")
     kind, shape = said.get("kind"), _shape(name, said.get("shape"))
-    if kind == Raw.kind:
-        return Raw(shape, _known(name, "dtype", said.get("dtype"), DTYPES))
-    if kind not in (Dense.kind, Sparse.kind):
+    if kind == RawEntry.kind:
+        return RawEntry(shape, _known(name, "dtype", said.get("dtype"), DTYPES))
+    if kind not in (DenseEntry.kind, SparseEntry.kind):
         raise InvalidInputError(f"{name[:80]} has a kind that is not known")
     if len(shape) < 2:
         raise InvalidInputError(f"{name[:80]} has {len(shape)} dimensions, and a {kind} tensor two or more")
     values = _known(name, "values", said.get("values"), VALUES)
-    if kind == Dense.kind:
-        return Dense(shape, values)
+    if kind == DenseEntry.kind:
+        return DenseEntry(shape, values)
     kept = said.get("kept")
     if not is_count(kept) or 0 in shape or kept > math.prod(shape):
         raise InvalidInputError(f"{name[:80]} says that it keeps {str(kept)[:40]} of {math.prod(shape)} values")
-    return Sparse(shape, values, kept)
+    return SparseEntry(shape, values, kept)
 
 
 def _known(name: str, key: str, said: Any, known: Mapping[str, T]) -> T:

@@ -1,18 +1,26 @@
-"""Writes the tensors of a model as one packed file."""
+"""Writes a model as a packed one: a new folder with its config, and its tensors in one packed file."""
 
-from collections.abc import Mapping
+import copy
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
 import torch
 from torch import Tensor
 
-from ...errors import InvalidInputError
+from ...errors import InvalidInputError, require
+from ...files import check_free, new_folder
+from ..resizing.weights import Weights
 from .gaps import frame, gaps_of, planes
-from .header import DTYPES, Dense, Entry, Raw, Sparse, container_name, metadata_of, numpy_dtype
-from .values import Array, Values
+from .header import DTYPES, DenseEntry, Entry, RawEntry, SparseEntry, container_name, metadata_of, numpy_dtype
+from .values import Array, PackedValues
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PACKED = "packed.safetensors"
 """Name of the packed file in its folder."""
@@ -31,7 +39,36 @@ class Written:
     nbytes: int
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], values: Values) -> dict[str, Written]:
+def save(
+    model: "PreTrainedModel", folder: str | Path, values: PackedValues, beside: Iterable[Path] = ()
+) -> Mapping[str, Written]:
+    """Saves a model as a packed one in a new folder.
+
+    Args:
+        model: shrunken or not.
+        folder: a new one.
+        values: how values of matrices are stored.
+        beside: files to copy into it, as those of a tokenizer.
+
+    Returns:
+        What became of each tensor, by its first name.
+
+    Raises:
+        InvalidInputError: if the folder is occupied, or a tensor has values that cannot be stored so.
+        FileError: if the folder cannot be written; nothing of it is left then.
+    """
+    require("sparse", "zstandard")
+    check_free(folder)
+    config = copy.deepcopy(model.config)
+    config.dtype, config.architectures = torch.float32, [type(model).__name__]
+    with new_folder(Path(folder)) as temporary:
+        for path in beside:
+            shutil.copyfile(path, temporary / path.name)
+        config.save_pretrained(temporary)
+        return write(temporary / PACKED, Weights(model).tensors, values)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], values: PackedValues) -> dict[str, Written]:
     """Writes a packed file, and returns what became of each tensor.
 
     Args:
@@ -56,7 +93,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], values: Values) -> dict[str
     return written
 
 
-def encoded(tensor: Tensor, values: Values) -> tuple[Entry, dict[str, bytes]]:
+def encoded(tensor: Tensor, values: PackedValues) -> tuple[Entry, dict[str, bytes]]:
     """Returns what the header says of a tensor, and its parts, not yet compressed.
 
     Args:
@@ -78,9 +115,9 @@ def encoded(tensor: Tensor, values: Values) -> tuple[Entry, dict[str, bytes]]:
     stored = stored + stored.dtype.type(0)  # of -0.0, which multiplying by a mask leaves behind, this makes +0.0
     positions = np.flatnonzero(stored)
     if not leaving_out_pays(len(positions), stored):
-        return Dense(tuple(tensor.shape), values), {"values": planes(stored), **parts}
+        return DenseEntry(tuple(tensor.shape), values), {"values": planes(stored), **parts}
     kept = stored.reshape(-1)[positions]
-    entry = Sparse(tuple(tensor.shape), values, len(positions))
+    entry = SparseEntry(tuple(tensor.shape), values, len(positions))
     return entry, {"gaps": gaps_of(positions).tobytes(), "values": planes(kept), **parts}
 
 
@@ -92,4 +129,4 @@ def leaving_out_pays(kept: int, stored: Array) -> bool:
 def _raw(tensor: Tensor) -> tuple[Entry, dict[str, bytes]]:
     if tensor.dtype not in DTYPES.values():
         raise InvalidInputError(f"it holds {tensor.dtype}, and the format has no place for that.")
-    return Raw(tuple(tensor.shape), tensor.dtype), {"values": planes(tensor.numpy().astype(numpy_dtype(tensor.dtype)))}
+    return RawEntry(tuple(tensor.shape), tensor.dtype), {"values": planes(tensor.numpy().astype(numpy_dtype(tensor.dtype)))}

@@ -1,4 +1,4 @@
-"""Cuts the dead parts out of a model's tensors; the model itself is only read."""
+"""Cuts dead heads, neurons, columns and features out of a model's tensors; the model itself is only read."""
 
 from collections.abc import Iterable
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration
 from ...models.anatomy import Attention, Block, FeedForward, Stream, find_blocks, find_tables, stacks, stream_of
-from ...models.architectures import Projection
+from ...models.layouts import Projection
 from ...models.placeholders import COLUMNS
 from ..resizing.weights import Weights
 from . import dead
 
 
 def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
-    """Returns the tensors of a model, those of tied weights once, without the dead parts.
+    """Returns the tensors of a model, those of tied weights once, without what is dead.
 
     Args:
         model: of a known architecture.
@@ -29,7 +29,7 @@ def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
         _columns(weights, tables)
     for stack in stacks(blocks).values():
         kept = {attention.core: dead.heads(weights, attention) for block in stack for attention in block.attentions}
-        _positions(weights, stack, {core: finding.kept for core, finding in kept.items()})
+        _positions(weights, stack, {core: groups.kept for core, groups in kept.items()})
         for block in stack:
             for attention in block.attentions:
                 _heads(weights, attention, kept[attention.core])
@@ -58,33 +58,33 @@ def _check_unshared(weights: Weights, blocks: list[Block]) -> None:
     shared = [name for name in names if name in weights and len(weights.sharing(name)) > 1]
     if shared:
         raise InvalidInputError(
-            f"{enumeration(shared)} is shared with another layer, so that what falls in one would fall in both. "
+            f"{enumeration(shared)} is shared with another layer, so that a group pruned in one would be missing in both. "
             "Only layers with weights and biases of their own can be shrunk."
         )
 
 
-def _heads(weights: Weights, attention: Attention, finding: dead.Finding) -> None:
+def _heads(weights: Weights, attention: Attention, groups: dead.GroupsKept) -> None:
     """Keeps some heads; where none is left, nothing but the output's bias."""
     size, serves = attention.head_size, attention.heads // attention.groups
-    _fold(weights, attention.output, finding.constant)
-    if len(finding.kept) == attention.groups:
+    _fold(weights, attention.output, groups.constant)
+    if len(groups.kept) == attention.groups:
         return
-    weights.keep_inputs(attention.output, _runs(finding.kept, serves * size))
-    if not len(finding.kept):
-        for module in (attention.core, *(part.module for part in (attention.query, attention.key, attention.value))):
+    weights.keep_inputs(attention.output, _runs(groups.kept, serves * size))
+    if not len(groups.kept):
+        for module in (attention.core, *(projection.module for projection in attention.projections)):
             weights.drop(module, but=attention.output)
         return
-    parts = {attention.query: serves * size, attention.key: size, attention.value: size}
-    for module in dict.fromkeys(part.module for part in parts):
-        inside = {part: width for part, width in parts.items() if part.module == module}
-        weights.keep_outputs(module, _rows(weights, inside, finding.kept))
+    widths = {attention.query: serves * size, attention.key: size, attention.value: size}
+    for module in dict.fromkeys(projection.module for projection in widths):
+        inside = {projection: width for projection, width in widths.items() if projection.module == module}
+        weights.keep_outputs(module, _rows(weights, inside, groups.kept))
 
 
-def _rows(weights: Weights, parts: dict[Projection, int], kept: Tensor) -> Tensor:
+def _rows(weights: Weights, widths: dict[Projection, int], kept: Tensor) -> Tensor:
     """The rows of the heads that are kept, in the matrix that holds these projections; each with the width of its heads."""
     positions = []
-    for part, width in sorted(parts.items(), key=lambda item: item[0].place):
-        start = part.place * (len(weights.matrix(part.module)) // part.parts)
+    for projection, width in sorted(widths.items(), key=lambda item: item[0].place):
+        start = projection.place * (len(weights.matrix(projection.module)) // projection.parts)
         positions.append(start + _runs(kept, width))
     return torch.cat(positions)
 
@@ -99,7 +99,7 @@ def _positions(weights: Weights, stack: list[Block], kept: dict[str, Tensor]) ->
     attentions = [one for block in stack for one in block.attentions if one.positions is not None]
     if not any(len(kept[one.core]) < one.groups for one in attentions):
         return
-    names = {one.core: f"{one.core}.{one.positions}.weight" for one in attentions}
+    names = {one.core: f"{one.positions}.weight" for one in attentions}
     tables = {core: weights[name] for core, name in names.items() if name in weights}
     shared = tables.get(attentions[0].core)
     apart = len(tables) > 1 or len({tuple(kept[core].tolist()) for core in names}) > 1
@@ -109,27 +109,27 @@ def _positions(weights: Weights, stack: list[Block], kept: dict[str, Tensor]) ->
             weights[name] = table.index_select(1, kept[core])
 
 
-def _neurons(weights: Weights, layer: FeedForward, finding: dead.Finding) -> None:
-    _fold(weights, layer.second, finding.constant)
+def _neurons(weights: Weights, layer: FeedForward, groups: dead.GroupsKept) -> None:
+    _fold(weights, layer.second, groups.constant)
     for first in layer.first:
-        weights.keep_outputs(first, finding.kept)
-    weights.keep_inputs(layer.second, finding.kept)
+        weights.keep_outputs(first, groups.kept)
+    weights.keep_inputs(layer.second, groups.kept)
 
 
 def _fold(weights: Weights, linear: str, constant: Tensor | None) -> None:
-    """Adds what dead parts gave to the bias of the layer that read them."""
+    """Adds what dead heads or neurons gave to the bias of the layer that read them."""
     bias = weights.bias(linear)
     if constant is not None and bias is not None:
         weights[f"{linear}.bias"] = (bias.double() + constant).to(bias.dtype)
 
 
 def _among(which: Tensor, used: Tensor) -> Tensor:
-    """Which of all are used, of those that were left."""
+    """Which of all are used, given which of those that were left."""
     return torch.zeros_like(which).masked_scatter(which, used)
 
 
 def _columns(weights: Weights, tables: list[str]) -> None:
-    """Takes the columns that are all zero out of tables that share a weight, and notes which are left."""
+    """Takes the columns that are all zero out of tables that share a weight, and notes those that stay."""
     weight = weights[f"{tables[0]}.weight"]
     used = weight.count_nonzero(dim=0) > 0
     if bool(used.all()):

@@ -1,0 +1,149 @@
+"""Loads any saved model. Its folder says what it is: a stock model, a shrunken one that is not stock, or a packed one."""
+
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..errors import InvalidInputError, enumeration
+from ..models import targets
+from .packing.load import is_packed, load_packed, load_parts, read_settings
+from .resizing.building import class_of, load_resized, loading, read_config
+from .resizing.stock import is_marked
+from .resizing.weights import WHOLE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def from_pretrained(name: str | Path, head: str | None = None, attn_implementation: str | None = None) -> "PreTrainedModel":
+    """Loads any saved model, stock, shrunken or packed, in evaluation mode. Only plain tensors are read, and no code.
+
+    Args:
+        name: a folder, or a name on the Hub.
+        head: the class of Transformers that loads it, as AutoModelForSequenceClassification; None: as the config says.
+            A head that the checkpoint lacks, or has in another size, is initialised. A packed model keeps its own.
+        attn_implementation: as in Transformers.
+
+    Raises:
+        InvalidInputError: if it is no checkpoint, tensors are missing or left over, or sizes do not belong together.
+    """
+    with loading(name):
+        saved = open_saved(name)
+        if attn_implementation is not None:
+            saved.config._attn_implementation = attn_implementation
+        return saved.load(head)
+
+
+def load(folder: str | Path, *, sparse: bool = False) -> nn.Module:
+    """Loads a packed model, in evaluation mode, with float32 numbers. Nothing of the folder is run as code.
+
+    Args:
+        folder: as `fineprune pack` makes it.
+        sparse: whether linear layers compute with their sparse matrices, which go straight from the file to them and are
+            never dense: a model for inference on the CPU. If not, a stock model.
+
+    Raises:
+        InvalidInputError: if it is no packed folder, is damaged, does not fit the config beside it, or does not fit in memory.
+    """
+    if not sparse:
+        return load_packed(folder, read_settings(folder))
+    from ..sparse.convert import assemble
+
+    return assemble(*load_parts(folder))
+
+
+@dataclass(frozen=True)
+class SavedModel(ABC):
+    """A saved model of which only the config has been read; settings of it may be changed before the model is loaded.
+
+    Args:
+        name: a folder, or a name on the Hub.
+        config: of the model.
+    """
+
+    name: str | Path
+    config: "PreTrainedConfig"
+
+    @abstractmethod
+    def load(self, head: str | None = None) -> "PreTrainedModel":
+        """Loads the model in evaluation mode, with a head as in `from_pretrained`."""
+
+
+def open_saved(name: str | Path, use_safetensors: bool | None = True) -> SavedModel:
+    """Reads what a folder, or a name on the Hub, holds.
+
+    Args:
+        name: of it.
+        use_safetensors: as in Transformers, for a stock model: True reads no other file of weights, None any.
+
+    Raises:
+        InvalidInputError: if a packed model or the config of a shrunken one is damaged; and what Transformers raises where
+            there is no config.
+    """
+    if is_packed(name):
+        return PackedModel(name, read_settings(name))
+    config = read_config(name)
+    return ResizedModel(name, config) if is_marked(config) else StockModel(name, config, use_safetensors)
+
+
+@dataclass(frozen=True)
+class PackedModel(SavedModel):
+    """A packed model, as `fineprune pack` writes it."""
+
+    def load(self, head: str | None = None) -> "PreTrainedModel":
+        return load_packed(self.name, self.config, head)
+
+
+@dataclass(frozen=True)
+class ResizedModel(SavedModel):
+    """A shrunken model whose layers have other sizes than its config says."""
+
+    def load(self, head: str | None = None) -> "PreTrainedModel":
+        return load_resized(self.name, self.config, head)
+
+
+@dataclass(frozen=True)
+class StockModel(SavedModel):
+    """A model that Transformers loads by itself.
+
+    Args:
+        use_safetensors: as in `open_saved`.
+    """
+
+    use_safetensors: bool | None
+
+    def load(self, head: str | None = None) -> "PreTrainedModel":
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = class_of(self.config, head).from_pretrained(
+            self.name,
+            config=self.config,
+            use_safetensors=self.use_safetensors,
+            ignore_mismatched_sizes=head is not None,
+            output_loading_info=True,
+        )
+        model, report = loaded
+        missing = sorted(report["missing_keys"])
+        if head is not None:
+            missing = targets.inside_blocks(model, missing)
+            self._check_sizes(model, sorted(key for key, *_ in report["mismatched_keys"]))
+        if missing:
+            raise InvalidInputError(f"{self.name} lacks tensors that its config names: {enumeration(missing)}. {WHOLE}")
+        if head is None and report["unexpected_keys"]:
+            unread = enumeration(sorted(report["unexpected_keys"]))
+            logger.warning("%s has no place for %s, which are left out.", type(model).__name__, unread)
+        return model
+
+    def _check_sizes(self, model: "PreTrainedModel", mismatched: list[str]) -> None:
+        """Raises if tensors of other sizes than the config says were left out, but for those of a head: it is initialised."""
+        body = [key for key in mismatched if key.startswith(f"{model.base_model_prefix}.")]
+        if body:
+            raise InvalidInputError(
+                f"{self.name} holds tensors of other sizes than its config says: {enumeration(body)}. {WHOLE}"
+            )
+        if mismatched:
+            logger.warning("The head of %s has other sizes (%s), and a new one is trained.", self.name, enumeration(mismatched))
