@@ -92,7 +92,7 @@ def test_gaps_lead_back_to_the_positions(gaps: list[int], after: int, chunk: int
     assert coded.tolist() == slow_gaps(positions)
     assert len(coded) <= most_gaps(len(positions), size)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(gaps, "CHUNK", chunk)
+        patched.setattr("fineprune.compress.packing.gaps.CHUNK", chunk)
         assert decoded(coded, len(positions), size) == positions
         if positions:
             with pytest.raises(InvalidInputError, match="lead outside its"):

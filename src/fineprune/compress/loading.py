@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import InvalidInputError, enumeration
 from ..models import targets
 from .packing.load import is_packed, load_packed, load_parts, read_settings
-from .resizing.building import class_of, load_resized, loading, read_config
+from .resizing.building import class_of, is_head, load_resized, loading, read_config
 from .resizing.stock import is_marked
 from .resizing.weights import WHOLE
 
@@ -140,10 +140,8 @@ class StockModel(SavedModel):
 
     def _check_sizes(self, model: "PreTrainedModel", mismatched: list[str]) -> None:
         """Raises if tensors of other sizes than the config says were left out, but for those of a head: it is initialised."""
-        body = [key for key in mismatched if key.startswith(f"{model.base_model_prefix}.")]
+        body = [key for key in mismatched if not is_head(model, key)]
         if body:
-            raise InvalidInputError(
-                f"{self.name} holds tensors of other sizes than its config says: {enumeration(body)}. {WHOLE}"
-            )
+            raise InvalidInputError(f"{self.name} holds tensors of other sizes than its config: {enumeration(body)}. {WHOLE}")
         if mismatched:
             logger.warning("The head of %s has other sizes (%s), and a new one is trained.", self.name, enumeration(mismatched))

@@ -206,6 +206,11 @@ def all_blocks() -> Iterator[BlockLayout]:
     return (block for architecture in ARCHITECTURES for block in architecture.blocks)
 
 
+def defining_modules() -> list[str]:
+    """Returns the names of the modules, or packages, that define the classes that are known."""
+    return [architecture.module for architecture in ARCHITECTURES]
+
+
 def all_heads() -> list[str]:
     """Returns the names of all linear layers that are known to read a residual stream after the final norm."""
     return list(dict.fromkeys(head for architecture in reversed(ARCHITECTURES) for head in architecture.heads))

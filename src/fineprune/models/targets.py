@@ -93,7 +93,7 @@ def matches(name: str, patterns: list[str] | str) -> bool:
 
 
 def check_matched(patterns: list[str] | str, modules: Iterable[str], what: str = "module with a weight to prune") -> None:
-    """Raises if an entry matches none of the modules: a typing error must not do less than was asked for."""
+    """Raises if an entry matches none of the modules: a misspelt name must not prune less than was asked for."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
             matched = any(matches(name, pattern if isinstance(patterns, str) else [pattern]) for name in modules)

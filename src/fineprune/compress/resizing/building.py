@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration, require
 from ...files import check_memory
-from ...models.architectures import ARCHITECTURES
+from ...models.architectures import defining_modules
 from .fitting import fit
 from .stock import MARK, PER_LAYER, READABLE, is_marked, mark
 from .weights import WHOLE, held
@@ -121,7 +121,7 @@ def load_resized(name: str | Path, config: "PreTrainedConfig", head: str | None)
     if head is not None:
         tensors = _renamed(model, tensors)
         saved = {_part(model, key) for key in tensors}
-        new = [key for key, _ in held(model) if key not in tensors and (_is_head(model, key) or _part(model, key) not in saved)]
+        new = [key for key, _ in held(model) if key not in tensors and (is_head(model, key) or _part(model, key) not in saved)]
         if new:
             logger.warning("%s has no head of this form (%s), and a new one is trained.", name, enumeration(sorted(new)))
     fit(model, tensors, new)
@@ -160,7 +160,7 @@ def class_named(name: str) -> Any:
     """Returns the class of this name in Transformers, or in the module of a registered architecture; None if there is none."""
     import transformers
 
-    modules = (transformers, *(sys.modules.get(architecture.module) for architecture in ARCHITECTURES))
+    modules = (transformers, *(sys.modules.get(module) for module in defining_modules()))
     return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
 
 
@@ -201,8 +201,8 @@ def _initialise(model: "PreTrainedModel") -> None:
             model._init_weights(module)
 
 
-def _is_head(model: "PreTrainedModel", key: str) -> bool:
-    """Whether a tensor lies outside the base of a model that has a head."""
+def is_head(model: "PreTrainedModel", key: str) -> bool:
+    """Whether a tensor belongs to the head of a model: it lies outside of the base that the model has."""
     prefix = model.base_model_prefix
     return prefix in model._modules and not key.startswith(f"{prefix}.")
 
@@ -227,7 +227,7 @@ def _renamed(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, 
     state = dict(held(model))
     parts = {_part(model, key) for key in state}
     kept = {key: tensor for key, tensor in tensors.items() if _part(model, key) in parts}
-    heads = {key for key in kept if _is_head(model, key)}
+    heads = {key for key in kept if is_head(model, key)}
     fits = {key for key in heads if key in state and kept[key].shape[:1] == state[key].shape[:1]}
     return {key: tensor for key, tensor in kept.items() if key not in heads or key in fits}
 

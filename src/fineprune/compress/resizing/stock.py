@@ -151,14 +151,15 @@ def _state(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:
 
 
 def per_layer(model: "PreTrainedModel") -> dict[str, dict[str, int]]:
-    """Returns the sizes of each layer that differ from what the config says: none for a model of several stacks.
+    """Returns the sizes of each layer that differ from what the config says: none for several stacks, or a config without
+    `num_hidden_layers`.
 
     The format is that of `per_layer_config` in Transformers: number of the layer -> settings.
     """
     (blocks, *more) = stacks(find_blocks(model)).values()
-    if more:
-        return {}
     weights, config = Weights(model), model.config
+    if more or getattr(config, "num_hidden_layers", None) != len(blocks):
+        return {}
     layers = {}
     for number, block in enumerate(blocks):
         heads, groups = (config.attribute_map.get(name, name) for name in ("num_attention_heads", "num_key_value_heads"))
