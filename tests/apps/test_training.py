@@ -326,7 +326,7 @@ def test_a_head_of_another_size_is_made_anew_and_other_sizes_within_are_refused(
     wanted = read(run[0], reviews, tmp_path / "new", training__max_steps="12", **changes)
     assert len(training.train(wanted).inspection.layers) == 12
     assert "The head of" in caplog.text
-    with pytest.raises(InvalidInputError, match=r"holds tensors of other sizes than its config: bert\.encoder"):
+    with pytest.raises(InvalidInputError, match=r"holds tensors of other sizes than its config says: bert\.encoder"):
         training.train(read(run[0], reviews, tmp_path / "wide", config="{intermediate_size: 16}"))
 
 

@@ -123,25 +123,23 @@ class StockModel(SavedModel):
             self.name,
             config=self.config,
             use_safetensors=self.use_safetensors,
-            ignore_mismatched_sizes=head is not None,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
         model, report = loaded
-        missing = sorted(report["missing_keys"])
-        if head is not None:
+        missing, resized = sorted(report["missing_keys"]), sorted(key for key, *_ in report["mismatched_keys"])
+        if head is not None:  # one that is lacking, or of another size, is initialised
             missing = targets.inside_blocks(model, missing)
-            self._check_sizes(model, sorted(key for key, *_ in report["mismatched_keys"]))
+            new = [key for key in resized if is_head(model, key)]
+            resized = [key for key in resized if key not in new]
+            if new:
+                logger.warning("The head of %s has other sizes (%s), and a new one is trained.", self.name, enumeration(new))
         if missing:
             raise InvalidInputError(f"{self.name} lacks tensors that its config names: {enumeration(missing)}. {WHOLE}")
+        if resized:
+            text = enumeration(resized)
+            raise InvalidInputError(f"{self.name} holds tensors of other sizes than its config says: {text}. {WHOLE}")
         if head is None and report["unexpected_keys"]:
             unread = enumeration(sorted(report["unexpected_keys"]))
             logger.warning("%s has no place for %s, which are left out.", type(model).__name__, unread)
         return model
-
-    def _check_sizes(self, model: "PreTrainedModel", mismatched: list[str]) -> None:
-        """Raises if tensors of other sizes than the config says were left out, but for those of a head: it is initialised."""
-        body = [key for key in mismatched if not is_head(model, key)]
-        if body:
-            raise InvalidInputError(f"{self.name} holds tensors of other sizes than its config: {enumeration(body)}. {WHOLE}")
-        if mismatched:
-            logger.warning("The head of %s has other sizes (%s), and a new one is trained.", self.name, enumeration(mismatched))
