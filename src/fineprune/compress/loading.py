@@ -31,7 +31,7 @@ def from_pretrained(name: str | Path, head: str | None = None, attn_implementati
         attn_implementation: as in Transformers.
 
     Raises:
-        InvalidInputError: if it is no checkpoint, tensors are missing or left over, or sizes do not belong together.
+        InvalidInputError: if it is no checkpoint, tensors are missing or left over, or sizes do not fit each other.
     """
     with loading(name):
         saved = open_saved(name)
@@ -76,14 +76,14 @@ class SavedModel(ABC):
 
 
 def open_saved(name: str | Path, use_safetensors: bool | None = True) -> SavedModel:
-    """Reads what a folder, or a name on the Hub, holds.
+    """Reads the config of a folder, or a name on the Hub, and what kind of model it holds.
 
     Args:
         name: of it.
         use_safetensors: as in Transformers, for a stock model: True reads no other file of weights, None any.
 
     Raises:
-        InvalidInputError: if a packed model or the config of a shrunken one is damaged; and what Transformers raises where
+        InvalidInputError: if a packed model or the config of a shrunken one is damaged; and the errors of Transformers where
             there is no config.
     """
     if is_packed(name):

@@ -1,4 +1,4 @@
-"""What the model of a known architecture is made of: which matrices hold its heads, neurons, tables and residual stream."""
+"""Finds the heads, neurons, embedding tables and residual stream of a model of a known architecture in its matrices."""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +71,7 @@ class Block:
 
     Args:
         name: of its module.
-        attentions, feed_forward: what it is made of.
+        attentions, feed_forward: its sublayers.
         norms: its RMSNorms before each sublayer; empty in a model with LayerNorm.
         layout: of its architecture.
     """
@@ -232,10 +232,10 @@ class Stream:
 
 
 def find_stream(model: nn.Module) -> Stream:
-    """Returns what writes and reads the residual stream.
+    """Finds the modules that write and read the residual stream.
 
     Raises:
-        InvalidInputError: if the model has LayerNorm, is not known, or has something on top that is not.
+        InvalidInputError: if the model has LayerNorm, is not known, or has a module on top that is not.
     """
     model = unwrap(model)
     found = find_blocks(model)
@@ -250,7 +250,9 @@ def find_stream(model: nn.Module) -> Stream:
     strange = [
         name
         for name, module in modules.items()
-        if module._parameters and name not in heads and not any(f"{name}.".startswith(prefix) for prefix in inner)
+        if any(True for _ in module.parameters(recurse=False))
+        and name not in heads
+        and not any(f"{name}.".startswith(prefix) for prefix in inner)
     ]
     strange = [name for name in strange if name not in _aside(model, heads)]
     if strange:
@@ -271,7 +273,7 @@ def find_stream(model: nn.Module) -> Stream:
 
 
 def _aside(model: nn.Module, heads: list[str]) -> set[str]:
-    """Modules that see no features of the stream: shared tables under another name, and what lies behind a head."""
+    """Modules that see no features of the stream: shared tables under another name, and the second layer of a head."""
     tables = {id(model.get_submodule(name).get_parameter("weight")) for name in find_tables(model)}
     shared = {
         name

@@ -1,4 +1,4 @@
-"""How the classes of an architecture name what they are made of: modules, attributes and settings of the config."""
+"""The entries of an architecture: how its classes name their modules, attributes and settings of the config."""
 
 from dataclasses import dataclass
 
@@ -84,7 +84,7 @@ class SizeSettings:
         heads, groups: query heads, and key and value heads, where the config states a head size too. None where the size of
             a head follows from their number: fewer heads of the same size cannot be stated then.
         head_size: features of a head.
-        width, epsilon: features of the residual stream, and what its RMSNorms add; None in a model with LayerNorm.
+        width, epsilon: features of the residual stream, and the epsilon of its RMSNorms; None in a model with LayerNorm.
     """
 
     neurons: str
@@ -97,7 +97,7 @@ class SizeSettings:
 
 @dataclass(frozen=True)
 class ClassLayout:
-    """What some classes have in common.
+    """An entry for some classes of an architecture.
 
     Args:
         classes: their names.
@@ -113,7 +113,7 @@ class BlockLayout(ClassLayout):
     Args:
         attentions, feed_forwards: of which a block has those that exist in it.
         sizes: how the config states its sizes.
-        norms: the RMSNorms before each sublayer; empty in a model with LayerNorm.
+        norms: the RMSNorms before each sublayer, with their epsilon in `variance_epsilon`; empty in a model with LayerNorm.
         removable: whether a block without heads and neurons can be taken out: it only adds to its input, so it changes
             nothing. A block with a norm after each sublayer changes its input all the same.
     """
@@ -127,7 +127,7 @@ class BlockLayout(ClassLayout):
 
 @dataclass(frozen=True)
 class StreamLayout(ClassLayout):
-    """What feeds the residual stream of a stack of blocks, and ends it: a class that holds embedding tables.
+    """The two ends of a residual stream: the embedding tables that feed it, and the norm that ends it.
 
     Args:
         tables: the embedding tables whose vectors are summed.
@@ -147,7 +147,7 @@ class EncoderLayout(ClassLayout):
     Args:
         block: of its layers, with query, key, value and one first feed-forward matrix apart.
         norms: the LayerNorm after the attention, and the one at the end of the block.
-        positions: the method of the encoder that gives what is added to the scores for their positions; None if nothing is.
+        positions: the method of the encoder that returns the position biases of its attentions; None if it has none.
     """
 
     block: BlockLayout

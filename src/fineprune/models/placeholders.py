@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .layers import own_buffer
+
 COLUMNS = "columns"
 """The buffer of an embedding table that has lost columns: for each feature of its vectors, whether the column is kept."""
 
@@ -57,14 +59,14 @@ class EmptyLinear(nn.Linear):
 
 def give_columns(table: nn.Embedding, which: Tensor) -> None:
     """Makes a table that has lost columns return vectors of full width; `which` is True for each column it keeps."""
-    if COLUMNS not in table._buffers:
+    if own_buffer(table, COLUMNS) is None:
         table.register_forward_hook(_fill_columns)
     table.register_buffer(COLUMNS, which)
 
 
 def take_columns(table: nn.Embedding) -> None:
     """Undoes `give_columns`: the table returns vectors as wide as its weight."""
-    del table._buffers[COLUMNS]
+    delattr(table, COLUMNS)
     for number in [number for number, hook in table._forward_hooks.items() if hook is _fill_columns]:
         del table._forward_hooks[number]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import InvalidInputError, enumeration
 from ..models.anatomy import Attention, Block, find_blocks, find_stream, find_tables, stacks
-from ..models.layers import is_transposed
+from ..models.layers import is_transposed, own_parameter
 from ..models.layouts import Projection
 from .base import Grouping, Structure, Transposed
 from .linked import Linked, Runs, Whole
@@ -41,7 +41,7 @@ def _heads(model: nn.Module, attention: Attention) -> Grouping:
 
 def _rows(model: nn.Module, projection: Projection, width: int = 1, parts: int = 1, attending: int = 0) -> Grouping:
     rows = _as_stored(model, projection.module, Runs(0, width, parts, attending=attending))
-    if model.get_submodule(projection.module)._parameters.get("bias") is None:
+    if own_parameter(model.get_submodule(projection.module), "bias") is None:
         return {projection.weight: rows}
     return {projection.weight: rows, projection.bias: Runs(0, width, parts, per_weight=0)}
 
@@ -103,7 +103,7 @@ def _modules_with(model: nn.Module, names: set[str], kind: type[nn.Module]) -> l
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, kind) and id(module._parameters.get("weight")) in shared
+        if isinstance(module, kind) and id(own_parameter(module, "weight")) in shared
     ]
 
 

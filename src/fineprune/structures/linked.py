@@ -89,7 +89,7 @@ class Linked(Structure):
         sites = [list(grouping) for grouping in self.sites(model)]
         modules = {name.rpartition(".")[0] for names in sites for name in names}
         if target_modules is not None:
-            targets.check_matched(target_modules, modules, what=f"module that {self} takes")
+            targets.check_matched(target_modules, modules, kind=f"module that {self} takes")
         if exclude_modules is not None:  # which may be meant for other rules
             targets.check_matched(exclude_modules, {name.rpartition(".")[0] for name in parameters})
         shared = [name for names in sites for name in names if name not in parameters]

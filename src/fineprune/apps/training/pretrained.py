@@ -22,7 +22,7 @@ HEADS = {
     "AutoModelForQuestionAnswering": "model for extractive question answering",
     "AutoModelForCausalLM": "causal language model",
 }
-"""The heads that tasks ask for, in words."""
+"""The heads of tasks, as error messages name them."""
 
 
 def load_pretrained(
@@ -113,7 +113,7 @@ def freeze(model: nn.Module, frozen_modules: list[str] | str) -> None:
         InvalidInputError: for a name that matches no module.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    targets.check_matched(frozen_modules, modules, what="module")
+    targets.check_matched(frozen_modules, modules, kind="module")
     for name, module in modules.items():
         if targets.matches(name, frozen_modules):
             module.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What the header of a packed file says of each tensor; the only place where it becomes JSON, and comes from it."""
+"""The header of a packed file: an entry for each tensor, to and from JSON."""
 
 import json
 import math
@@ -54,7 +54,7 @@ class RawEntry:
 
     @property
     def bound(self) -> float:
-        """Bits that it is worth: all of its own."""
+        """Information bound in bits: all of its own."""
         return 8.0 * self.nbytes
 
 
@@ -99,13 +99,13 @@ class DenseEntry:
 
     @property
     def bound(self) -> float:
-        """Bits that it is worth."""
+        """Information bound in bits."""
         return 8.0 * self.values.dtype.itemsize * self.size
 
 
 @dataclass(frozen=True)
 class SparseEntry(DenseEntry):
-    """A tensor of two dimensions or more, seen as shape[0] rows, of which only some values are kept.
+    """A tensor of two dimensions or more, seen as shape[0] rows, of which only the values other than 0 are stored.
 
     Args:
         kept: how many.
@@ -129,12 +129,12 @@ class SparseEntry(DenseEntry):
 
     @property
     def bound(self) -> float:
-        """Bits that it is worth: n (H(d) + d b), for n weights of density d with b bits a value, H the binary entropy."""
+        """Information bound in bits: n (H(d) + d b), for n weights of density d with b bits a value, H the binary entropy."""
         return self.size * entropy(self.kept / self.size) + 8.0 * self.values.dtype.itemsize * self.kept
 
 
 Entry = RawEntry | DenseEntry | SparseEntry
-"""What is known of one tensor without reading it."""
+"""The description of one tensor, known without reading it."""
 
 
 def entropy(d: float) -> float:
@@ -143,7 +143,7 @@ def entropy(d: float) -> float:
 
 
 def container_name(tensor: str, part: str) -> str:
-    """Returns under which name a part of a tensor lies in the container."""
+    """Returns the name of a part of a tensor in the container."""
     return f"{tensor}:{part}"
 
 
@@ -160,24 +160,24 @@ def checksum(text: str) -> str:
 
 
 def entries_of(metadata: Mapping[str, str]) -> dict[str, Entry]:
-    """Returns what the metadata of a packed file says; keys that are not known here are left alone.
+    """Reads the entries in the metadata of a packed file; unknown keys are ignored.
 
     Raises:
-        InvalidInputError: if it is another format, or of another major version, or not what this format says.
+        InvalidInputError: if it is another format, or of another major version, or not as this format describes it.
     """
     if metadata.get("format") != FORMAT:
         raise InvalidInputError("it is no packed model: its header names another format, or none")
     _check_version(metadata.get("version", ""))
     tensors = metadata.get("tensors", "")
     if metadata.get("checksum") != checksum(tensors):
-        raise InvalidInputError("the description of its tensors and the checksum of that do not belong together")
+        raise InvalidInputError("the description of its tensors and its checksum do not match")
     try:
-        said = json.loads(tensors)
+        stated = json.loads(tensors)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the description of its tensors cannot be read ({error})") from error
-    if not isinstance(said, dict):
+    if not isinstance(stated, dict):
         raise InvalidInputError("the description of its tensors is no object")
-    return {name: _from_json(name, entry) for name, entry in said.items()}
+    return {name: _from_json(name, entry) for name, entry in stated.items()}
 
 
 def _check_version(version: str) -> None:
@@ -185,47 +185,52 @@ def _check_version(version: str) -> None:
     if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit() and len(version) < 16):
         raise InvalidInputError(f"its version is {version[:20]!r}, and no number such as {MAJOR}.{MINOR}")
     if int(major) != MAJOR:
-        what = "made by a newer fineprune: install that" if int(major) > MAJOR else "unknown: pack the model again"
-        raise InvalidInputError(f"its version is {version}, {what}, as this one reads version {MAJOR}")
+        remedy = "made by a newer fineprune: install that" if int(major) > MAJOR else "unknown: pack the model again"
+        raise InvalidInputError(f"its version is {version}, {remedy}, as this one reads version {MAJOR}")
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:
-    said: dict[str, Any] = {"kind": entry.kind, "shape": list(entry.shape)}
+    stated: dict[str, Any] = {"kind": entry.kind, "shape": list(entry.shape)}
     if isinstance(entry, RawEntry):
-        return {**said, "dtype": str(entry.dtype).removeprefix("torch.")}
-    said |= {"values": entry.values.name}
-    return {**said, "kept": entry.kept} if isinstance(entry, SparseEntry) else said
+        return {**stated, "dtype": str(entry.dtype).removeprefix("torch.")}
+    stated |= {"values": entry.values.name}
+    return {**stated, "kept": entry.kept} if isinstance(entry, SparseEntry) else stated
 
 
-def _from_json(name: str, said: Any) -> Entry:
-    if not isinstance(said, dict):
-        raise InvalidInputError(f"what it says of {name[:80]} is no object")
-    kind, shape = said.get("kind"), _shape(name, said.get("shape"))
+def _from_json(name: str, stated: Any) -> Entry:
+    if not isinstance(stated, dict):
+        raise InvalidInputError(f"the description of {name[:80]} is no object")
+    kind, shape = stated.get("kind"), _shape(name, stated.get("shape"))
     if kind == RawEntry.kind:
-        return RawEntry(shape, _known(name, "dtype", said.get("dtype"), DTYPES))
+        return RawEntry(shape, _known(name, "dtype", stated.get("dtype"), DTYPES))
     if kind not in (DenseEntry.kind, SparseEntry.kind):
         raise InvalidInputError(f"{name[:80]} has a kind that is not known")
     if len(shape) < 2:
         raise InvalidInputError(f"{name[:80]} has {len(shape)} dimensions, and a {kind} tensor two or more")
-    values = _known(name, "values", said.get("values"), VALUES)
+    values = _known(name, "values", stated.get("values"), VALUES)
     if kind == DenseEntry.kind:
         return DenseEntry(shape, values)
-    kept = said.get("kept")
+    kept = stated.get("kept")
     if not is_count(kept) or 0 in shape or kept > math.prod(shape):
         raise InvalidInputError(f"{name[:80]} says that it keeps {str(kept)[:40]} of {math.prod(shape)} values")
     return SparseEntry(shape, values, kept)
 
 
-def _known(name: str, key: str, said: Any, known: Mapping[str, T]) -> T:
-    if not isinstance(said, str) or said not in known:
-        raise InvalidInputError(f"{name[:80]} says {key} {str(said)[:40]!r}; known are {enumeration(known)}")
-    return known[said]
+def _known(name: str, key: str, stated: Any, known: Mapping[str, T]) -> T:
+    if not isinstance(stated, str) or stated not in known:
+        raise InvalidInputError(f"{name[:80]} says {key} {str(stated)[:40]!r}; known are {enumeration(known)}")
+    return known[stated]
 
 
-def _shape(name: str, said: Any) -> tuple[int, ...]:
-    if not isinstance(said, list) or len(said) > MOST_DIMENSIONS or not all(map(is_count, said)) or math.prod(said) > LARGEST:
-        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(said)[:80]}")
-    return tuple(said)
+def _shape(name: str, stated: Any) -> tuple[int, ...]:
+    if (
+        not isinstance(stated, list)
+        or len(stated) > MOST_DIMENSIONS
+        or not all(map(is_count, stated))
+        or math.prod(stated) > LARGEST
+    ):
+        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(stated)[:80]}")
+    return tuple(stated)
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 
 LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "n_layers", "n_layer")
-"""Settings of configs that say how many layers are built, each of which has tensors."""
+"""Settings of configs that state how many layers are built, each of which has tensors."""
 
 LABELS = ("num_labels", "_num_labels")
-"""Settings of configs that say for how many classes names are made up."""
+"""Settings of configs that state for how many classes names are made up."""
 
 USUAL_LABELS = 4
-"""A config may say so many of a model without a head."""
+"""A config may state this number of classes for a model without a head."""
 
 
 def is_packed(folder: str | Path) -> bool:
@@ -42,10 +42,10 @@ def is_packed(folder: str | Path) -> bool:
 
 
 def read_settings(folder: str | Path) -> "PreTrainedConfig":
-    """Reads the config of a packed folder, for float32 numbers; what it asks Transformers to build is checked first.
+    """Reads the config of a packed folder, for float32 numbers, and checks it before anything is built.
 
     Raises:
-        InvalidInputError: if it is no packed folder, or the config says more layers or classes than the file has tensors for.
+        InvalidInputError: if it is no packed folder, or the config states more layers or classes than the file has tensors for.
     """
     if not is_packed(folder):
         raise InvalidInputError(
@@ -60,7 +60,7 @@ def read_settings(folder: str | Path) -> "PreTrainedConfig":
 
 
 def _check_held(folder: str | Path, entries: Mapping[str, Entry]) -> None:
-    """Raises if a config would let Transformers build layers, or make up names of classes, beyond what tensors there are."""
+    """Raises if a config would make Transformers build layers, or make up names of classes, that have no tensors."""
     widest = max((size for entry in entries.values() for size in entry.shape), default=0)
     most = dict.fromkeys(LAYERS, len(entries)) | dict.fromkeys(LABELS, max(widest, USUAL_LABELS))
     for name, value in _settings(json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))):
@@ -189,7 +189,7 @@ def matrix_of(model: nn.Module, packed: PackedFile, name: str, layer: str) -> Sp
 
 
 def transposed(matrix: SparseMatrix) -> SparseMatrix:
-    """Returns the transpose of a matrix with single rows, with float32 values: what were scales of rows are none of columns."""
+    """Returns the transpose of a matrix with single rows, with float32 values: scales of rows would be none of its own rows."""
     rows, columns = matrix.kept()
     values = matrix.values.to(torch.float32)
     values = values if matrix.scales is None else values * matrix.scales[rows, None]

@@ -1,4 +1,4 @@
-"""Reads a packed file: all that it says of itself is checked before memory is taken for it, and nothing of it is run."""
+"""Reads a packed file: its header is checked before memory is taken, and nothing of it is run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ class PackedFile:
 
     Args:
         path: of the file.
-        entries: name of each tensor -> what the header says of it.
+        entries: name of each tensor -> its entry in the header.
     """
 
     path: Path
@@ -40,10 +40,10 @@ class PackedFile:
         """Returns a tensor in its shape, float32 if it is of floating-point numbers.
 
         Raises:
-            InvalidInputError: if what the file holds is not what its header says.
+            InvalidInputError: if the file does not hold what its header describes.
         """
         entry = self.entries[name]
-        with _telling(self.path, name):
+        with _naming(self.path, name):
             parts = self._parts(name)
             if isinstance(entry, RawEntry):
                 return torch.from_numpy(_raw(parts["values"], entry)).view(entry.shape)
@@ -55,11 +55,11 @@ class PackedFile:
         int8 values stay so, with the scale of each row; others become float32.
 
         Raises:
-            InvalidInputError: if what the file holds is not what its header says.
+            InvalidInputError: if the file does not hold what its header describes.
         """
         entry = self.entries[name]
         assert isinstance(entry, SparseEntry)
-        with _telling(self.path, name):
+        with _naming(self.path, name):
             return _sparse(self._parts(name), entry)
 
     def _parts(self, name: str) -> dict[str, bytes]:
@@ -74,7 +74,7 @@ def opened(path: Path) -> Iterator[PackedFile]:
         InvalidInputError: if it is none, is damaged or cut off, or is of a newer version.
     """
     require("sparse", "zstandard")
-    with _telling(path):
+    with _naming(path):
         container: Any = safetensors.safe_open(path, framework="np")
         entries = entries_of(container.metadata() or {})
         _check_tensors(container, entries)
@@ -82,8 +82,8 @@ def opened(path: Path) -> Iterator[PackedFile]:
 
 
 @contextmanager
-def _telling(path: Path, name: str | None = None) -> Iterator[None]:
-    """Lets errors say in which file, and of which tensor."""
+def _naming(path: Path, name: str | None = None) -> Iterator[None]:
+    """Adds the file, and the tensor, to the text of an error."""
     try:
         yield
     except (InvalidInputError, safetensors.SafetensorError, OSError) as error:

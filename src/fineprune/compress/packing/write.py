@@ -28,11 +28,11 @@ PACKED = "packed.safetensors"
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a tensor.
+    """A tensor in a packed file.
 
     Args:
-        entry: what the header says of it.
-        nbytes: that its parts take in the file.
+        entry: in the header.
+        nbytes: of its parts in the file.
     """
 
     entry: Entry
@@ -51,7 +51,7 @@ def save(
         beside: files to copy into it, as those of a tokenizer.
 
     Returns:
-        What became of each tensor, by its first name.
+        The entry and the bytes of each tensor, by its first name.
 
     Raises:
         InvalidInputError: if the folder is occupied, or a tensor has values that cannot be stored so.
@@ -69,7 +69,7 @@ def save(
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], values: PackedValues) -> dict[str, Written]:
-    """Writes a packed file, and returns what became of each tensor.
+    """Writes a packed file, and returns the entry and the bytes of each tensor.
 
     Args:
         path: of the new file.
@@ -94,7 +94,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], values: PackedValues) -> di
 
 
 def encoded(tensor: Tensor, values: PackedValues) -> tuple[Entry, dict[str, bytes]]:
-    """Returns what the header says of a tensor, and its parts, not yet compressed.
+    """Returns the entry of a tensor, and its parts, not yet compressed.
 
     Args:
         tensor: of any shape; floating-point ones become float32 first.
@@ -122,7 +122,7 @@ def encoded(tensor: Tensor, values: PackedValues) -> tuple[Entry, dict[str, byte
 
 
 def leaving_out_pays(kept: int, stored: Array) -> bool:
-    """Whether the bits of the values left out are more than the gaps cost: at most about one bit for each value there is."""
+    """Whether leaving out zeros saves more bits than the gaps cost: at most about one bit for each value there is."""
     return 8 * stored.itemsize * (stored.size - kept) > stored.size
 
 

@@ -34,7 +34,7 @@ GENERATION = "generation_config.json"
 
 @contextmanager
 def loading(name: str | Path, kind: str = "a model") -> Iterator[None]:
-    """Turns what Transformers raises for a folder, a file or a setting of which it cannot make a model into a clear error."""
+    """Turns the errors that Transformers raises for a folder, a file or a setting into one that names the folder."""
     require("hub", "transformers")
     import pickle
 
@@ -51,9 +51,9 @@ def loading(name: str | Path, kind: str = "a model") -> Iterator[None]:
 
 
 def read_config(name: str | Path) -> "PreTrainedConfig":
-    """Reads the config of a saved model, shrunken or not, without what is written there for others.
+    """Reads the config of a saved model, shrunken or not, without the settings that are there for others.
 
-    Raises what Transformers raises where it cannot be read.
+    Raises the errors of Transformers where it cannot be read.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
@@ -111,7 +111,7 @@ def load_resized(name: str | Path, config: "PreTrainedConfig", head: str | None)
         head: the class of Transformers that loads it; None: as the config says. A head that is not there is initialised.
 
     Raises:
-        InvalidInputError: if tensors are missing or left over, or sizes do not belong together; and what Transformers raises
+        InvalidInputError: if tensors are missing or left over, or sizes do not fit each other; and the errors of Transformers
             for a config of which it cannot make a model.
     """
     folder = folder_of(name)
@@ -149,9 +149,9 @@ def class_of(config: "PreTrainedConfig", head: str | None) -> Any:
     kind = class_named(wanted) if isinstance(wanted, str) else None
     auto = kind is not None and wanted.startswith("AutoModel")
     if not auto and not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        says = f"The config says architectures {config.architectures!r}" if head is None else f"head is {head!r}"
+        source = f"The config says architectures {config.architectures!r}" if head is None else f"head is {head!r}"
         raise InvalidInputError(
-            f"{says}, no class of Transformers. Name one that makes this model, as AutoModelForSequenceClassification."
+            f"{source}, no class of Transformers. Name one that makes this model, as AutoModelForSequenceClassification."
         )
     return kind
 
@@ -172,7 +172,7 @@ def built(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
 
 
 def on_meta(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """Makes a model on the meta device. Raises what Transformers raises for a config of which it cannot make one."""
+    """Makes a model on the meta device. Raises the errors of Transformers for a config of which it cannot make one."""
     with torch.device("meta"):
         model: PreTrainedModel = kind.from_config(config) if hasattr(kind, "from_config") else kind._from_config(config)
     return model
@@ -192,11 +192,12 @@ def compute_unsaved(model: "PreTrainedModel") -> None:
 
 
 def _initialise(model: "PreTrainedModel") -> None:
-    """Makes the parameters that are still on the meta device anew, as those of a head that was not saved."""
+    """Initialises the parameters that are still on the meta device: those of a head that was not saved."""
     for module in model.modules():
-        fresh = {key: p for key, p in module._parameters.items() if p is not None and p.device.type == "meta"}
+        parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        fresh = {key: parameter for key, parameter in parameters.items() if parameter.device.type == "meta"}
         for key, parameter in fresh.items():
-            module._parameters[key] = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+            setattr(module, key, nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad))
         if fresh:
             model._init_weights(module)
 
@@ -204,7 +205,7 @@ def _initialise(model: "PreTrainedModel") -> None:
 def is_head(model: "PreTrainedModel", key: str) -> bool:
     """Whether a tensor belongs to the head of a model: it lies outside of the base that the model has."""
     prefix = model.base_model_prefix
-    return prefix in model._modules and not key.startswith(f"{prefix}.")
+    return prefix in dict(model.named_children()) and not key.startswith(f"{prefix}.")
 
 
 def _current_names(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -217,9 +218,12 @@ def _current_names(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict
 
 
 def _renamed(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gives tensors saved with another head, or without one, the names that they have here; parts of no use are left out."""
+    """Gives tensors saved with another head, or without one, the names that they have here; others are left out."""
     prefix = f"{model.base_model_prefix}."
-    headed, saved_headed = model.base_model_prefix in model._modules, any(key.startswith(prefix) for key in tensors)
+    headed, saved_headed = (
+        model.base_model_prefix in dict(model.named_children()),
+        any(key.startswith(prefix) for key in tensors),
+    )
     if headed and not saved_headed:
         tensors = {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
     if not headed and saved_headed:

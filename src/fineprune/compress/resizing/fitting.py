@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError
 from ...models.anatomy import Attention, Block, find_blocks, stacks, stream_of
-from ...models.layers import is_transposed
+from ...models.layers import is_transposed, own_buffer
 from ...models.placeholders import COLUMNS, EmptyLinear, RemovedAttention, give_columns, ignore_shared_bias, take_columns
 from .weights import WHOLE, Slots, name_sizes
 
@@ -55,10 +55,10 @@ def _inputs(model: nn.Module, tensors: Mapping[str, Tensor], linear: str) -> int
     return 0 if 0 in sizes else sizes[0 if is_transposed(model.get_submodule(linear)) else 1]
 
 
-def _count(number: int, unit: int, most: int, what: str) -> int:
-    """How many units a number of features are."""
+def _count(number: int, unit: int, most: int, name: str) -> int:
+    """The number of heads, or of other units, that a number of features makes."""
     if number % unit or not 0 < number <= unit * most:
-        raise InvalidInputError(f"{what} has {number} features; there may be 1 to {most} times {unit}. {WHOLE}")
+        raise InvalidInputError(f"{name} has {number} features; there may be 1 to {most} times {unit}. {WHOLE}")
     return number // unit
 
 
@@ -109,11 +109,12 @@ def _empty(model: nn.Module, name: str, axis: int) -> None:
 
 
 def _give_tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Gives tables that lack columns a note of them, and attentions tables of their own; returns how wide tables give."""
+    """Notes the columns that tables lack, and gives attentions tables of their own; returns the widths of tables' vectors."""
     gives = {}
     for name, table in list(model.named_modules()):
         if isinstance(table, nn.Embedding):
-            gives[name] = len(table._buffers[COLUMNS]) if COLUMNS in table._buffers else table.embedding_dim  # type: ignore[arg-type]
+            which = own_buffer(table, COLUMNS)
+            gives[name] = table.embedding_dim if which is None else len(which)
             _note_columns(table, f"{name}.{COLUMNS}", tensors)
     for attention in [one for block in find_blocks(model) for one in block.attentions]:
         if attention.layout.positions is not None and f"{attention.positions}.weight" in tensors:
@@ -123,7 +124,7 @@ def _give_tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, i
 
 def _note_columns(table: nn.Embedding, name: str, tensors: Mapping[str, Tensor]) -> None:
     if name not in tensors:
-        if COLUMNS in table._buffers:
+        if own_buffer(table, COLUMNS) is not None:
             take_columns(table)
         return
     which = tensors[name]
@@ -142,7 +143,7 @@ def _give_positions(core: Any, name: str, heads: int) -> None:
 
 
 def _resize_stream(model: nn.Module, slots: Slots, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Reads the number of features k from the last norm; sets what norms add, eps d / k; returns how wide tables give."""
+    """Reads the number of features k from the last norm; sets epsilons to eps d / k; returns the widths of tables' vectors."""
     stream = stream_of(model)
     if stream is None:
         return {}
@@ -158,7 +159,7 @@ def _resize_stream(model: nn.Module, slots: Slots, tensors: Mapping[str, Tensor]
 
 
 def _epsilon(model: nn.Module, epsilon: float, before: int, after: int) -> float:
-    """What a norm adds after a cut. Taken from the config where that says it, to be the same after any number of cuts."""
+    """The epsilon of a norm after a cut; from the config where that states it, to be the same after any number of cuts."""
     config: Any = model.config
     settings = find_blocks(model)[0].layout.sizes
     assert settings.epsilon is not None
@@ -169,13 +170,11 @@ def _epsilon(model: nn.Module, epsilon: float, before: int, after: int) -> float
 
 def _resize_tables(model: nn.Module, slots: Slots, gives: Mapping[str, int]) -> None:
     for name, width in gives.items():
-        which = model.get_submodule(name)._buffers.get(COLUMNS)
+        which = own_buffer(model.get_submodule(name), COLUMNS)
         if which is None:
             continue
         if len(which) != width:
-            raise InvalidInputError(
-                f"{name}.{COLUMNS} says which of {len(which)} columns are kept; {name} gives {width}. {WHOLE}"
-            )
+            raise InvalidInputError(f"{name}.{COLUMNS} is of {len(which)} columns; {name} gives {width}. {WHOLE}")
         slots.resize(name, 1, int(which.sum()))
 
 

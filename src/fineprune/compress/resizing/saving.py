@@ -27,8 +27,8 @@ def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = 
         beside: files to copy into it, as those of a tokenizer.
 
     Raises:
-        InvalidInputError: if the folder is occupied, or the model is not what its class makes of its config, and could not
-            be loaded; before anything is written.
+        InvalidInputError: if the folder is occupied, or the model could not be loaded, since its class makes another of its
+            config; before anything is written.
         FileError: if the folder cannot be written; nothing of it is left then.
     """
     check_free(folder)

@@ -24,17 +24,17 @@ MARK = "fineprune"
 """The setting by which a config says that its model is a shrunken one; the sizes are those of the tensors."""
 
 PER_LAYER = "per_layer_config"
-"""Transformers' own setting for sizes that differ from layer to layer; what is written there is for others to read."""
+"""Transformers' own setting for sizes that differ from layer to layer; it is written for other programs only."""
 
 READABLE = "allow_global_per_layer_attribute_access"
-"""Transformers' own setting that lets a config with sizes per layer say what holds for the others."""
+"""Transformers' own setting that makes the other sizes of a config with sizes per layer readable."""
 
 FACTS = ("scaling", "num_key_value_groups", "variance_epsilon", "eps", "has_relative_attention_bias", "layer_idx")
 """Numbers of modules that the output depends on, beside the shapes of tensors, and the numbers of heads and their sizes."""
 
 
 def describe(model: "PreTrainedModel") -> None:
-    """Writes what a model is now into its config: stock sizes where that is possible, else the mark."""
+    """Writes the sizes of a model into its config: as those of a stock one where that is possible, else the mark."""
     for settings in _candidates(model):
         if _builds(model, settings):
             _state(model, settings)
@@ -50,14 +50,14 @@ def mark(model: "PreTrainedModel") -> None:
         vars(config).pop(name, None)
     layers = per_layer(model)
     if layers:
-        # Set as the attribute that it is, the config would refuse to give its own sizes.
+        # As a plain attribute the config would raise an error for its own sizes.
         vars(config)[PER_LAYER] = layers
         if not _is_readable({**plain(config), PER_LAYER: layers}, type(config)):
             vars(config)[READABLE] = True
 
 
 def _is_readable(raw: dict[str, Any], kind: Any) -> bool:
-    """Whether Transformers reads a config; that of Llama checks sizes that then differ from layer to layer, and refuses."""
+    """Whether Transformers reads a config; that of Llama raises an error for sizes that differ from layer to layer."""
     try:
         kind.from_dict(raw)
     except RuntimeError:
@@ -66,7 +66,7 @@ def _is_readable(raw: dict[str, Any], kind: Any) -> bool:
 
 
 def plain(config: "PreTrainedConfig") -> dict[str, Any]:
-    """Returns the settings without those that are written beside for others."""
+    """Returns the settings without those that are written for other programs."""
     return {name: value for name, value in config.to_dict().items() if name not in (PER_LAYER, READABLE)}
 
 
@@ -74,7 +74,7 @@ def is_marked(config: "PreTrainedConfig") -> bool:
     """Whether a config says that its model is a shrunken one that is not stock.
 
     Raises:
-        InvalidInputError: if it says something else there.
+        InvalidInputError: if the setting holds anything else.
     """
     mark = vars(config).get(MARK)
     if mark is not None and not (isinstance(mark, Mapping) and mark.get("shrunken") is True):
@@ -124,7 +124,7 @@ def _builds(model: "PreTrainedModel", settings: Mapping[str, Any]) -> bool:
         config = type(model.config).from_dict({**raw, **settings})
         with torch.device("meta"):
             stock = type(model)._from_config(config)
-    except (ValueError, TypeError, ArithmeticError, StrictDataclassError):  # sizes that the config does not allow together
+    except (ValueError, TypeError, ArithmeticError, StrictDataclassError):  # sizes that the config does not allow
         return False
     shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (model, stock)]
     facts = {*FACTS, *_facts_of_heads(), *(["model_dim"] if getattr(config, "scale_decoder_outputs", False) else [])}

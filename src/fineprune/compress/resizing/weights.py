@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration
-from ...models.layers import is_transposed
+from ...models.layers import is_transposed, own_parameter
 
 WHOLE = "Choose a whole checkpoint."
 
@@ -60,19 +60,19 @@ class Weights:
         return self.get(f"{linear}.bias")
 
     def keep_outputs(self, linear: str, kept: Tensor) -> None:
-        """Keeps some output features of a linear layer: positions, in order."""
+        """Keeps these output features of a linear layer: positions, in order."""
         self._keep(f"{linear}.weight", kept, axis=1 if self._transposed(linear) else 0)
         if self.bias(linear) is not None:
             self._keep(f"{linear}.bias", kept, axis=0)
 
     def keep_inputs(self, linear: str, kept: Tensor) -> None:
-        """Keeps some input features of a linear layer: positions, in order. One without any lies as outputs x 0 in memory."""
+        """Keeps these input features of a linear layer: positions, in order. One without any lies as outputs x 0 in memory."""
         self._keep(f"{linear}.weight", kept, axis=0 if self._transposed(linear) else 1)
         if not len(kept):
             self[f"{linear}.weight"] = self.matrix(linear)
 
     def keep_columns(self, table: str, kept: Tensor) -> None:
-        """Keeps some columns of a table: positions, in order."""
+        """Keeps these columns of a table: positions, in order."""
         self._keep(f"{table}.weight", kept, axis=1)
 
     def _keep(self, name: str, kept: Tensor, axis: int) -> None:
@@ -89,12 +89,12 @@ def first_names(model: nn.Module) -> dict[str, str]:
 
 
 def held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields what the model's state holds, by name; tied weights once for each of their names."""
+    """Yields the tensors of a model's state by name; tied weights once for each of their names."""
     yield from model.state_dict(keep_vars=True).items()
 
 
 class Slots:
-    """What a model's state holds, with all the modules that share each tensor."""
+    """The places of a model's tensors: all the modules that share each."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -111,7 +111,7 @@ class Slots:
         """Gives a linear layer (axis 0: outputs, 1: inputs), a table (axis 1) or a norm (axis 0) another size."""
         owner = self._model.get_submodule(module)
         self._resize(owner.get_parameter("weight"), 1 - axis if is_transposed(owner) else axis, size)
-        bias = owner._parameters.get("bias")
+        bias = own_parameter(owner, "bias")
         if bias is not None and axis == 0:
             self._resize(bias, 0, size)
 
@@ -124,10 +124,7 @@ class Slots:
         self._owners[id(new)] = self._owners.pop(tensor)
         for module, last in self._owners[id(new)]:
             owner = self._model.get_submodule(module)
-            if isinstance(new, nn.Parameter):
-                owner._parameters[last] = new
-            else:
-                owner._buffers[last] = new
+            setattr(owner, last, new)
             name_sizes(owner)
 
     def place(self, tensors: Mapping[str, Tensor], new: Collection[str]) -> None:
@@ -147,8 +144,8 @@ class Slots:
     def _put(self, tensor: int, given: list[str], tensors: Mapping[str, Tensor]) -> None:
         module, _, last = given[0].rpartition(".")
         owner, value = self._model.get_submodule(module), tensors[given[0]]
-        expected = owner._parameters.get(last, owner._buffers.get(last))
-        assert expected is not None
+        parameter = own_parameter(owner, last)
+        expected = owner.get_buffer(last) if parameter is None else parameter
         for name in given:
             if tensors[name].shape != expected.shape or tensors[name].is_floating_point() != expected.is_floating_point():
                 raise InvalidInputError(
@@ -157,12 +154,12 @@ class Slots:
                 )
             if tensors[name] is not value and not torch.equal(tensors[name], value):
                 raise InvalidInputError(f"{name} and {given[0]} are tied, and differ. {WHOLE}")
-        self._give(tensor, nn.Parameter(value, expected.requires_grad) if last in owner._parameters else value)
+        self._give(tensor, value if parameter is None else nn.Parameter(value, parameter.requires_grad))
 
 
 def name_sizes(module: nn.Module) -> None:
     """Writes the sizes of a module's weight into the attributes in which PyTorch and Transformers repeat them."""
-    weight = module._parameters.get("weight")
+    weight = own_parameter(module, "weight")
     if weight is None:
         return
     if is_transposed(module):

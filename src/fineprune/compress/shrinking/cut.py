@@ -14,7 +14,7 @@ from . import dead
 
 
 def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
-    """Returns the tensors of a model, those of tied weights once, without what is dead.
+    """Returns the tensors of a model, those of tied weights once, without dead heads, neurons, columns and features.
 
     Args:
         model: of a known architecture.
@@ -38,7 +38,7 @@ def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
 
 
 def tied_tables(model: nn.Module) -> list[list[str]]:
-    """Returns the embedding tables that may lose columns, those with the same weight together.
+    """Returns the embedding tables that may lose columns, in groups that share a weight.
 
     A table is left alone if something else uses its weight too, as an output head that is tied to it does.
     """
@@ -64,7 +64,7 @@ def _check_unshared(weights: Weights, blocks: list[Block]) -> None:
 
 
 def _heads(weights: Weights, attention: Attention, groups: dead.GroupsKept) -> None:
-    """Keeps some heads; where none is left, nothing but the output's bias."""
+    """Removes the dead heads; if all are dead, only the bias of the output stays."""
     size, serves = attention.head_size, attention.heads // attention.groups
     _fold(weights, attention.output, groups.constant)
     if len(groups.kept) == attention.groups:
@@ -141,7 +141,7 @@ def _columns(weights: Weights, tables: list[str]) -> None:
 
 
 def _features(weights: Weights, stream: Stream, multiple: int) -> None:
-    """Takes the features that nothing writes out of the residual stream.
+    """Removes the features of the residual stream that nothing writes.
 
     A norm gives g x / sqrt(mean(x^2) + eps). Without d - k features that are 0, the mean is d / k times as large, so
     that sqrt(d / k) g, and eps d / k, give the same; the latter follows from the width, see `fitting`. In float64 features
@@ -184,7 +184,7 @@ def _written(weights: Weights, stream: Stream) -> Tensor:
 
 
 def _keep_of_table(weights: Weights, table: str, kept: Tensor, width: int) -> None:
-    """Keeps some features of a table, of which it may hold only some columns."""
+    """Keeps these features of a table, which may have lost columns already."""
     tables = [name.rpartition(".")[0] for name in weights.sharing(f"{table}.weight")]
     which = weights.get(f"{table}.{COLUMNS}")
     if which is None:
@@ -194,6 +194,6 @@ def _keep_of_table(weights: Weights, table: str, kept: Tensor, width: int) -> No
     weights.keep_columns(table, wanted[which].nonzero().squeeze(-1))
     for name in tables:
         if bool(which[kept].all()):
-            del weights.tensors[f"{name}.{COLUMNS}"]  # as wide as what it gives again
+            del weights.tensors[f"{name}.{COLUMNS}"]  # it has all columns of its vectors again
         else:
             weights[f"{name}.{COLUMNS}"] = which[kept]

@@ -80,7 +80,7 @@ def _kept(reads: Tensor, same: Tensor, added: Tensor, folds: bool, multiple: int
     Args:
         reads: whether anything reads a group.
         same: whether a group gives the same for every input.
-        added: outputs x groups, what it adds then.
+        added: outputs x groups, the constant that it adds then.
         folds: whether a constant has a bias to go to.
         multiple: the number kept is rounded up to one, by keeping the first that could go.
     """

@@ -50,7 +50,7 @@ def joined(pair: list[str], model: Mapping[str, Any]) -> str:
 def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> Any:
     """Returns a tokenizer of the same class and settings with the kept tokens under their new ids.
 
-    It is made through files, so that whatever its class derives from ids is derived anew.
+    It is made through files, so that its class derives all that depends on ids from the new ones.
     """
     from tokenizers.models import Unigram
 
@@ -82,11 +82,11 @@ def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> 
 
 
 def _check_stable(loaded: Any, backend: Any, expected: Mapping[str, int]) -> None:
-    """Raises unless what its class makes of the files has the same vocabulary as the files, and that the expected one."""
+    """Raises unless the tokenizer that its class loads has the vocabulary of the files, and that is the expected one."""
     mine, theirs = (json.loads(one.to_str())["model"] for one in (backend, loaded))
     same = all(mine.get(key) == theirs.get(key) for key in ("merges", "unk_id"))
     if not same or not backend.get_vocab() == loaded.get_vocab() == expected:
         raise InvalidInputError(
-            "The tokenizer does not come back from its own files as it was: its class gives tokens other ids. Save it, load "
-            "it with AutoTokenizer, and give the one loaded, if that still fits the model."
+            "The tokenizer that its class loads from its own files differs: tokens have other ids. Save it, load it with "
+            "AutoTokenizer, and give the one loaded, if that still fits the model."
         )
