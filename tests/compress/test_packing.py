@@ -74,7 +74,7 @@ def as_stored(values: PackedValues) -> Callable[[Tensor], Tensor]:
     return lambda tensor: expected(tensor, values) if tensor.dim() >= 2 and tensor.is_floating_point() else tensor
 
 
-# What comes back.
+# Loading again.
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=lambda values: values.name)

@@ -43,7 +43,7 @@ def slow_gaps(positions: list[int]) -> list[int]:
 
 
 def decoded(gaps: Array, kept: int, size: int) -> list[int]:
-    return [int(position) for some in positions_of(gaps, kept, size) for position in some]
+    return [int(position) for chunk in positions_of(gaps, kept, size) for position in chunk]
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def restored(tensor: Tensor, values: PackedValues) -> Tensor:
-    """What comes back of a floating-point tensor, through frames, and is the same whether made dense at once or later."""
+    """A floating-point tensor after packing and unpacking, the same whether made dense at once or later."""
     entry, parts = encoded(tensor, values)
     frames = {part: frame(part, data).tobytes() for part, data in parts.items()}
     assert isinstance(entry, DenseEntry)
@@ -196,7 +196,7 @@ def matrices(draw: st.DrawFn) -> Tensor:
 @pytest.mark.parametrize("values", CHOICES, ids=lambda values: values.name)
 @settings(deadline=None)
 @given(tensor=matrices())
-def test_what_is_unpacked_is_what_was_packed_to_the_bit(values: PackedValues, tensor: Tensor) -> None:
+def test_what_is_unpacked_is_what_was_packed_bit_for_bit(values: PackedValues, tensor: Tensor) -> None:
     back = restored(tensor, values)
     assert torch.equal(bits(back), bits(expected(tensor, values)))
 

@@ -179,10 +179,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no version": (stated(version=""), "and no number"),
     "a version in other digits": (stated(version="١.٠"), "and no number"),
     "a long version": (stated(version="1." + "0" * 10_000), "and no number"),
-    "no description": (lambda folder: edit_metadata(folder, lambda m, _: m.pop("tensors")), "do not belong together"),
+    "no description": (lambda folder: edit_metadata(folder, lambda m, _: m.pop("tensors")), "do not match"),
     "a wrong checksum": (
         lambda folder: rewrite(folder, read(folder)[0], {**read(folder)[1], "checksum": "00000000"}),
-        "do not belong together",
+        "do not match",
     ),
     "a description that is no JSON": (telling("evil"), "description of its tensors cannot be read"),
     "a deep description": (telling("[" * 100_000), "description of its tensors cannot be read"),
@@ -274,7 +274,7 @@ def test_damaged_and_hostile_folders_are_refused(damage: str, folder: Path) -> N
 
 @contextmanager
 def limited(most: int) -> Iterator[None]:
-    """Lets the process take so many more bytes of address space, and no more."""
+    """Limits the bytes of address space that the process may take beyond those that it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most, before[1]))

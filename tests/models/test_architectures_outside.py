@@ -125,7 +125,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["local", "global"])
 def pruned(request: pytest.FixtureRequest) -> OutsideModel:
-    """A model of which half of the heads and neurons are pruned: with the global scope more of some layers."""
+    """A model of which half of the heads and neurons are pruned: with the global scope more in one layer than in another."""
     torch.manual_seed(0)
     model = OutsideModel(OutsideConfig())
     optimizer = adamw(model)
@@ -195,7 +195,7 @@ def test_the_last_that_was_registered_is_taken() -> None:
     assert all(block.layout.removable for block in found)
 
 
-def test_an_encoder_whose_matrices_lie_together_is_refused() -> None:
+def test_an_encoder_with_fused_matrices_raises() -> None:
     attention = replace(LAYER.attentions[0], key=Projection("attention.q", 1, 3))
     with pytest.raises(InvalidInputError, match=r"six matrices of their own in each layer, got attention\.q, attention\.q"):
         EncoderLayout(("OutsideEncoder",), replace(LAYER, attentions=(attention,)), ("after_attention", "at_end"))

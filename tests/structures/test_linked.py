@@ -322,7 +322,7 @@ def test_heads_neurons_and_single_weights_of_what_is_left(attach: Attach, method
         [outer] = others
         left = outer.grouping[weight].expand(outer.mask, weight.parameter.shape)
         assert int(left.sum()) * (2 if outer in heads.sites else 4) == weight.parameter.numel()
-        assert not (weight.parameter[~left]).any(), "nothing comes back where a whole group went"
+        assert not (weight.parameter[~left]).any(), "nothing is revived where a whole group was pruned"
         if method.ranks:
             assert int((site.mask > 0).sum()) == math.floor(0.1 * int(left.sum()))
         assert torch.equal(weight.parameter != 0, (site.mask > 0) & left) or isinstance(method, L0 | GroupLasso)
@@ -380,7 +380,7 @@ def test_scores_of_both_rules_of_a_hybrid_move_by_what_the_other_leaves(attach: 
 
 
 @pytest.mark.parametrize("own", [Movement(), L0(), GroupLasso()], ids=lambda method: type(method).__name__)
-def test_a_hybrid_resumes_to_the_bit(attach: Attach, own: object, tmp_path: Path) -> None:
+def test_a_hybrid_resumes_bit_for_bit(attach: Attach, own: object, tmp_path: Path) -> None:
     def start() -> tuple[nn.Module, torch.optim.Optimizer, Pruner]:
         torch.manual_seed(1)
         model = tiny_bert()

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...errors import InvalidInputError, enumeration
 from ...models.layers import own_buffer, own_parameter
-from .tokenizer import Slots
+from .tokenizer import IdPlaces
 
 TOKEN_SETTINGS = ("_token_id", "_token_ids", "_token_index", "_to_id", "force_words_ids")
 """How the names of settings end that hold ids of tokens, alone, in lists or in mappings."""
@@ -102,14 +102,14 @@ def _settings(model: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _places(model: nn.Module) -> Slots:
+def _places(model: nn.Module) -> IdPlaces:
     """Returns where the configs and the modules of a model hold ids, each place once: two configs can share a list."""
-    slots = [slot for config in _settings(model) for slot in _places_in(vars(config))]
+    places = [place for config in _settings(model) for place in _places_in(vars(config))]
     for module in model.modules():
         for key in vars(module):
             if key == "padding_idx" or key.endswith(TOKEN_SETTINGS):
-                slots += _leaves(vars(module), key)
-    return list({(id(container), key): (container, key) for container, key in slots}.values())
+                places += _leaves(vars(module), key)
+    return list({(id(container), key): (container, key) for container, key in places}.values())
 
 
 def _places_in(settings: dict[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -9,27 +9,27 @@ from typing import Any
 
 from ...errors import InvalidInputError
 
-Slots = list[tuple[Any, Any]]
+IdPlaces = list[tuple[Any, Any]]
 """Where ids of tokens are held: containers, and the key or index inside each."""
 
 USER_SETTINGS = ("padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces", "split_special_tokens")
 """Attributes of a tokenizer that a user may have set, and that its files do not always hold."""
 
 
-def slots_of(state: Mapping[str, Any]) -> Slots:
+def id_places(state: Mapping[str, Any]) -> IdPlaces:
     """Returns where a tokenizer.json holds ids beside its vocabulary."""
-    slots = [(token, "id") for token in state["added_tokens"]]
+    places = [(token, "id") for token in state["added_tokens"]]
     if state["padding"] is not None:
-        slots.append((state["padding"], "pad_id"))
+        places.append((state["padding"], "pad_id"))
     if state["model"].get("unk_id") is not None:
-        slots.append((state["model"], "unk_id"))
-    return slots + ([] if state["post_processor"] is None else _slots_of_processor(state["post_processor"]))
+        places.append((state["model"], "unk_id"))
+    return places + ([] if state["post_processor"] is None else _places_of_processor(state["post_processor"]))
 
 
-def _slots_of_processor(processor: dict[str, Any]) -> Slots:
+def _places_of_processor(processor: dict[str, Any]) -> IdPlaces:
     match processor["type"]:
         case "Sequence":
-            return [slot for part in processor["processors"] for slot in _slots_of_processor(part)]
+            return [place for part in processor["processors"] for place in _places_of_processor(part)]
         case "TemplateProcessing":
             lists = [token["ids"] for token in processor["special_tokens"].values()]
             return [(ids, place) for ids in lists for place in range(len(ids))]
@@ -62,7 +62,7 @@ def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> 
         model["vocab"] = [piece for number, piece in enumerate(model["vocab"]) if number in ids]
     else:
         model["vocab"] = {token: ids[number] for token, number in model["vocab"].items() if number in ids}
-    for container, key in slots_of(state):
+    for container, key in id_places(state):
         container[key] = ids[container[key]]
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from ...errors import InvalidInputError
-from .tokenizer import joined, slots_of
+from .tokenizer import id_places, joined
 
 Sample = str | tuple[str, str]
 
@@ -19,7 +19,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 def _samples(texts: Iterable[Sample]) -> Iterator[Sample]:
     if isinstance(texts, str | Mapping) or not isinstance(texts, Iterable):
-        raise InvalidInputError(f"The texts are of the type {type(texts).__name__}; give an iterable of str.")
+        raise InvalidInputError(f"The texts are of the type {type(texts).__name__}; give a list of str, or another iterable.")
     for number, sample in enumerate(texts):
         parts = sample if isinstance(sample, tuple) and len(sample) == 2 else (sample,)
         if not all(isinstance(part, str) for part in parts):
@@ -92,7 +92,7 @@ def _greedy(word: str, model: Mapping[str, Any]) -> Iterator[int]:
 def indispensable(state: Mapping[str, Any]) -> set[int]:
     """Returns the ids of tokens without which the tokenizer would work otherwise, or not at all."""
     model, vocabulary = state["model"], state["model"]["vocab"]
-    ids = {container[key] for container, key in slots_of(state)}
+    ids = {container[key] for container, key in id_places(state)}
     if model["type"] == "Unigram":
         scores, unknown = [score for _, score in vocabulary], model["unk_id"]
         # The unknown costs 10 more than the worst piece. Some classes state its place, 2 or 3: the pieces before it stay.
