@@ -1,8 +1,9 @@
 """Loads any saved model. Its folder says what it is: a stock model, a shrunken one that is not stock, or a packed one."""
 
 import logging
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,21 +59,26 @@ def load(folder: str | Path, *, sparse: bool = False) -> nn.Module:
     return assemble(*load_parts(folder))
 
 
+Loader = Callable[["str | Path", "PreTrainedConfig", "str | None"], "PreTrainedModel"]
+
+
 @dataclass(frozen=True)
-class SavedModel(ABC):
+class SavedModel:
     """A saved model of which only the config has been read; settings of it may be changed before the model is loaded.
 
     Args:
         name: a folder, or a name on the Hub.
         config: of the model.
+        loader: of its kind.
     """
 
     name: str | Path
     config: "PreTrainedConfig"
+    loader: Loader
 
-    @abstractmethod
     def load(self, head: str | None = None) -> "PreTrainedModel":
         """Loads the model in evaluation mode, with a head as in `from_pretrained`."""
+        return self.loader(self.name, self.config, head)
 
 
 def open_saved(name: str | Path, use_safetensors: bool | None = True) -> SavedModel:
@@ -87,59 +93,32 @@ def open_saved(name: str | Path, use_safetensors: bool | None = True) -> SavedMo
             there is no config.
     """
     if is_packed(name):
-        return PackedModel(name, read_settings(name))
+        return SavedModel(name, read_settings(name), load_packed)
     config = read_config(name)
-    return ResizedModel(name, config) if is_marked(config) else StockModel(name, config, use_safetensors)
+    stock = partial(_load_stock, use_safetensors=use_safetensors)
+    return SavedModel(name, config, load_resized if is_marked(config) else stock)
 
 
-@dataclass(frozen=True)
-class PackedModel(SavedModel):
-    """A packed model, as `fineprune pack` writes it."""
-
-    def load(self, head: str | None = None) -> "PreTrainedModel":
-        return load_packed(self.name, self.config, head)
-
-
-@dataclass(frozen=True)
-class ResizedModel(SavedModel):
-    """A shrunken model whose layers have other sizes than its config says."""
-
-    def load(self, head: str | None = None) -> "PreTrainedModel":
-        return load_resized(self.name, self.config, head)
-
-
-@dataclass(frozen=True)
-class StockModel(SavedModel):
-    """A model that Transformers loads by itself.
-
-    Args:
-        use_safetensors: as in `open_saved`.
-    """
-
-    use_safetensors: bool | None
-
-    def load(self, head: str | None = None) -> "PreTrainedModel":
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = class_of(self.config, head).from_pretrained(
-            self.name,
-            config=self.config,
-            use_safetensors=self.use_safetensors,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        model, report = loaded
-        missing, resized = sorted(report["missing_keys"]), sorted(key for key, *_ in report["mismatched_keys"])
-        if head is not None:  # one that is lacking, or of another size, is initialised
-            missing = targets.inside_blocks(model, missing)
-            new = [key for key in resized if is_head(model, key)]
-            resized = [key for key in resized if key not in new]
-            if new:
-                logger.warning("The head of %s has other sizes (%s), and a new one is trained.", self.name, enumeration(new))
-        if missing:
-            raise InvalidInputError(f"{self.name} lacks tensors that its config names: {enumeration(missing)}. {WHOLE}")
-        if resized:
-            text = enumeration(resized)
-            raise InvalidInputError(f"{self.name} holds tensors of other sizes than its config says: {text}. {WHOLE}")
-        if head is None and report["unexpected_keys"]:
-            unread = enumeration(sorted(report["unexpected_keys"]))
-            logger.warning("%s has no place for %s, which are left out.", type(model).__name__, unread)
-        return model
+def _load_stock(
+    name: str | Path, config: "PreTrainedConfig", head: str | None, use_safetensors: bool | None
+) -> "PreTrainedModel":
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = class_of(config, head).from_pretrained(
+        name, config=config, use_safetensors=use_safetensors, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    model, report = loaded
+    missing, resized = sorted(report["missing_keys"]), sorted(key for key, *_ in report["mismatched_keys"])
+    if head is not None:  # one that is lacking, or of another size, is initialised
+        missing = targets.inside_blocks(model, missing)
+        new = [key for key in resized if is_head(model, key)]
+        resized = [key for key in resized if key not in new]
+        if new:
+            logger.warning("The head of %s has other sizes (%s), and a new one is trained.", name, enumeration(new))
+    if missing:
+        raise InvalidInputError(f"{name} lacks tensors that its config names: {enumeration(missing)}. {WHOLE}")
+    if resized:
+        text = enumeration(resized)
+        raise InvalidInputError(f"{name} holds tensors of other sizes than its config says: {text}. {WHOLE}")
+    if head is None and report["unexpected_keys"]:
+        unread = enumeration(sorted(report["unexpected_keys"]))
+        logger.warning("%s has no place for %s, which are left out.", type(model).__name__, unread)
+    return model

@@ -19,9 +19,7 @@ class Attention:
     """One attention; names are those of modules in the whole model.
 
     Args:
-        core: the module that is called with the hidden states, and attends.
-        query, key, value: whose rows make its heads.
-        output: the linear layer whose columns read the heads. It may lie inside the core.
+        core, query, key, value, output: see `AttentionLayout`.
         head_size: features of one head.
         heads: query heads.
         groups: key and value heads; each serves heads / groups query heads that lie side by side.
@@ -55,8 +53,7 @@ class FeedForward:
     """One feed-forward layer: second(activation(first)), or second(activation(first) * gated) with two first ones.
 
     Args:
-        first: one linear layer, or two where the second is multiplied with the activation of the first; a row is a neuron.
-        second: the linear layer whose columns read the neurons.
+        first, second: see `FeedForwardLayout`; a row of the first is a neuron.
         activation: element by element.
     """
 

@@ -56,7 +56,7 @@ def _bart(part: str, *attentions: str) -> BlockLayout:
     return BlockLayout(
         (f"Bart{part.capitalize()}Layer",),
         tuple(
-            _attention(core, _QKV, f"{core}.out_proj", "head_dim", "num_heads", cross=core == "encoder_attn")
+            _attention(core, _QKV, f"{core}.out_proj", "head_dim", "num_heads", cross=core != "self_attn")
             for core in attentions
         ),
         (FeedForwardLayout(("fc1",), "fc2", "activation_fn"),),
@@ -69,7 +69,8 @@ def _t5_attention(core: str, **more: Any) -> AttentionLayout:
     return _attention(core, ("q", "k", "v"), f"{core}.o", "key_value_proj_dim", "n_heads", **more)
 
 
-def _t5_feed_forward(inside: str, *first: str) -> FeedForwardLayout:
+def _t5_feed_forward(number: int, *first: str) -> FeedForwardLayout:
+    inside = f"layer.{number}.DenseReluDense"
     return FeedForwardLayout(tuple(f"{inside}.{name}" for name in first), f"{inside}.wo", f"{inside}.act")
 
 
@@ -95,15 +96,11 @@ _MPNET_LAYER = BlockLayout(
     (_DENSE,),
     SizeSettings("intermediate_size"),
 )
+_T5_CROSS = _t5_attention("layer.1.EncDecAttention", cross=True)
 _T5_BLOCK = BlockLayout(
     ("T5Block",),
-    (
-        _t5_attention("layer.0.SelfAttention", positions="relative_attention_bias"),
-        _t5_attention("layer.1.EncDecAttention", cross=True),
-    ),
-    tuple(
-        _t5_feed_forward(f"layer.{number}.DenseReluDense", *first) for number in (1, 2) for first in (("wi",), ("wi_0", "wi_1"))
-    ),
+    (_t5_attention("layer.0.SelfAttention", positions="relative_attention_bias"), _T5_CROSS),
+    tuple(_t5_feed_forward(number, *first) for number in (1, 2) for first in (("wi",), ("wi_0", "wi_1"))),
     SizeSettings("d_ff", "num_heads", None, "d_kv", "d_model", "layer_norm_epsilon"),
     norms=("layer.0.layer_norm", "layer.1.layer_norm", "layer.2.layer_norm"),
 )
@@ -131,6 +128,7 @@ _VIT_LAYER = BlockLayout(
     removable=True,
 )
 _WORD_POSITION_TYPE = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+_MPNET_NORMS = ("attention.LayerNorm", "output.LayerNorm")
 _BERT_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 
 _STOCK = "transformers.models"
@@ -149,11 +147,7 @@ ARCHITECTURES: list[Architecture] = [
     ),
     Architecture(  # its blocks share one table of position biases, so that none can lose heads
         _STOCK,
-        encoders=(
-            EncoderLayout(
-                ("MPNetEncoder",), _MPNET_LAYER, ("attention.LayerNorm", "output.LayerNorm"), "compute_position_bias"
-            ),
-        ),
+        encoders=(EncoderLayout(("MPNetEncoder",), _MPNET_LAYER, _MPNET_NORMS, "compute_position_bias"),),
     ),
     Architecture(
         _STOCK,
@@ -163,9 +157,7 @@ ARCHITECTURES: list[Architecture] = [
     Architecture(_STOCK, (_T5_BLOCK,), (StreamLayout(("T5Stack",), ("embed_tokens",), "final_layer_norm"),)),
     Architecture(_STOCK, (_GPT2_BLOCK,), (StreamLayout(("GPT2Model",), ("wte", "wpe")),)),
     Architecture(
-        _STOCK,
-        (_LLAMA_LAYER,),
-        (StreamLayout(tuple(f"{name}Model" for name in _LLAMAS), ("embed_tokens",), "norm"),),
+        _STOCK, (_LLAMA_LAYER,), (StreamLayout(tuple(f"{name}Model" for name in _LLAMAS), ("embed_tokens",), "norm"),)
     ),
     Architecture(_STOCK, (_VIT_LAYER,)),
 ]

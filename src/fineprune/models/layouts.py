@@ -13,14 +13,6 @@ class Projection:
     place: int = 0
     parts: int = 1
 
-    @property
-    def weight(self) -> str:
-        return f"{self.module}.weight"
-
-    @property
-    def bias(self) -> str:
-        return f"{self.module}.bias"
-
 
 @dataclass(frozen=True)
 class AttentionLayout:
@@ -97,11 +89,7 @@ class SizeSettings:
 
 @dataclass(frozen=True)
 class ClassLayout:
-    """An entry for some classes of an architecture.
-
-    Args:
-        classes: their names.
-    """
+    """An entry for the classes of these names."""
 
     classes: tuple[str, ...]
 

@@ -12,7 +12,6 @@ from torch import nn
 from ..errors import InvalidInputError, enumeration
 from ..models.anatomy import Attention, Block, find_blocks, find_stream, find_tables, stacks
 from ..models.layers import is_transposed, own_parameter
-from ..models.layouts import Projection
 from .base import Grouping, Structure, Transposed
 from .linked import Linked, Runs, Whole
 
@@ -32,18 +31,18 @@ def _heads(model: nn.Module, attention: Attention) -> Grouping:
     serves = attention.heads // attention.groups
     grouping: Grouping = {}
     for projection, heads in zip(attention.projections, (serves, 1, 1), strict=True):
-        if projection.weight not in grouping:
+        if f"{projection.module}.weight" not in grouping:
             attending = serves * attention.head_size if projection is attention.query else 0
             parts = sum(other.module == projection.module for other in attention.projections)
-            grouping |= _rows(model, projection, heads * attention.head_size, parts, attending)
+            grouping |= _rows(model, projection.module, heads * attention.head_size, parts, attending)
     return grouping | _columns(model, attention.output, serves * attention.head_size)
 
 
-def _rows(model: nn.Module, projection: Projection, width: int = 1, parts: int = 1, attending: int = 0) -> Grouping:
-    rows = _as_stored(model, projection.module, Runs(0, width, parts, attending=attending))
-    if own_parameter(model.get_submodule(projection.module), "bias") is None:
-        return {projection.weight: rows}
-    return {projection.weight: rows, projection.bias: Runs(0, width, parts, per_weight=0)}
+def _rows(model: nn.Module, module: str, width: int = 1, parts: int = 1, attending: int = 0) -> Grouping:
+    grouping = {f"{module}.weight": _as_stored(model, module, Runs(0, width, parts, attending=attending))}
+    if own_parameter(model.get_submodule(module), "bias") is not None:
+        grouping[f"{module}.bias"] = Runs(0, width, parts, per_weight=0)
+    return grouping
 
 
 def _columns(model: nn.Module, module: str, width: int = 1) -> Grouping:
@@ -65,7 +64,7 @@ class Neurons(Linked):
         for block in find_blocks(model):
             grouping: Grouping = {}
             for first in block.feed_forward.first:
-                grouping |= _rows(model, Projection(first))
+                grouping |= _rows(model, first)
             if model.get_submodule(block.feed_forward.second).get_parameter("weight").numel():  # none left by shrinking
                 found.append(grouping | _columns(model, block.feed_forward.second))
         return found
@@ -117,7 +116,7 @@ class HiddenFeatures(Linked):
         grouping: Grouping = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
         tied = _modules_with(model, set(grouping), nn.Linear)
         for writer in stream.writers:
-            grouping |= _rows(model, Projection(writer))
+            grouping |= _rows(model, writer)
         for reader in stream.readers:
             if reader not in tied:
                 grouping |= _columns(model, reader)

@@ -37,13 +37,8 @@ def most_gaps(kept: int, size: int) -> int:
 def positions_of(gaps: Array, kept: int, size: int) -> Iterator[Array]:
     """Yields the positions that gaps lead to, rising, int64, in chunks.
 
-    Args:
-        gaps: bytes.
-        kept: how many positions there must be.
-        size: above all of them.
-
     Raises:
-        InvalidInputError: if there are more or fewer, or one is outside; before it is yielded.
+        InvalidInputError: if there are not `kept` of them, or one is not below `size`; before it is yielded.
     """
     found = int(np.count_nonzero(gaps != ESCAPE))
     if found != kept or (len(gaps) and gaps[-1] == ESCAPE):
@@ -81,9 +76,7 @@ def frame(part: str, data: bytes) -> Array:
 def unframed(stored: bytes, least: int, most: int) -> bytes:
     """Returns the bytes in a frame.
 
-    Args:
-        stored: one whole frame.
-        least, most: how many bytes it may hold; the size that it states is checked before memory is taken.
+    It may hold `least` to `most` bytes: the size that it states is checked before memory is taken.
 
     Raises:
         InvalidInputError: if the frame is damaged, or states another size.

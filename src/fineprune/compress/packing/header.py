@@ -30,22 +30,23 @@ LARGEST = 1 << 48
 
 
 @dataclass(frozen=True)
-class RawEntry:
-    """A vector, or a tensor of whole numbers, as it is.
+class ShapedEntry:
+    """A tensor of a shape."""
 
-    Args:
-        shape: its sizes.
-        dtype: of its numbers, one of DTYPES.
-    """
-
-    kind: ClassVar[str] = "raw"
-    parts: ClassVar[tuple[str, ...]] = ("values",)
     shape: tuple[int, ...]
-    dtype: torch.dtype
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class RawEntry(ShapedEntry):
+    """A vector, or a tensor of whole numbers, as it is: of a dtype among DTYPES."""
+
+    kind: ClassVar[str] = "raw"
+    parts: ClassVar[tuple[str, ...]] = ("values",)
+    dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
@@ -59,25 +60,15 @@ class RawEntry:
 
 
 @dataclass(frozen=True)
-class DenseEntry:
-    """A tensor of two dimensions or more, seen as shape[0] rows, with all of its values.
-
-    Args:
-        shape: its sizes.
-        values: how they are stored.
-    """
+class DenseEntry(ShapedEntry):
+    """A tensor of two dimensions or more, seen as shape[0] rows, with all of its values, and how they are stored."""
 
     kind: ClassVar[str] = "dense"
-    shape: tuple[int, ...]
     values: PackedValues
 
     @property
     def parts(self) -> tuple[str, ...]:
         return ("values", "scales") if self.values.scaled else ("values",)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
 
     @property
     def rows(self) -> int:
@@ -105,11 +96,7 @@ class DenseEntry:
 
 @dataclass(frozen=True)
 class SparseEntry(DenseEntry):
-    """A tensor of two dimensions or more, seen as shape[0] rows, of which only the values other than 0 are stored.
-
-    Args:
-        kept: how many.
-    """
+    """A tensor of two dimensions or more, seen as shape[0] rows, of which only the `kept` values other than 0 are stored."""
 
     kind: ClassVar[str] = "sparse"
     kept: int

@@ -79,16 +79,7 @@ def _settings(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def load_packed(folder: str | Path, config: "PreTrainedConfig", head: str | None = None) -> "PreTrainedModel":
-    """Loads a packed model as a dense one.
-
-    Args:
-        folder: as `fineprune pack` makes it.
-        config: as `read_settings` gives it, with changes perhaps.
-        head: the class of Transformers that loads it; None: as the config says.
-
-    Raises:
-        InvalidInputError: as `fineprune.load`.
-    """
+    """Loads a packed model as a dense one, with the config of `read_settings` and a head as in `from_pretrained`."""
     with loading(folder), opened(Path(folder) / PACKED) as packed:
         check_memory(sum(entry.nbytes for entry in packed.entries.values()), f"The model in {folder}")
         model = _fitted(packed, config, head)
@@ -100,11 +91,7 @@ def load_parts(folder: str | Path) -> tuple["PreTrainedModel", dict[str, SparseM
     """Loads a packed model without its sparse matrices, and these beside it.
 
     Returns:
-        The model, in which the weights of some linear layers are still on the meta device; name of each of these layers ->
-        its matrix.
-
-    Raises:
-        InvalidInputError: as `fineprune.load`.
+        The model, with the weights of the sparse linear layers on the meta device; name of each of these -> its matrix.
     """
     config = read_settings(folder)
     with loading(folder), opened(Path(folder) / PACKED) as packed:
@@ -120,19 +107,7 @@ def load_parts(folder: str | Path) -> tuple["PreTrainedModel", dict[str, SparseM
 
 
 def _fitted(packed: PackedFile, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
-    """Returns a model on the meta device whose tensors have the names and shapes of those in the file.
-
-    Buffers that are in no file are computed.
-
-    Args:
-        packed: the open file.
-        config: of the model, shrunken or stock.
-        head: the class of Transformers; None: as the config says.
-
-    Raises:
-        InvalidInputError: if the class makes other tensors of the config; and what Transformers raises for a config of which
-            it cannot make a model.
-    """
+    """Returns a model on the meta device with the tensors of the file; buffers that are in no file are computed."""
     model = on_meta(class_of(config, head), config)
     shapes = {name: _placeholder(packed, name) for name in packed.entries}
     if is_marked(config):

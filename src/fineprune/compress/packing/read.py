@@ -50,9 +50,7 @@ class PackedFile:
             return torch.from_numpy(_restored(parts, entry)).view(entry.shape)
 
     def matrix(self, name: str) -> SparseMatrix:
-        """Returns a tensor of two dimensions that is stored sparse, without making it dense.
-
-        int8 values stay so, with the scale of each row; others become float32.
+        """Returns a tensor of two dimensions that is stored sparse, as such. int8 values stay so; others become float32.
 
         Raises:
             InvalidInputError: if the file does not hold what its header describes.

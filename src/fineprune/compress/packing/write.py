@@ -69,12 +69,7 @@ def save(
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], values: PackedValues) -> dict[str, Written]:
-    """Writes a packed file, and returns the entry and the bytes of each tensor.
-
-    Args:
-        path: of the new file.
-        tensors: by name, each once.
-        values: how those of floating-point tensors with two dimensions or more are stored.
+    """Writes tensors, each once, as one packed file; returns the entry and the bytes of each.
 
     Raises:
         InvalidInputError: if a tensor cannot be stored so; before anything is written.
@@ -94,11 +89,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], values: PackedValues) -> di
 
 
 def encoded(tensor: Tensor, values: PackedValues) -> tuple[Entry, dict[str, bytes]]:
-    """Returns the entry of a tensor, and its parts, not yet compressed.
-
-    Args:
-        tensor: of any shape; floating-point ones become float32 first.
-        values: how those of a floating-point tensor with two dimensions or more are stored.
+    """Returns the entry of a tensor, and its parts, not yet compressed; floating-point tensors become float32 first.
 
     Raises:
         InvalidInputError: if the values are NaN, infinite or too large for this, or of a dtype with no place in the format.

@@ -103,17 +103,7 @@ def _parts(index: Path) -> list[str]:
 
 
 def load_resized(name: str | Path, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
-    """Loads a shrunken model that is not stock.
-
-    Args:
-        name: a folder, or a name on the Hub.
-        config: as `read_config` gives it, with changes for the head perhaps.
-        head: the class of Transformers that loads it; None: as the config says. A head that is not there is initialised.
-
-    Raises:
-        InvalidInputError: if tensors are missing or left over, or sizes do not fit each other; and the errors of Transformers
-            for a config of which it cannot make a model.
-    """
+    """Loads a shrunken model that is not stock, with the config of `read_config` and a head as in `from_pretrained`."""
     folder = folder_of(name)
     model = built(class_of(config, head), config)
     tensors = _current_names(model, read_tensors(folder))

@@ -75,14 +75,13 @@ def of_projection(weights: Weights, projection: Projection) -> tuple[Tensor, Ten
 
 
 def _kept(reads: Tensor, same: Tensor, added: Tensor, folds: bool, multiple: int) -> GroupsKept:
-    """Decides which groups are kept.
+    """Decides which groups are kept; their number is rounded up to a multiple, by keeping the first that could go.
 
     Args:
         reads: whether anything reads a group.
         same: whether a group gives the same for every input.
         added: outputs x groups, the constant that it adds then.
         folds: whether a constant has a bias to go to.
-        multiple: the number kept is rounded up to one, by keeping the first that could go.
     """
     nothing = added.count_nonzero(dim=0) == 0
     dead = ~reads | (same & (nothing | folds))
