@@ -144,7 +144,7 @@ def test_frames_of_another_size_are_refused_before_they_are_opened(monkeypatch: 
         raise AssertionError("a bomb was opened")
 
     monkeypatch.setattr(zstandard, "ZstdDecompressor", opened)
-    with pytest.raises(InvalidInputError, match="says that it holds 100000000 bytes, and there must be 3 to 5"):
+    with pytest.raises(InvalidInputError, match="frame holds 100000000 bytes, and there must be 3 to 5"):
         unframed(bomb, 3, 5)
 
 

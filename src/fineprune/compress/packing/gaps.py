@@ -86,7 +86,7 @@ def unframed(stored: bytes, least: int, most: int) -> bytes:
     try:
         size = zstandard.frame_content_size(stored)
         if not least <= size <= most:
-            raise InvalidInputError(f"a frame states {size} bytes, and there must be {_between(least, most)}")
+            raise InvalidInputError(f"a frame holds {size} bytes, and there must be {_between(least, most)}")
         data = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise InvalidInputError(f"a frame cannot be read ({error})") from error
