@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from fineprune.apps.convert.pack import sizes
+from fineprune.apps.convert.pack import compared_sizes
 from fineprune.compress.loading import from_pretrained
 from fineprune.compress.packing.header import SparseEntry
 from fineprune.compress.packing.values import VALUES, Int8Values, PackedValues
@@ -97,7 +97,7 @@ def measure(case: str, tensors: Mapping[str, Tensor], values: PackedValues) -> R
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PACKED
         written = write(path, tensors, values)
-        sparse, *_, whole = sizes(tensors, written, path.stat().st_size)
+        sparse, *_, whole = compared_sizes(tensors, written, path.stat().st_size)
     matrices = {name: one.entry for name, one in written.items() if isinstance(one.entry, SparseEntry)}
     density = sum(entry.kept for entry in matrices.values()) / sum(entry.size for entry in matrices.values())
     csr = sum(csr_gzip(tensors[name].flatten(1)) for name in matrices) if values == Int8Values() else None

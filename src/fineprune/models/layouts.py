@@ -28,7 +28,7 @@ class AttentionLayout:
         constant: whether a head with the same values at every position gives just these, to the last digits, unless the
             core's attribute `is_causal` is True. Not so where a position may see none (causal, and padded on the left), or
             the softmax is taken in fp32 whatever the dtype.
-        extra_outputs: how many values the core returns after its output.
+        extra_outputs: how many values follow the output in the tuple that the core returns.
         positions: the table of position biases in the core, a column a head, that the first attention of a stack holds.
         passes_bias: whether the attentions of a stack hand on a position bias for all heads from one to the next.
     """

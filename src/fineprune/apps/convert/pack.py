@@ -66,10 +66,10 @@ def pack_folder(folder: str, new_folder: str, values: Literal["int8", "fp16", "f
     model, source = from_pretrained(folder), folder_of(folder)
     beside = [source / name for name in (*BESIDE, GENERATION) if (source / name).is_file()]
     written = save(model, new_folder, VALUES[values], beside)
-    return sizes(Weights(model).tensors, written, (Path(new_folder) / PACKED).stat().st_size)
+    return compared_sizes(Weights(model).tensors, written, (Path(new_folder) / PACKED).stat().st_size)
 
 
-def sizes(tensors: Mapping[str, Tensor], written: Mapping[str, Written], file: int) -> Sequence[Size]:
+def compared_sizes(tensors: Mapping[str, Tensor], written: Mapping[str, Written], file: int) -> Sequence[Size]:
     """Compares the bytes of tensors before and after, by kind.
 
     Args:

@@ -24,7 +24,7 @@ BESIDE = (
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """How large a model is.
 
     Args:
@@ -38,10 +38,10 @@ class Sizes:
     neurons: int
 
 
-def sizes(model: nn.Module) -> Sizes:
+def model_sizes(model: nn.Module) -> ModelSizes:
     """Counts the parameters, heads and neurons of a model of a known architecture."""
     found, weights = find_blocks(model), Weights(model)
-    return Sizes(
+    return ModelSizes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         heads=sum(attention.heads for block in found for attention in block.attentions),
         neurons=sum(weights.matrix(block.feed_forward.second).shape[1] for block in found),
@@ -52,8 +52,8 @@ def sizes(model: nn.Module) -> Sizes:
 class ShrinkResult:
     """The sizes of a model before and after, and the bytes of its tensors on the disk."""
 
-    before: Sizes
-    after: Sizes
+    before: ModelSizes
+    after: ModelSizes
     bytes_before: int
     bytes_after: int
 
@@ -93,7 +93,7 @@ def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> ShrinkResu
         )
     source = folder_of(folder)
     save(smaller, new_folder, [source / name for name in BESIDE if (source / name).is_file()])
-    return ShrinkResult(sizes(model), sizes(smaller), _bytes(source), _bytes(Path(new_folder)))
+    return ShrinkResult(model_sizes(model), model_sizes(smaller), _bytes(source), _bytes(Path(new_folder)))
 
 
 def _shapes(model: nn.Module) -> dict[str, Sequence[int]]:
