@@ -18,7 +18,6 @@ from .reference import Activation
 HIDDEN = -1e4
 """A mask that is added hides a token by a number below this."""
 
-
 UNUSED = {"position_ids", "return_dict", "use_cache"}
 """Arguments of an encoder that change nothing in a forward pass without a cache."""
 
