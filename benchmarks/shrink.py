@@ -31,7 +31,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from transformers.utils import logging
 
 from fineprune import EmbeddingColumns, Heads, Neurons
-from fineprune.compress.resizing.building import from_pretrained
+from fineprune.compress.loading import from_pretrained
 from fineprune.compress.resizing.saving import save
 from fineprune.compress.shrinking.shrink import shrink
 from fineprune.structures.linked import Linked

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from fineprune.apps.convert.pack import sizes
-from fineprune.compress.packing.header import Sparse
-from fineprune.compress.packing.values import VALUES, Int8, Values
+from fineprune.apps.convert.pack import compared_sizes
+from fineprune.compress.loading import from_pretrained
+from fineprune.compress.packing.header import SparseEntry
+from fineprune.compress.packing.values import VALUES, Int8Values, PackedValues
 from fineprune.compress.packing.write import PACKED, write
-from fineprune.compress.resizing.building import from_pretrained
 from fineprune.compress.resizing.weights import Weights
 
 DRAWS: dict[str, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": lambda *shape: 2 * torch.rand(*shape) - 1}
@@ -92,15 +92,15 @@ def csr_gzip(matrix: Tensor) -> int:
     return sum(len(gzip.compress(array.tobytes(), 9)) for array in arrays)
 
 
-def measure(case: str, tensors: Mapping[str, Tensor], values: Values) -> Row:
+def measure(case: str, tensors: Mapping[str, Tensor], values: PackedValues) -> Row:
     """Packs tensors and counts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PACKED
         written = write(path, tensors, values)
-        sparse, *_, whole = sizes(tensors, written, path.stat().st_size)
-    matrices = {name: one.entry for name, one in written.items() if isinstance(one.entry, Sparse)}
+        sparse, *_, whole = compared_sizes(tensors, written, path.stat().st_size)
+    matrices = {name: one.entry for name, one in written.items() if isinstance(one.entry, SparseEntry)}
     density = sum(entry.kept for entry in matrices.values()) / sum(entry.size for entry in matrices.values())
-    csr = sum(csr_gzip(tensors[name].flatten(1)) for name in matrices) if values == Int8() else None
+    csr = sum(csr_gzip(tensors[name].flatten(1)) for name in matrices) if values == Int8Values() else None
     return Row(case, values.name, density, whole.before, sparse.after, sparse.bound, whole.after, whole.bound, csr)
 
 

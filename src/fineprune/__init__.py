@@ -1,7 +1,6 @@
 """fineprune: prune a transformer while you fine-tune it (movement pruning, Sanh, Wolf & Rush 2020)."""
 
-from .compress.packing.load import load
-from .compress.resizing.building import from_pretrained
+from .compress.loading import from_pretrained, load
 from .compress.shrinking.shrink import shrink
 from .compress.vocabulary.select import select_vocabulary
 from .config import CubicSchedule, InFlops, InWeights, PruningConfig, Rule, Schedule

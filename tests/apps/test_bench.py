@@ -20,7 +20,7 @@ from fineprune.apps.bench.results import HEADINGS, Measurement, Row
 from fineprune.apps.bench.runtimes import OnnxRuntime, OpenVino
 from fineprune.apps.bench.shapes import Shape, random_batch, read_shapes
 from fineprune.apps.bench.timing import Spread, Timing, in_turns, timed
-from fineprune.compress.resizing.building import from_pretrained
+from fineprune.compress.loading import from_pretrained
 
 SHAPE = Shape(2, 8)
 

@@ -168,7 +168,7 @@ def test_help_is_complete(arguments: list[str], expected: list[str], capsys: pyt
         (["train"], 2, "model"),
         (["evaluate"], 2, "evaluate needs a model"),
         (["evaluate", "tests"], 2, "could not be loaded"),
-        (["inspect", "README.md"], 2, "is not a checkpoint that can be read"),
+        (["inspect", "README.md"], 2, "could not be loaded as a model"),
         (["inspect"], 2, "checkpoint"),
         (["import", "nothing", "new"], 2, "config.json could not be read"),
         (["import", "nothing"], 2, "target"),

@@ -256,7 +256,7 @@ def test_any_checkpoint_can_be_inspected_and_what_is_none_is_refused(model_folde
     (tmp_path / "file").write_text("text")
     (tmp_path / "empty").mkdir()
     for name in ("file", "empty"):
-        with pytest.raises(InvalidInputError, match="is not a checkpoint that can be read"):
+        with pytest.raises(InvalidInputError, match="could not be loaded"):
             pretrained.load_any(str(tmp_path / name))
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -265,10 +265,10 @@ def test_any_checkpoint_can_be_inspected_and_what_is_none_is_refused(model_folde
     tensors = load_file(broken / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.weight"]
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InvalidInputError, match=r"lacks weights .* encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(InvalidInputError, match=r"lacks tensors .* encoder\.layer\.1\.output\.dense\.weight"):
         pretrained.load_any(str(broken))
     (broken / "model.safetensors").write_bytes(b"\x00" * 100)
-    with pytest.raises(InvalidInputError, match="is not a checkpoint that can be read"):
+    with pytest.raises(InvalidInputError, match="could not be loaded"):
         pretrained.load_any(str(broken))
 
 
@@ -311,7 +311,7 @@ def test_setting_up_what_is_not_there_is_refused_in_words(model_folder: Path, re
         ({"training__output_dir": str(tmp_path / "file" / "run")}, "could not be set up"),
         ({"training__metric_for_best_model": "acuracy"}, "did you mean 'accuracy'"),
         ({"config": "{num_hidden_layers: three}"}, "could not be loaded"),
-        ({"config": "{num_hidden_layers: 4}"}, "lacks weights that its config names: .*layer"),
+        ({"config": "{num_hidden_layers: 4}"}, "lacks tensors that its config names: .*layer"),
         ({"frozen_modules": "["}, "is not a regular expression"),
     ):
         with pytest.raises(InvalidInputError, match=message):
@@ -326,7 +326,7 @@ def test_a_head_of_another_size_is_on_demand_and_other_sizes_within_are_refused(
     wanted = read(run[0], reviews, tmp_path / "new", training__max_steps="12", **changes)
     assert len(training.train(wanted).inspection.layers) == 12
     assert "The head of" in caplog.text
-    with pytest.raises(InvalidInputError, match=r"holds weights of other sizes than its config says: bert\.encoder"):
+    with pytest.raises(InvalidInputError, match=r"holds tensors of other sizes than its config says: bert\.encoder"):
         training.train(read(run[0], reviews, tmp_path / "wide", config="{intermediate_size: 16}"))
 
 

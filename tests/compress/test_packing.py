@@ -23,14 +23,11 @@ from fineprune import FileError, InvalidInputError, from_pretrained, shrink
 from fineprune.apps import cli
 from fineprune.apps.convert import pack
 from fineprune.apps.training import pretrained
-from fineprune.compress.packing.filling import sparse_layers
-from fineprune.compress.packing.header import Dense, Raw, Sparse
-from fineprune.compress.packing.load import load_parts
+from fineprune.compress.packing.header import DenseEntry, RawEntry, SparseEntry
+from fineprune.compress.packing.load import is_packed, load_parts, sparse_layers
 from fineprune.compress.packing.read import PackedFile, opened
-from fineprune.compress.packing.saving import save
-from fineprune.compress.packing.settings import is_packed
-from fineprune.compress.packing.values import VALUES, Float32, Int8, Values
-from fineprune.compress.packing.write import PACKED, encoded
+from fineprune.compress.packing.values import VALUES, Float32Values, Int8Values, PackedValues
+from fineprune.compress.packing.write import PACKED, encoded, save
 from fineprune.models.layers import is_linear, is_transposed
 
 transformers.utils.logging.disable_progress_bar()
@@ -73,16 +70,16 @@ def differing(model: nn.Module, loaded: nn.Module, change: Callable[[Tensor], Te
     return [name for name in state if not same(name)]
 
 
-def as_stored(values: Values) -> Callable[[Tensor], Tensor]:
+def as_stored(values: PackedValues) -> Callable[[Tensor], Tensor]:
     return lambda tensor: expected(tensor, values) if tensor.dim() >= 2 and tensor.is_floating_point() else tensor
 
 
-# What comes back.
+# Loading again.
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=lambda values: values.name)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_loaded_is_what_was_packed(kind: str, values: Values, tmp_path: Path) -> None:
+def test_what_is_loaded_is_what_was_packed(kind: str, values: PackedValues, tmp_path: Path) -> None:
     model = pruned(build(kind))
     save(model, tmp_path / "packed", values)
     loaded = fineprune.load(tmp_path / "packed")
@@ -92,7 +89,7 @@ def test_what_is_loaded_is_what_was_packed(kind: str, values: Values, tmp_path: 
     assert all(parameter.device.type == "cpu" for parameter in loaded.parameters())
     assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
     assert differing(model, loaded, as_stored(values)) == []
-    if values == Float32():
+    if values == Float32Values():
         assert torch.equal(logits(loaded, kind), logits(model, kind))
 
 
@@ -123,7 +120,7 @@ def test_matrices_are_loaded_without_being_made_dense(kind: str, tmp_path: Path,
         assert on_meta == weights
         for name, matrix in matrices.items():
             module = dense.get_submodule(name)
-            whole = values == Int8() and not is_transposed(module)  # else a scale belongs to an input
+            whole = values == Int8Values() and not is_transposed(module)  # else a scale belongs to an input
             assert matrix.values.dtype == (torch.int8 if whole else torch.float32)
             weight = module.weight.detach()
             assert torch.equal(bits(matrix.to_dense()), bits(weight.t() if is_transposed(module) else weight))
@@ -133,7 +130,7 @@ def test_matrices_are_all_linear_layers_with_zeros(tmp_path: Path) -> None:
     model = pruned(tiny_bert())
     with torch.no_grad():
         model.bert.pooler.dense.weight.add_(1)
-    save(model, tmp_path / "packed", Int8())
+    save(model, tmp_path / "packed", Int8Values())
     _, matrices = load_parts(tmp_path / "packed")
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     assert set(matrices) == {*linear} - {"bert.pooler.dense"}
@@ -143,7 +140,7 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     model = pruned(build("t5"))
     with torch.no_grad():
         model.shared.weight.masked_fill_(torch.rand_like(model.shared.weight) < 0.9, 0.0)
-    save(model, tmp_path / "packed", Float32())
+    save(model, tmp_path / "packed", Float32Values())
     with opened(tmp_path / "packed" / PACKED) as packed:
         tables = [name for name, entry in packed.entries.items() if entry.shape == (100, 32)]
     assert tables == ["shared.weight"]
@@ -156,7 +153,7 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
 
 def test_other_precisions_are_loaded_as_float32(tmp_path: Path) -> None:
     model = pruned(tiny_bert()).bfloat16()
-    save(model, tmp_path / "packed", Float32())
+    save(model, tmp_path / "packed", Float32Values())
     loaded = fineprune.load(tmp_path / "packed")
     assert loaded.dtype == loaded.config.dtype == torch.float32
     assert differing(model, loaded, lambda tensor: tensor) == []
@@ -171,7 +168,7 @@ def test_shrunken_models_are_packed_too(variant: str, tmp_path: Path) -> None:
     kill_neurons(model)
     smaller = shrink(model)
     assert vars(smaller.config).get("fineprune") is not None
-    save(smaller, tmp_path / "packed", Float32())
+    save(smaller, tmp_path / "packed", Float32Values())
     loaded = fineprune.load(tmp_path / "packed")
     batch = batch_for(variant, torch.float32)
     assert_same(smaller, loaded, batch, tolerance=0.0)
@@ -189,7 +186,7 @@ def test_tables_that_lack_columns(tmp_path: Path) -> None:
     model = make("bert", dtype=torch.float32)
     model.bert.embeddings.word_embeddings.weight.data[:, 3:9] = 0
     smaller = shrink(model)
-    save(smaller, tmp_path / "packed", Float32())
+    save(smaller, tmp_path / "packed", Float32Values())
     assert_same(smaller, fineprune.load(tmp_path / "packed"), batch_for("bert", torch.float32), tolerance=0.0)
 
 
@@ -198,7 +195,7 @@ def test_memory_grows_with_what_is_kept(tmp_path: Path) -> None:
     dense.view(-1)[torch.randperm(dense.numel())[:120_000]] = 1.5
     model = tiny_bert()
     model.bert.pooler.dense.weight = nn.Parameter(dense)
-    save(model, tmp_path / "packed", Int8())
+    save(model, tmp_path / "packed", Int8Values())
     with opened(tmp_path / "packed" / PACKED) as packed:
         tracemalloc.start()
         matrix = packed.matrix("bert.pooler.dense.weight")
@@ -222,13 +219,13 @@ def test_generation_settings_are_kept(tmp_path: Path) -> None:
 
 def test_any_reader_of_safetensors_opens_the_container(tmp_path: Path) -> None:
     model = pruned(tiny_bert())
-    written = save(model, tmp_path / "packed", Int8())
+    written = save(model, tmp_path / "packed", Int8Values())
     with safetensors.safe_open(tmp_path / "packed" / PACKED, framework="pt") as container:
         names, metadata = set(container.keys()), container.metadata()
     assert {f"{QUERY}.weight:{part}" for part in ("gaps", "values", "scales")} <= names
     assert f"{QUERY}.bias:values" in names
     described = json.loads(metadata["tensors"])
-    kept = int(encoded(model.get_submodule(QUERY).weight, Int8())[0].kept)
+    kept = int(encoded(model.get_submodule(QUERY).weight, Int8Values())[0].kept)
     assert described[f"{QUERY}.weight"] == {"kind": "sparse", "shape": [32, 32], "values": "int8", "kept": kept}
     assert described[f"{QUERY}.bias"] == {"kind": "raw", "shape": [32], "dtype": "float32"}
     assert described["bert.embeddings.word_embeddings.weight"]["kind"] == "dense"
@@ -239,7 +236,7 @@ def test_any_reader_of_safetensors_opens_the_container(tmp_path: Path) -> None:
 def test_what_newer_minor_versions_add_is_left_alone(tmp_path: Path) -> None:
     from test_packing_hostile import edit_metadata
 
-    save(pruned(tiny_bert()), tmp_path / "packed", Int8())
+    save(pruned(tiny_bert()), tmp_path / "packed", Int8Values())
     before = fineprune.load(tmp_path / "packed")
 
     def newer(metadata: dict[str, str], tensors: dict[str, dict[str, object]]) -> None:
@@ -252,12 +249,12 @@ def test_what_newer_minor_versions_add_is_left_alone(tmp_path: Path) -> None:
 
 def test_leaving_zeros_out_has_to_pay() -> None:
     tensor = torch.ones(8, 100)
-    for kept, kind in ((800, Dense), (700, Dense), (699, Sparse), (0, Sparse)):
+    for kept, kind in ((800, DenseEntry), (700, DenseEntry), (699, SparseEntry), (0, SparseEntry)):
         tensor = (torch.arange(800) < kept).float().view(8, 100)
-        assert type(encoded(tensor, Int8())[0]) is kind
-    assert type(encoded(torch.ones(8, 100).index_fill(0, torch.tensor([0]), 0), Float32())[0]) is Sparse
-    assert type(encoded(torch.ones(0, 5), Int8())[0]) is Dense
-    assert type(encoded(torch.ones(5), Int8())[0]) is Raw
+        assert type(encoded(tensor, Int8Values())[0]) is kind
+    assert type(encoded(torch.ones(8, 100).index_fill(0, torch.tensor([0]), 0), Float32Values())[0]) is SparseEntry
+    assert type(encoded(torch.ones(0, 5), Int8Values())[0]) is DenseEntry
+    assert type(encoded(torch.ones(5), Int8Values())[0]) is RawEntry
 
 
 # Packing a folder.
@@ -287,15 +284,15 @@ def test_a_folder_is_packed_with_what_lies_beside(saved: Path, tmp_path: Path) -
     assert whole.bound == sum(size.bound for size in sizes[:-1])
     assert sum(size.after for size in sizes[:-1]) < whole.after
     with opened(tmp_path / "packed" / PACKED) as packed:
-        raw = sum(entry.nbytes for entry in packed.entries.values() if isinstance(entry, Raw))
-        dense = sum(entry.size for entry in packed.entries.values() if type(entry) is Dense)
+        raw = sum(entry.nbytes for entry in packed.entries.values() if isinstance(entry, RawEntry))
+        dense = sum(entry.size for entry in packed.entries.values() if type(entry) is DenseEntry)
     assert [sizes[1].bound, sizes[2].bound] == [dense, raw]
 
 
 def test_the_bound_is_the_formula(tmp_path: Path) -> None:
     tensor = torch.zeros(768, 768)
     tensor.view(-1)[:58982] = 1
-    entry, _ = encoded(tensor, Int8())
+    entry, _ = encoded(tensor, Int8Values())
     entropy = 0.46899  # H(0.1), in bits
     assert entry.bound == pytest.approx(768 * 768 * (entropy + 0.1 * 8), rel=1e-4)
 
@@ -348,7 +345,7 @@ def test_what_cannot_be_packed_is_refused_and_nothing_is_left(
     model = from_pretrained(saved)
     model.get_submodule(QUERY).weight.data[0, 0] = torch.nan
     with pytest.raises(InvalidInputError, match=r"query\.weight cannot be packed: it has NaN"):
-        save(model, tmp_path / "again", Int8())
+        save(model, tmp_path / "again", Int8Values())
 
     def full(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
@@ -373,7 +370,7 @@ def test_models_of_one_layer_type_in_two_files_do_not_mix(tmp_path: Path) -> Non
     for layers in (1, 2):
         config = transformers.BertConfig(**{**ARCHITECTURES["bert"].settings, "num_hidden_layers": layers})
         model: PreTrainedModel = transformers.BertModel(config)
-        save(pruned(model), tmp_path / str(layers), Int8())
+        save(pruned(model), tmp_path / str(layers), Int8Values())
     for here, there in ("12", "21"):
         original = (tmp_path / here / "config.json").read_text()
         (tmp_path / here / "config.json").write_text((tmp_path / there / "config.json").read_text())
@@ -401,7 +398,7 @@ def test_a_sparse_model_computes_what_the_dense_one_does(kind: str, tmp_path: Pa
     from fineprune.sparse.linear import SparseLinear
 
     monkeypatch.setattr(autotune, "is_faster", lambda *_: True)
-    save(pruned(build(kind)), tmp_path / "packed", Int8())
+    save(pruned(build(kind)), tmp_path / "packed", Int8Values())
     dense, sparse = fineprune.load(tmp_path / "packed"), fineprune.load(tmp_path / "packed", sparse=True)
     assert any(isinstance(module, SparseLinear) for module in sparse.modules())
     torch.testing.assert_close(logits(sparse, kind), logits(dense, kind), rtol=1e-4, atol=1e-5)
@@ -410,14 +407,14 @@ def test_a_sparse_model_computes_what_the_dense_one_does(kind: str, tmp_path: Pa
 def test_what_is_not_trained_stays_so(tmp_path: Path) -> None:
     model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**ARCHITECTURES["vit"].settings))
     assert not model.embeddings.position_embeddings.requires_grad
-    save(model, tmp_path / "packed", Float32())
+    save(model, tmp_path / "packed", Float32Values())
     loaded = fineprune.load(tmp_path / "packed")
     assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
     assert differing(model, loaded, lambda tensor: tensor) == []
 
 
 def test_a_config_of_another_precision_is_read_as_float32(tmp_path: Path) -> None:
-    save(pruned(build("llama")), tmp_path / "packed", Int8())
+    save(pruned(build("llama")), tmp_path / "packed", Int8Values())
     path = tmp_path / "packed" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
     assert fineprune.load(tmp_path / "packed").config.dtype == torch.float32
@@ -426,6 +423,6 @@ def test_a_config_of_another_precision_is_read_as_float32(tmp_path: Path) -> Non
 def test_matrices_with_more_columns_than_two_bytes_count_are_made_dense() -> None:
     for columns, found in ((1 << 16, True), ((1 << 16) + 1, False)):
         model = nn.Sequential(nn.Linear(columns, 2, device="meta"))
-        assert bool(sparse_layers(model, {"0.weight": Sparse((2, columns), Int8(), 3)})) == found
+        assert bool(sparse_layers(model, {"0.weight": SparseEntry((2, columns), Int8Values(), 3)})) == found
         model = nn.Sequential(transformers.pytorch_utils.Conv1D(2, columns))
-        assert bool(sparse_layers(model, {"0.weight": Sparse((columns, 2), Int8(), 3)})) == found
+        assert bool(sparse_layers(model, {"0.weight": SparseEntry((columns, 2), Int8Values(), 3)})) == found

@@ -13,15 +13,24 @@ from torch import Tensor
 
 from fineprune import InvalidInputError
 from fineprune.compress.packing.gaps import ESCAPE, frame, gaps_of, most_gaps, numbers, planes, positions_of, unframed
-from fineprune.compress.packing.header import Dense, Raw, Sparse, entropy
+from fineprune.compress.packing.header import DenseEntry, RawEntry, SparseEntry, entropy
 from fineprune.compress.packing.read import _restored, _sparse
-from fineprune.compress.packing.values import VALUES, Array, Float16, Float32, Int8, Values, row_scales, widened
+from fineprune.compress.packing.values import (
+    VALUES,
+    Array,
+    Float16Values,
+    Float32Values,
+    Int8Values,
+    PackedValues,
+    row_scales,
+    widened,
+)
 from fineprune.compress.packing.write import encoded
 
 SUBNORMAL = 2.0**-149
 GAPS = st.sampled_from([0, 1, 2, 253, 254, 255, 256, 509, 510, 511, 3 * ESCAPE, 3 * ESCAPE + 1])
 SPECIAL = st.sampled_from([0.0, -0.0, 1.0, -1.0, SUBNORMAL, -SUBNORMAL, 2.0**-126, 65504.0, -65504.0, 1e-8, 0.1])
-CHOICES = [Int8(), Float16(), Float32()]
+CHOICES = [Int8Values(), Float16Values(), Float32Values()]
 
 
 def slow_gaps(positions: list[int]) -> list[int]:
@@ -34,21 +43,21 @@ def slow_gaps(positions: list[int]) -> list[int]:
 
 
 def decoded(gaps: Array, kept: int, size: int) -> list[int]:
-    return [int(position) for some in positions_of(gaps, kept, size) for position in some]
+    return [int(position) for chunk in positions_of(gaps, kept, size) for position in chunk]
 
 
 def bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(torch.int32)
 
 
-def restored(tensor: Tensor, values: Values) -> Tensor:
-    """What comes back of a floating-point tensor, through frames, and is the same whether made dense at once or later."""
+def restored(tensor: Tensor, values: PackedValues) -> Tensor:
+    """A floating-point tensor after packing and unpacking, the same whether made dense at once or later."""
     entry, parts = encoded(tensor, values)
     frames = {part: frame(part, data).tobytes() for part, data in parts.items()}
-    assert isinstance(entry, Dense)
+    assert isinstance(entry, DenseEntry)
     assert set(frames) == set(entry.parts)
     dense = torch.from_numpy(_restored(frames, entry)).view(entry.shape)
-    if isinstance(entry, Sparse) and entry.cols <= 1 << 16:
+    if isinstance(entry, SparseEntry) and entry.cols <= 1 << 16:
         matrix = _sparse(frames, entry)
         assert (matrix.rows, matrix.cols, matrix.together) == (entry.rows, entry.cols, 1)
         assert torch.equal(bits(matrix.to_dense().view(entry.shape)), bits(dense))
@@ -60,12 +69,12 @@ def rows_of(starts: Tensor, columns: Tensor) -> list[list[int]]:
     return [columns[start:end].tolist() for start, end in pairwise(starts.tolist())]
 
 
-def expected(tensor: Tensor, values: Values) -> Tensor:
+def expected(tensor: Tensor, values: PackedValues) -> Tensor:
     """What the format says that values become, element by element."""
     flat = tensor.float().flatten(1) if tensor.numel() else tensor.float()
-    if isinstance(values, Float32):
+    if isinstance(values, Float32Values):
         return (flat + 0.0).view(tensor.shape)
-    if isinstance(values, Float16):
+    if isinstance(values, Float16Values):
         return (flat.half().float() + 0.0).view(tensor.shape)
     scales = torch.from_numpy(widened(row_scales(flat.numpy())).copy())[:, None] if tensor.numel() else torch.ones(1)
     divisors = torch.where(scales == 0, 1.0, scales)
@@ -83,7 +92,7 @@ def test_gaps_lead_back_to_the_positions(gaps: list[int], after: int, chunk: int
     assert coded.tolist() == slow_gaps(positions)
     assert len(coded) <= most_gaps(len(positions), size)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(gaps, "CHUNK", chunk)
+        patched.setattr("fineprune.compress.packing.gaps.CHUNK", chunk)
         assert decoded(coded, len(positions), size) == positions
         if positions:
             with pytest.raises(InvalidInputError, match="lead outside its"):
@@ -135,7 +144,7 @@ def test_frames_of_another_size_are_refused_before_they_are_opened(monkeypatch: 
         raise AssertionError("a bomb was opened")
 
     monkeypatch.setattr(zstandard, "ZstdDecompressor", opened)
-    with pytest.raises(InvalidInputError, match="says that it holds 100000000 bytes, and there must be 3 to 5"):
+    with pytest.raises(InvalidInputError, match="frame holds 100000000 bytes, and there must be 3 to 5"):
         unframed(bomb, 3, 5)
 
 
@@ -187,31 +196,31 @@ def matrices(draw: st.DrawFn) -> Tensor:
 @pytest.mark.parametrize("values", CHOICES, ids=lambda values: values.name)
 @settings(deadline=None)
 @given(tensor=matrices())
-def test_what_is_unpacked_is_what_was_packed_to_the_bit(values: Values, tensor: Tensor) -> None:
+def test_what_is_unpacked_is_what_was_packed_bit_for_bit(values: PackedValues, tensor: Tensor) -> None:
     back = restored(tensor, values)
     assert torch.equal(bits(back), bits(expected(tensor, values)))
 
 
 @pytest.mark.parametrize("pattern", ["none", "all", "first", "last", "every 255th", "every 256th", "every 257th", "one row"])
 @pytest.mark.parametrize("values", CHOICES, ids=lambda values: values.name)
-def test_patterns_that_lie_at_the_borders(values: Values, pattern: str) -> None:
+def test_patterns_that_lie_at_the_borders(values: PackedValues, pattern: str) -> None:
     size, mask = 64 * 512, torch.zeros(64 * 512, dtype=torch.bool)
     places = {"none": [], "all": list(range(size)), "first": [0], "last": [size - 1], "one row": list(range(512, 1024))}
     places |= {f"every {step}th": list(range(0, size, step)) for step in (255, 256, 257)}
     mask[places[pattern]] = True
     tensor = (torch.randn(size) + 9).where(mask, 0.0).view(64, 512)
     entry, _ = encoded(tensor, values)
-    assert isinstance(entry, Sparse) == (pattern != "all")
+    assert isinstance(entry, SparseEntry) == (pattern != "all")
     assert torch.equal(bits(restored(tensor, values)), bits(expected(tensor, values)))
 
 
 def test_zeros_with_a_sign_are_not_kept() -> None:
     """A mask that was multiplied leaves them behind."""
     tensor = torch.randn(8, 40) * (torch.rand(8, 40) < 0.2)
-    entry, _ = encoded(tensor, Float32())
-    assert isinstance(entry, Sparse)
+    entry, _ = encoded(tensor, Float32Values())
+    assert isinstance(entry, SparseEntry)
     assert entry.kept == int(tensor.count_nonzero())
-    assert not bool((restored(tensor, Float32()).signbit() & (tensor == 0)).any())
+    assert not bool((restored(tensor, Float32Values()).signbit() & (tensor == 0)).any())
 
 
 def test_int8_values_are_within_half_a_step_and_small_ones_go() -> None:
@@ -219,12 +228,12 @@ def test_int8_values_are_within_half_a_step_and_small_ones_go() -> None:
     tensor[:, 0] = 1e-6
     tensor[7] = 0
     step = tensor.abs().amax(dim=1, keepdim=True) / 127
-    back = restored(tensor, Int8())
+    back = restored(tensor, Int8Values())
     assert bool(((back - tensor).abs() <= 0.5 * step * (1 + 2**-7)).all())
     assert back[7].count_nonzero() == 0
     assert back[:, 0].count_nonzero() == 0
-    entry, _ = encoded(tensor, Int8())
-    assert isinstance(entry, Sparse)
+    entry, _ = encoded(tensor, Int8Values())
+    assert isinstance(entry, SparseEntry)
     assert entry.kept == int(back.count_nonzero()), "what has become 0 is not kept"
 
 
@@ -239,14 +248,14 @@ def test_scales_are_the_next_bfloat16_above(largest: float) -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("values", CHOICES, ids=lambda values: values.name)
-def test_values_that_are_not_finite_are_refused(values: Values, value: float) -> None:
+def test_values_that_are_not_finite_are_refused(values: PackedValues, value: float) -> None:
     with pytest.raises(InvalidInputError, match="NaN or infinite values"):
         encoded(torch.tensor([[1.0, value]]), values)
 
 
 def test_values_beyond_halves_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"values up to 7e\+04, and the largest half is 65504\. Pack with int8"):
-        encoded(torch.tensor([[1.0, -70_000.0]]), Float16())
+        encoded(torch.tensor([[1.0, -70_000.0]]), Float16Values())
 
 
 @pytest.mark.parametrize(
@@ -260,15 +269,15 @@ def test_values_beyond_halves_are_refused() -> None:
     ],
 )
 def test_vectors_and_whole_numbers_are_as_they_are(tensor: Tensor) -> None:
-    entry, parts = encoded(tensor, Int8())
-    assert isinstance(entry, Raw)
+    entry, parts = encoded(tensor, Int8Values())
+    assert isinstance(entry, RawEntry)
     assert (entry.shape, entry.dtype) == (tensor.shape, tensor.dtype)
     assert numbers(parts["values"], tensor.numpy().dtype).tolist() == tensor.flatten().tolist()
 
 
 def test_numbers_without_a_place_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"torch\.complex64, and the format has no place"):
-        encoded(torch.ones(3, dtype=torch.complex64), Int8())
+        encoded(torch.ones(3, dtype=torch.complex64), Int8Values())
 
 
 # How small.
@@ -287,11 +296,15 @@ def test_random_matrices_come_close_to_the_bound(density: float, draw: object) -
     for shape in ((768, 3072), (3072, 768)):
         tensor = draw(*shape) * (torch.rand(shape) < density)  # type: ignore[operator]
         kept += int(tensor.count_nonzero())
-        _, parts = encoded(tensor, Int8())
+        _, parts = encoded(tensor, Int8Values())
         stored += sum(len(frame(part, data)) for part, data in parts.items())
     bound = 2 * n * entropy(kept / (2 * n)) + 8 * kept
     assert 8 * stored <= 1.05 * bound
 
 
 def test_names_of_values() -> None:
-    assert {name: type(values) for name, values in VALUES.items()} == {"int8": Int8, "fp16": Float16, "fp32": Float32}
+    assert {name: type(values) for name, values in VALUES.items()} == {
+        "int8": Int8Values,
+        "fp16": Float16Values,
+        "fp32": Float32Values,
+    }

@@ -21,13 +21,11 @@ import fineprune
 from conftest import tiny_bert
 from fineprune import FileError, InvalidInputError, files
 from fineprune.compress.packing.gaps import frame
-from fineprune.compress.packing.header import Sparse, checksum
-from fineprune.compress.packing.load import load_parts
+from fineprune.compress.packing.header import SparseEntry, checksum
+from fineprune.compress.packing.load import load_parts, read_settings
 from fineprune.compress.packing.read import opened
-from fineprune.compress.packing.saving import save
-from fineprune.compress.packing.settings import read_settings
-from fineprune.compress.packing.values import VALUES, Float16, Float32, Int8, Values
-from fineprune.compress.packing.write import PACKED, write
+from fineprune.compress.packing.values import VALUES, Float16Values, Float32Values, Int8Values, PackedValues
+from fineprune.compress.packing.write import PACKED, save, write
 
 REFUSALS = (InvalidInputError, FileError)
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -54,7 +52,7 @@ def small_model(layers: int = 1) -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed") / "model"
-    save(small_model(), folder, Int8())
+    save(small_model(), folder, Int8Values())
     return folder
 
 
@@ -181,10 +179,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no version": (stated(version=""), "and no number"),
     "a version in other digits": (stated(version="١.٠"), "and no number"),
     "a long version": (stated(version="1." + "0" * 10_000), "and no number"),
-    "no description": (lambda folder: edit_metadata(folder, lambda m, _: m.pop("tensors")), "do not belong together"),
+    "no description": (lambda folder: edit_metadata(folder, lambda m, _: m.pop("tensors")), "do not match"),
     "a wrong checksum": (
         lambda folder: rewrite(folder, read(folder)[0], {**read(folder)[1], "checksum": "00000000"}),
-        "do not belong together",
+        "do not match",
     ),
     "a description that is no JSON": (telling("evil"), "description of its tensors cannot be read"),
     "a deep description": (telling("[" * 100_000), "description of its tensors cannot be read"),
@@ -276,7 +274,7 @@ def test_damaged_and_hostile_folders_are_refused(damage: str, folder: Path) -> N
 
 @contextmanager
 def limited(most: int) -> Iterator[None]:
-    """Lets the process take so many more bytes of address space, and no more."""
+    """Limits the bytes of address space that the process may take beyond those that it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most, before[1]))
@@ -322,11 +320,11 @@ def mixed_tensors() -> dict[str, Tensor]:
     }
 
 
-HARD_NUMBERS: dict[str, tuple[Values, str, bytes, str]] = {
-    "NaN in fp32": (Float32(), "all", b"\0\0\xc0\x7f", "of all, values are NaN or infinite"),
-    "infinity in fp32": (Float32(), "few", b"\0\0\x80\x7f", "of few, values are NaN or infinite"),
-    "infinity in fp16": (Float16(), "few", b"\0\x7c", "of few, values are NaN or infinite"),
-    "a truth of 2": (Int8(), "truths", b"\2", "of truths, a truth value is neither 0 nor 1"),
+HARD_NUMBERS: dict[str, tuple[PackedValues, str, bytes, str]] = {
+    "NaN in fp32": (Float32Values(), "all", b"\0\0\xc0\x7f", "of all, values are NaN or infinite"),
+    "infinity in fp32": (Float32Values(), "few", b"\0\0\x80\x7f", "of few, values are NaN or infinite"),
+    "infinity in fp16": (Float16Values(), "few", b"\0\x7c", "of few, values are NaN or infinite"),
+    "a truth of 2": (Int8Values(), "truths", b"\2", "of truths, a truth value is neither 0 nor 1"),
 }
 
 
@@ -334,7 +332,7 @@ HARD_NUMBERS: dict[str, tuple[Values, str, bytes, str]] = {
 def test_numbers_that_cannot_be_are_refused(case: str, tmp_path: Path) -> None:
     values, name, number, message = HARD_NUMBERS[case]
     entry = write(tmp_path / PACKED, mixed_tensors(), values)[name].entry
-    count = entry.kept if isinstance(entry, Sparse) else entry.size
+    count = entry.kept if isinstance(entry, SparseEntry) else entry.size
     spread = b"".join(bytes([byte]) * count for byte in number)
     edit_parts(lambda parts: parts.update({f"{name}:values": frame("values", spread)}))(tmp_path)
     with opened(tmp_path / PACKED) as packed, pytest.raises(InvalidInputError, match=message):
@@ -486,13 +484,13 @@ def everything(path: Path) -> dict[str, Tensor]:
         found = {name: packed.tensor(name) for name in packed.entries}
         for name, entry in packed.entries.items():
             assert found[name].shape == entry.shape
-            if isinstance(entry, Sparse) and entry.cols <= 1 << 16:
+            if isinstance(entry, SparseEntry) and entry.cols <= 1 << 16:
                 assert torch.equal(packed.matrix(name).to_dense().view(entry.shape), found[name])
         return found
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=lambda values: values.name)
-def test_no_damaged_file_does_harm(values: Values, tmp_path: Path) -> None:
+def test_no_damaged_file_does_harm(values: PackedValues, tmp_path: Path) -> None:
     """What is not refused has the shapes that it says; after an accident it is what it was, or was refused."""
     path = tmp_path / PACKED
     write(path, mixed_tensors(), values)

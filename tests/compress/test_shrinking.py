@@ -61,7 +61,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64, lets RMSNorm and softmax be taken in it; some models of Transformers take them in fp32 whatever the dtype.
+    """In float64, makes RMSNorm and softmax compute in it; some models of Transformers take them in fp32 whatever the dtype.
 
     There a difference of 1e-16, as from another order of a sum, now and then rounds to another fp32, and becomes 1e-8.
     """
@@ -214,7 +214,7 @@ def kill_columns(model: nn.Module, share: float = 0.3) -> None:
 
 
 def kill_features(model: nn.Module, dead: Tensor) -> None:
-    """Zeros all that writes some features of the residual stream."""
+    """Zeros everything that writes these features of the residual stream."""
     stream = find_stream(model)
     for name in stream.writers:
         matrix(model, name)[dead] = 0
@@ -289,11 +289,11 @@ def test_tables_lose_their_columns(variant: str) -> None:
     kill_columns(model)
     kill_neurons(model)
     smaller = shrink(model)
-    narrow = {name.rpartition(".")[0] for name in shapes(smaller) if name.endswith(f".{COLUMNS}")}
+    cut = {name.rpartition(".")[0] for name in shapes(smaller) if name.endswith(f".{COLUMNS}")}
     tied = model.get_output_embeddings()
     free = {name for name in find_tables(model) if tied is None or model.get_submodule(name).weight is not tied.weight}
-    assert {name for name in find_tables(model) if name in narrow} == free
-    for name in narrow:
+    assert {name for name in find_tables(model) if name in cut} == free
+    for name in cut:
         table = smaller.get_submodule(name)
         assert table.weight.shape[1] == table.embedding_dim == int(table.columns.sum()) < len(table.columns)
     assert_same(model, smaller, batch_for(variant))
@@ -319,7 +319,7 @@ def test_tables_shared_between_stacks_stay_shared() -> None:
 
 @pytest.mark.parametrize("variant", NORMS)
 def test_features_fall_where_the_norm_is_rms(variant: str) -> None:
-    """Three quarters fall, so that sqrt(d / k) is 2 and the norms' weights do not round."""
+    """Three quarters are removed, so that sqrt(d / k) is 2 and the norms' weights do not round."""
     eps = {"layer_norm_epsilon": 0.5} if variant.startswith("t5") else {"rms_norm_eps": 0.5}
     model, batch = make(variant, dtype=torch.float32, **eps), batch_for(variant)
     dead = torch.ones(32, dtype=torch.bool).index_fill(0, torch.randperm(32)[:8], False)
@@ -363,7 +363,7 @@ def test_with_layer_norm_features_stay() -> None:
     assert_same(model, smaller, batch_for("gpt2"))
 
 
-# What falls, and what does not.
+# Which groups are removed, and which stay.
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -439,7 +439,7 @@ def test_a_gated_neuron_falls_with_either_factor(variant: str) -> None:
 
 
 def test_parts_of_one_group_of_queries_stay() -> None:
-    """A key and value head falls with all the query heads that it serves, or not at all."""
+    """A key and value head is removed with all the query heads that it serves, or not at all."""
     model = make("llama")
     for attention in attentions(model):
         matrix(model, attention.output)[:, : attention.head_size] = 0
@@ -447,12 +447,12 @@ def test_parts_of_one_group_of_queries_stay() -> None:
 
 
 def test_what_a_cut_leaves_unused_falls_too() -> None:
-    """A neuron that reads only dead features falls with them, a feature that only dead neurons write falls with these."""
+    """A neuron that reads only dead features is removed with them, a feature that only dead neurons write with these."""
     model = make("llama", dtype=torch.float32, spread=0.1)
     kill_features(model, torch.arange(32) < 4)
     for block in find_blocks(model):
         matrix(model, block.feed_forward.first[0])[0] = 0
-        matrix(model, block.feed_forward.second)[3, 0] = 1.0  # the last of the four features falls after this neuron
+        matrix(model, block.feed_forward.second)[3, 0] = 1.0  # the last of the four features is removed after this neuron
     gate = find_blocks(model)[1].feed_forward.first[0]
     matrix(model, gate)[5] = 0
     matrix(model, gate)[5, 3] = 1.0  # and another neuron after that feature
@@ -672,7 +672,7 @@ def test_a_multiple_that_cannot_be(multiple: object) -> None:
 
 
 def test_models_that_are_not_known() -> None:
-    with pytest.raises(InvalidInputError, match="shrink\\(\\) was given a Stack; it takes models of Transformers"):
+    with pytest.raises(InvalidInputError, match=r"shrink\(\) takes a PreTrainedModel of Transformers, got a Stack"):
         shrink(Stack())
     config = transformers.AutoConfig.for_model("mpnet", **ARCHITECTURES["mpnet"].settings)
     with pytest.raises(InvalidInputError, match="MPNetLayer"):

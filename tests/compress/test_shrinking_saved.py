@@ -37,7 +37,7 @@ from conftest import tiny_bert
 from fineprune import FileError, InvalidInputError
 from fineprune.apps.convert.shrink import shrink_folder
 from fineprune.apps.training import pretrained
-from fineprune.compress.resizing.building import from_pretrained
+from fineprune.compress.loading import from_pretrained
 from fineprune.compress.resizing.saving import save
 from fineprune.compress.shrinking.shrink import shrink
 from fineprune.models.anatomy import find_blocks, find_stream
@@ -69,7 +69,7 @@ def is_marked(model: PreTrainedModel) -> bool:
 
 @pytest.mark.parametrize("killer", ["nothing", "everything", "first block"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_saved_is_loaded_to_the_bit(variant: str, killer: str, tmp_path: Path) -> None:
+def test_what_is_saved_is_loaded_bit_for_bit(variant: str, killer: str, tmp_path: Path) -> None:
     model = make(variant)
     {**KILLERS, "everything": kill_everything}[killer](model)
     smaller = shrink(model)
@@ -89,7 +89,7 @@ def test_what_is_saved_is_loaded_to_the_bit(variant: str, killer: str, tmp_path:
 
 
 @pytest.mark.parametrize("variant", NORMS)
-def test_narrower_streams_are_loaded_to_the_bit(variant: str, tmp_path: Path) -> None:
+def test_streams_with_fewer_features_are_loaded_bit_for_bit(variant: str, tmp_path: Path) -> None:
     model, batch = make(variant, dtype=torch.float32), batch_for(variant)
     kill_features(model, torch.arange(32) % 3 == 0)
     kill_columns(model, share=0.2)
@@ -178,7 +178,7 @@ def test_a_number_of_heads_that_the_config_does_not_allow_is_not_stock() -> None
 
 
 @pytest.mark.parametrize("variant", ["llama", "mistral", "qwen2", "qwen3", "t5", "t5 gated, untied"])
-def test_a_narrower_stream_is_stock_where_the_config_says_it(variant: str, tmp_path: Path) -> None:
+def test_a_stream_with_fewer_features_is_stock_where_the_config_says_it(variant: str, tmp_path: Path) -> None:
     model = make(variant, dtype=torch.float32)
     kill_features(model, torch.arange(32) % 2 == 0)
     smaller = shrink(model)
@@ -229,7 +229,7 @@ def test_sizes_that_differ_from_layer_to_layer_are_written_for_others(tmp_path: 
         "03": {"num_attention_heads": 0, "num_key_value_heads": 0, "intermediate_size": 0},
         "10": {"intermediate_size": 59},
     }
-    read = transformers.AutoConfig.from_pretrained(tmp_path)  # LlamaConfig checks heads, and must be let to
+    read = transformers.AutoConfig.from_pretrained(tmp_path)  # LlamaConfig checks heads, which must pass
     assert [layer.intermediate_size for layer in read.per_layer_config] == [*[64] * 3, 0, *[64] * 6, 59]
     assert smaller.config.num_attention_heads == 4  # in memory it is as before
     assert not hasattr(from_pretrained(tmp_path).config, "_heterogeneity_spec")
@@ -288,7 +288,7 @@ def test_generation_settings_are_kept(tmp_path: Path) -> None:
     assert from_pretrained(tmp_path / "gpt2").generation_config.max_new_tokens == 17
 
 
-def test_another_head_is_on_demand(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_head_is_initialised(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved = from_pretrained(folder)
     same = from_pretrained(folder, head="AutoModelForTokenClassification")
     assert torch.equal(same.classifier.weight, saved.classifier.weight)  # of this name and size, as Transformers has it
@@ -306,7 +306,7 @@ def test_another_head_is_on_demand(folder: Path, tmp_path: Path, caplog: pytest.
     model(**batch_for("bert"))
 
 
-def test_a_new_head_on_a_narrower_stream(tmp_path: Path) -> None:
+def test_a_new_head_on_a_stream_with_fewer_features(tmp_path: Path) -> None:
     model = make("qwen3", dtype=torch.float32, pad_token_id=0)
     kill_features(model, torch.arange(32) < 7)
     save(shrink(model), tmp_path / "saved")
@@ -345,7 +345,7 @@ QUERY, OUTPUT = f"{LAYER}.attention.self.query.weight", f"{LAYER}.attention.outp
 TABLE = "bert.embeddings.word_embeddings"
 
 
-def narrowed(name: str, axis: int = 0) -> Callable[[dict[str, Tensor]], None]:
+def without_last(name: str, axis: int = 0) -> Callable[[dict[str, Tensor]], None]:
     return lambda tensors: tensors.update({name: tensors[name].narrow(axis, 0, tensors[name].shape[axis] - 1)})
 
 
@@ -372,16 +372,19 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     "a missing tensor": (lambda folder: edit_tensors(folder, lambda t: t.pop(QUERY)), f"{QUERY} is missing"),
     "a missing size": (lambda folder: edit_tensors(folder, lambda t: t.pop(OUTPUT)), f"{OUTPUT} is missing"),
     "one tensor more": (lambda folder: edit_tensors(folder, lambda t: t.update(evil=torch.ones(1))), "no place for evil"),
-    "query and key that disagree": (lambda folder: edit_tensors(folder, narrowed(QUERY)), "query.weight holds"),
-    "half a head": (lambda folder: edit_tensors(folder, narrowed(OUTPUT, axis=1)), "features; there may be 1 to 4 times 8"),
-    "neurons that disagree": (lambda folder: edit_tensors(folder, narrowed(f"{LAYER}.intermediate.dense.bias")), "would have"),
+    "query and key that disagree": (lambda folder: edit_tensors(folder, without_last(QUERY)), "query.weight holds"),
+    "half a head": (lambda folder: edit_tensors(folder, without_last(OUTPUT, axis=1)), "features; there may be 1 to 4 times 8"),
+    "neurons that disagree": (
+        lambda folder: edit_tensors(folder, without_last(f"{LAYER}.intermediate.dense.bias")),
+        "would have",
+    ),
     "a flat matrix": (
         lambda folder: edit_tensors(folder, lambda t: t.update({OUTPUT: t[OUTPUT].flatten()})),
         "has 1 dimensions instead of 2",
     ),
     "whole numbers": (lambda folder: edit_tensors(folder, lambda t: t.update({QUERY: t[QUERY].long()})), "int64"),
-    "columns that disagree": (lambda folder: edit_tensors(folder, narrowed(f"{TABLE}.weight", axis=1)), "would have to be"),
-    "too few columns": (lambda folder: edit_tensors(folder, narrowed(f"{TABLE}.columns")), "gives 32"),
+    "columns that disagree": (lambda folder: edit_tensors(folder, without_last(f"{TABLE}.weight", axis=1)), "would have to be"),
+    "too few columns": (lambda folder: edit_tensors(folder, without_last(f"{TABLE}.columns")), "gives 32"),
     "columns that are numbers": (
         lambda folder: edit_tensors(folder, lambda t: t.update({f"{TABLE}.columns": t[f"{TABLE}.columns"].float()})),
         "one line of bool",
@@ -450,6 +453,16 @@ def test_stock_folders_are_loaded_from_plain_tensors_only(tmp_path: Path) -> Non
     with pytest.raises(InvalidInputError, match=r"lacks tensors that its config names: classifier\.weight"):
         from_pretrained(tmp_path)
     assert from_pretrained(tmp_path, head="AutoModelForSequenceClassification").classifier.weight.shape == (2, 32)
+    config = (tmp_path / "config.json").read_text()
+    edit_config(tmp_path, id2label={str(number): str(number) for number in range(5)})
+    assert from_pretrained(tmp_path, head="AutoModelForSequenceClassification").classifier.weight.shape == (5, 32)
+    edit_config(tmp_path, intermediate_size=8)
+    for head in ("BertForMaskedLM", "AutoModelForSequenceClassification", "AutoModel"):
+        with pytest.raises(
+            InvalidInputError, match=r"holds tensors of other sizes than its config says: .*intermediate\.dense"
+        ):
+            from_pretrained(tmp_path, head=head)
+    (tmp_path / "config.json").write_text(config)
     edit_tensors(tmp_path, lambda tensors: tensors.pop("bert.encoder.layer.0.output.dense.weight"))
     with pytest.raises(InvalidInputError, match="lacks tensors that its config names"):
         from_pretrained(tmp_path)
@@ -527,7 +540,7 @@ def test_a_class_that_transformers_lacks_is_not_replaced_by_half_a_model(tmp_pat
     with pytest.raises(InvalidInputError, match=r"says architectures \['MyBertForRegression'\], no class of Transformers"):
         from_pretrained(tmp_path)
     path.write_text(json.dumps(stated))
-    with pytest.raises(InvalidInputError, match="head was given as 'AutoModelForSequenceClasification'"):
+    with pytest.raises(InvalidInputError, match="head is 'AutoModelForSequenceClasification', no class of Transformers"):
         from_pretrained(tmp_path, head="AutoModelForSequenceClasification")
 
 

@@ -509,7 +509,7 @@ def test_a_token_that_is_special_in_name_only_stays() -> None:
     assert "\u0120argument" in selected(old, ["x"]).get_vocab()
 
 
-def test_modules_stay_with_their_hooks_and_a_narrower_table_with_its_columns() -> None:
+def test_modules_stay_with_their_hooks_and_a_table_of_fewer_columns_with_its_columns() -> None:
     old = build("bert, classes")
     table = old[0].get_input_embeddings()
     table.weight = nn.Parameter(table.weight[:, :10].detach().to(torch.bfloat16).clone())
@@ -530,7 +530,7 @@ def widen(module: nn.Module, arguments: tuple, output: torch.Tensor) -> torch.Te
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("some text", r"The texts are of the type str; give a list"),
+        ("some text", r"The texts are of the type str; give a list of str"),
         ({"text": "a"}, r"The texts are of the type dict; give a list"),
         (7, r"The texts are of the type int; give a list"),
         (["a", b"b"], r"Text 1 is of the type bytes: b'b'\. Give a str, or a pair"),
@@ -563,7 +563,7 @@ def test_a_tokenizer_that_its_class_loads_otherwise_is_refused() -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"]["unk_id"] = 2
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
-    with pytest.raises(InvalidInputError, match=r"does not come back from its own files as it was"):
+    with pytest.raises(InvalidInputError, match=r"that its class loads from its own files differs"):
         selected(tokenizer, ["a"])
 
 

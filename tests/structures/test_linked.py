@@ -1,4 +1,4 @@
-"""Linked structures: heads, neurons, embedding columns, features and blocks fall as wholes, alone or in layers."""
+"""Linked structures: heads, neurons, embedding columns, features and blocks are pruned as wholes, alone or in layers."""
 
 import copy
 import math
@@ -73,14 +73,16 @@ def test_the_weights_of_a_site_are_cut_into_the_same_groups(kind: str, structure
             structure.find(model, None, None)
         return
     sites = found(model, structure)
-    names = [name for cuts in sites for name in cuts]
+    names = [name for grouping in sites for name in grouping]
     assert len(set(names)) == len(names)
-    for cuts in sites:
-        shapes = {name: model.get_parameter(name).shape for name in cuts}
-        [groups] = {cut.groups(shapes[name]) for name, cut in cuts.items()}
-        covered = {name: sum(cut.expand(mask, shapes[name]).int() for mask in torch.eye(*groups)) for name, cut in cuts.items()}
+    for grouping in sites:
+        shapes = {name: model.get_parameter(name).shape for name in grouping}
+        [groups] = {cut.groups(shapes[name]) for name, cut in grouping.items()}
+        covered = {
+            name: sum(cut.expand(mask, shapes[name]).int() for mask in torch.eye(*groups)) for name, cut in grouping.items()
+        }
         assert all((times == 1).all() for times in covered.values()), "each weight lies in one group"
-        for name, cut in cuts.items():
+        for name, cut in grouping.items():
             weight, values = torch.randn(shapes[name], dtype=torch.float64), torch.randn(groups, dtype=torch.float64)
             assert torch.allclose((cut.expand(values, weight.shape) * weight).sum(), (cut.reduce(weight) * values).sum())
 
@@ -96,13 +98,13 @@ def test_other_blocks_are_refused_with_the_reason(kind: str) -> None:
 def test_what_makes_a_head() -> None:
     model = tiny_bert()
     inside = "bert.encoder.layer.0.attention"
-    [cuts, _] = found(model, Heads())
-    assert list(cuts) == [
+    [grouping, _] = found(model, Heads())
+    assert list(grouping) == [
         *(f"{inside}.self.{part}.{kind}" for part in ("query", "key", "value") for kind in ("weight", "bias")),
         f"{inside}.output.dense.weight",
     ]
     second = torch.tensor([False, True])
-    for name, cut in cuts.items():
+    for name, cut in grouping.items():
         mask = cut.expand(second, model.get_parameter(name).shape)
         ours = mask[:, 16:] if name.endswith("output.dense.weight") else mask[16:]
         assert ours.all()
@@ -112,18 +114,20 @@ def test_what_makes_a_head() -> None:
 def test_the_heads_of_a_fused_matrix() -> None:
     """GPT-2 keeps query, key and value in one matrix of inputs x outputs."""
     model = build("gpt2")
-    [cuts, _] = found(model, Heads())
+    [grouping, _] = found(model, Heads())
     weight = "transformer.h.0.attn.c_attn.weight"
-    mask = cuts[weight].expand(torch.tensor([True, False]), model.get_parameter(weight).shape)
+    mask = grouping[weight].expand(torch.tensor([True, False]), model.get_parameter(weight).shape)
     assert mask.shape == (32, 96)
     assert mask.all(0).tolist() == mask.any(0).tolist() == ([True] * 16 + [False] * 16) * 3
 
 
-def test_a_key_head_falls_with_the_query_heads_that_it_serves() -> None:
+def test_a_key_head_is_pruned_with_the_query_heads_that_it_serves() -> None:
     model = grouped()
-    [cuts, _] = found(model, Heads())
+    [grouping, _] = found(model, Heads())
     kept = torch.tensor([False, True])
-    rows = {name.rpartition("self_attn.")[2]: cut.expand(kept, model.get_parameter(name).shape) for name, cut in cuts.items()}
+    rows = {
+        name.rpartition("self_attn.")[2]: cut.expand(kept, model.get_parameter(name).shape) for name, cut in grouping.items()
+    }
     assert rows["q_proj.weight"].all(1).tolist() == [False] * 16 + [True] * 16  # heads 2 and 3 of four
     assert rows["k_proj.weight"].all(1).tolist() == rows["v_proj.weight"].all(1).tolist() == [False] * 8 + [True] * 8
     assert rows["o_proj.weight"].all(0).tolist() == [False] * 16 + [True] * 16
@@ -138,8 +142,8 @@ def grouped() -> nn.Module:
 
 
 def test_a_neuron_of_a_gated_layer_has_two_rows() -> None:
-    [cuts, _] = found(build("llama"), Neurons())
-    assert [name.rpartition("mlp.")[2] for name in cuts] == ["gate_proj.weight", "up_proj.weight", "down_proj.weight"]
+    [grouping, _] = found(build("llama"), Neurons())
+    assert [name.rpartition("mlp.")[2] for name in grouping] == ["gate_proj.weight", "up_proj.weight", "down_proj.weight"]
 
 
 @given(st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
@@ -207,8 +211,8 @@ def test_movement_of_a_linked_group_is_that_of_all_its_weights(attach: Attach, s
     pruner = attach(model, optimizer, structure=structure, density=0.5)
     loss_of(model, bert_batches(1)[0]).backward()
     expected = {}
-    for cuts, site in zip(found(model, structure), pruner._masked.sites, strict=True):
-        sums = [cut.reduce(model.get_parameter(name).grad * dense(pruner)[name]) for name, cut in cuts.items()]
+    for grouping, site in zip(found(model, structure), pruner._masked.sites, strict=True):
+        sums = [cut.reduce(model.get_parameter(name).grad * dense(pruner)[name]) for name, cut in grouping.items()]
         expected[site.name] = torch.stack(sums).sum(0)
     optimizer.step()
     for site in pruner._masked.sites:
@@ -258,8 +262,8 @@ def test_flops_count_what_a_head_attends_to() -> None:
     [heads, _] = found(model, Heads())
     [neurons, _] = found(model, Neurons())
 
-    def flops(cuts: dict[str, Structure], tokens: int) -> int:
-        return sum(cut.flops(parameters[name].shape, tokens) for name, cut in cuts.items())
+    def flops(grouping: dict[str, Structure], tokens: int) -> int:
+        return sum(cut.flops(parameters[name].shape, tokens) for name, cut in grouping.items())
 
     assert flops(heads, 128) == 2 * 4 * 16 * 32 + 4 * 128 * 16  # four matrices of 16 x 32, and two products over 128 tokens
     assert flops(neurons, 128) == flops(neurons, 1) == 2 * 2 * 32
@@ -319,7 +323,7 @@ def test_heads_neurons_and_single_weights_of_what_is_left(attach: Attach, method
         [outer] = others
         left = outer.grouping[weight].expand(outer.mask, weight.parameter.shape)
         assert int(left.sum()) * (2 if outer in heads.sites else 4) == weight.parameter.numel()
-        assert not (weight.parameter[~left]).any(), "nothing comes back where a whole group went"
+        assert not (weight.parameter[~left]).any(), "nothing is revived where a whole group was pruned"
         if method.ranks:
             assert int((site.mask > 0).sum()) == math.floor(0.1 * int(left.sum()))
         assert torch.equal(weight.parameter != 0, (site.mask > 0) & left) or isinstance(method, L0 | GroupLasso)
@@ -377,7 +381,7 @@ def test_scores_of_both_rules_of_a_hybrid_move_by_what_the_other_leaves(attach: 
 
 
 @pytest.mark.parametrize("own", [Movement(), L0(), GroupLasso()], ids=lambda method: type(method).__name__)
-def test_a_hybrid_resumes_to_the_bit(attach: Attach, own: object, tmp_path: Path) -> None:
+def test_a_hybrid_resumes_bit_for_bit(attach: Attach, own: object, tmp_path: Path) -> None:
     def start() -> tuple[nn.Module, torch.optim.Optimizer, Pruner]:
         torch.manual_seed(1)
         model = tiny_bert()
@@ -510,12 +514,12 @@ def test_something_unknown_on_top_of_the_stream_is_refused() -> None:
 
 @pytest.mark.parametrize("structures", [[], [Heads()], [Heads(), Rows()], [Heads(), "Neurons"]])
 def test_together_takes_two_linked_structures(structures: list[object]) -> None:
-    with pytest.raises(InvalidInputError, match="takes two or more linked structures"):
+    with pytest.raises(InvalidInputError, match=r"must be two or more linked ones, as .*, got "):
         Together(structures)
 
 
-def test_together_cuts_nothing_twice() -> None:
-    with pytest.raises(InvalidInputError, match=r"would be cut by two structures"):
+def test_together_prunes_nothing_twice() -> None:
+    with pytest.raises(InvalidInputError, match=r"would be pruned by two structures"):
         Together([Heads(), Layers()]).sites(tiny_bert())
 
 
@@ -630,7 +634,7 @@ def test_a_shrunken_model_is_pruned_again(attach: Attach, method: object) -> Non
 
 @pytest.mark.parametrize("structures", [Heads(), None, 5])
 def test_together_takes_a_list(structures: object) -> None:
-    with pytest.raises(InvalidInputError, match="takes two or more linked structures"):
+    with pytest.raises(InvalidInputError, match=r"must be two or more linked ones, as .*, got "):
         Together(structures)
 
 

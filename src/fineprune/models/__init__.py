@@ -1,1 +1,1 @@
-"""What a Transformers model is made of: layers, blocks, attentions, feed-forward layers."""
+"""Finds the layers, blocks, attentions and feed-forward layers of a model, given the layouts of known architectures."""

@@ -1,18 +1,15 @@
-"""What known models are made of: which matrices hold their heads, neurons, tables and residual stream.
-
-Blocks are known by their class in Transformers, see `plans`.
-"""
+"""Finds the heads, neurons, embedding tables and residual stream of a model of a known architecture in its matrices."""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError, enumeration
-from .architectures import BLOCKS, BODIES, HEADS, AttentionNames, Body, Plan, Projection
+from .architectures import all_heads, block_layout, class_names, stream_layout
 from .layers import is_linear, is_transposed
+from .layouts import AttentionLayout, BlockLayout, Projection, StreamLayout
 from .placeholders import RemovedAttention
 from .targets import blocks, unwrap
 
@@ -22,19 +19,12 @@ class Attention:
     """One attention; names are those of modules in the whole model.
 
     Args:
-        core: the module that is called with the hidden states, and attends.
-        query, key, value: whose rows make its heads.
-        output: the linear layer whose columns read the heads. It may lie inside the core.
+        core, query, key, value, output: see `AttentionLayout`.
         head_size: features of one head.
         heads: query heads.
         groups: key and value heads; each serves heads / groups query heads that lie side by side.
-        nothings: how many values the core returns after its output.
-        cross: whether keys and values come from an encoder.
-        constant: whether a head with the same values at every position gives just these, to the last digits. Not so where
-            a position may see none (causal, and padded on the left), or the softmax is taken in fp32 whatever the dtype.
-        counts, widths: attributes of the core that hold the number of query heads, and of their features.
-        positions: name of the table of position biases, a column a head, that the first attention of a stack holds.
-        passes_bias: whether the attentions of a stack hand on a position bias for all heads from one to the next.
+        constant: whether a head with the same values at every position gives just these, see `AttentionLayout`.
+        layout: of its architecture.
     """
 
     core: str
@@ -45,13 +35,17 @@ class Attention:
     head_size: int
     heads: int
     groups: int
-    nothings: int
-    cross: bool
-    constant: bool = False
-    counts: tuple[str, ...] = ()
-    widths: tuple[str, ...] = ()
-    positions: str | None = None
-    passes_bias: bool = False
+    constant: bool
+    layout: AttentionLayout
+
+    @property
+    def projections(self) -> tuple[Projection, Projection, Projection]:
+        return self.query, self.key, self.value
+
+    @property
+    def positions(self) -> str | None:
+        """Its table of position biases, which may not exist."""
+        return None if self.layout.positions is None else f"{self.core}.{self.layout.positions}"
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,7 @@ class FeedForward:
     """One feed-forward layer: second(activation(first)), or second(activation(first) * gated) with two first ones.
 
     Args:
-        first: one linear layer, or two where the second is multiplied with the activation of the first; a row is a neuron.
-        second: the linear layer whose columns read the neurons.
+        first, second: see `FeedForwardLayout`; a row of the first is a neuron.
         activation: element by element.
     """
 
@@ -75,19 +68,21 @@ class Block:
 
     Args:
         name: of its module.
-        attentions, feed_forward: what it is made of.
+        attentions, feed_forward: its sublayers.
         norms: its RMSNorms before each sublayer; empty in a model with LayerNorm.
+        layout: of its architecture.
     """
 
     name: str
     attentions: tuple[Attention, ...]
     feed_forward: FeedForward
     norms: tuple[str, ...]
+    layout: BlockLayout
 
     @property
     def inputs(self) -> list[str]:
         """The linear layers that its attentions apply to features, each once."""
-        return list(dict.fromkeys(part.module for one in self.attentions for part in (one.query, one.key, one.value)))
+        return list(dict.fromkeys(projection.module for one in self.attentions for projection in one.projections))
 
     @property
     def linear(self) -> list[str]:
@@ -104,14 +99,16 @@ def find_blocks(model: nn.Module) -> list[Block]:
     """
     model = unwrap(model)
     modules = dict(model.named_modules())
-    found = [_block(name, module, modules) for name, module in modules.items() if _class_in(module, BLOCKS)]
+    layouts = {name: block_layout(type(module)) for name, module in modules.items()}
+    found = [_block(name, layout, modules) for name, layout in layouts.items() if layout is not None]
     inside = [name for name, _ in blocks(model)]
     strange = {type(modules[name]).__name__ for name in inside if name not in {block.name for block in found}}
     if not found or strange:
         raise InvalidInputError(
             f"The blocks of this model ({enumeration(sorted(strange)) if strange else 'there are none'}) are not among those "
-            f"whose heads and neurons are known: {enumeration(sorted(BLOCKS), most=20)}. Take a structure within one matrix, "
-            "as Rows() or Blocks(32, 32)."
+            f"whose heads and neurons are known: {enumeration(class_names(lambda one: one.blocks), most=20)}. Register the "
+            "architecture with fineprune.models.architectures.register, or take a structure within one matrix, as Rows() or "
+            "Blocks(32, 32)."
         )
     return found
 
@@ -124,55 +121,42 @@ def stacks(blocks: Sequence[Block]) -> dict[str, list[Block]]:
     return found
 
 
-def _class_in(module: nn.Module, known: dict[str, Any]) -> bool:
-    kind = type(module)
-    return kind.__name__ in known and kind.__module__.startswith("transformers.models.")
+def _block(name: str, layout: BlockLayout, modules: dict[str, nn.Module]) -> Block:
+    attentions = [_attention(name, one, modules) for one in layout.attentions if f"{name}.{one.core}" in modules]
+    norms = tuple(f"{name}.{norm}" for norm in layout.norms if f"{name}.{norm}" in modules)
+    feed_forward = _feed_forward(name, layout, modules)
+    _check_known_layers(name, layout, modules)
+    return Block(name, tuple(one for one in attentions if one is not None), feed_forward, norms, layout)
 
 
-def _block(name: str, module: nn.Module, modules: dict[str, nn.Module]) -> Block:
-    plan = BLOCKS[type(module).__name__]
-    attentions = [_attention(name, heads, modules) for heads in plan.attentions if f"{name}.{heads.core}" in modules]
-    norms = tuple(f"{name}.{norm}" for norm in plan.norms if f"{name}.{norm}" in modules)
-    feed_forward = _feed_forward(name, module, plan, modules)
-    _check_known_layers(name, plan, modules)
-    return Block(name, tuple(one for one in attentions if one is not None), feed_forward, norms)
-
-
-def _attention(block: str, heads: AttentionNames, modules: dict[str, nn.Module]) -> Attention | None:
+def _attention(block: str, layout: AttentionLayout, modules: dict[str, nn.Module]) -> Attention | None:
     """Reads an attention; None where no head is left of it."""
-    core = modules[f"{block}.{heads.core}"]
+    core = modules[f"{block}.{layout.core}"]
     if isinstance(core, RemovedAttention):
         return None
-    query, key, value = (Projection(f"{block}.{part.module}", part.place, part.parts) for part in heads.projections)
-    output = f"{block}.{heads.output}"
+    query, key, value = (Projection(f"{block}.{one.module}", one.place, one.parts) for one in layout.projections)
+    output = f"{block}.{layout.output}"
     _check_linear([query.module, key.module, value.module, output], modules, block)
-    size: int = getattr(core, heads.head_size)
-    count = _features(modules[query.module])[0] // query.parts // size
-    groups = _features(modules[key.module])[0] // key.parts // size
-    return Attention(
-        *(f"{block}.{heads.core}", query, key, value, output, size, count, groups, heads.nothings, heads.cross),
-        constant=heads.constant and not core.is_causal,
-        counts=heads.counts,
-        widths=heads.widths,
-        positions=heads.positions,
-        passes_bias=heads.passes_bias,
-    )
+    size: int = getattr(core, layout.head_size)
+    heads, groups = (_features(modules[one.module])[0] // one.parts // size for one in (query, key))
+    constant = layout.constant and not core.is_causal
+    return Attention(f"{block}.{layout.core}", query, key, value, output, size, heads, groups, constant, layout)
 
 
-def _feed_forward(block: str, module: nn.Module, plan: Plan, modules: dict[str, nn.Module]) -> FeedForward:
-    for neurons in plan.feed_forwards:
-        first = tuple(f"{block}.{name}" for name in neurons.first)
+def _feed_forward(block: str, layout: BlockLayout, modules: dict[str, nn.Module]) -> FeedForward:
+    for one in layout.feed_forwards:
+        first, second = tuple(f"{block}.{name}" for name in one.first), f"{block}.{one.second}"
         if all(name in modules for name in first):
-            _check_linear([*first, f"{block}.{neurons.second}"], modules, block)
-            return FeedForward(first, f"{block}.{neurons.second}", operator.attrgetter(neurons.activation)(module))
+            _check_linear([*first, second], modules, block)
+            return FeedForward(first, second, operator.attrgetter(one.activation)(modules[block]))
     raise InvalidInputError(f"{block} has no feed-forward layer of the form that its class is known to have.")
 
 
-def _check_known_layers(block: str, plan: Plan, modules: dict[str, nn.Module]) -> None:
+def _check_known_layers(block: str, layout: BlockLayout, modules: dict[str, nn.Module]) -> None:
     """Raises if a block holds linear layers that its class is not known to have."""
-    known = {part.module for heads in plan.attentions for part in heads.projections}
-    known |= {heads.output for heads in plan.attentions}
-    known |= {name for neurons in plan.feed_forwards for name in (*neurons.first, neurons.second)}
+    known = {projection.module for one in layout.attentions for projection in one.projections}
+    known |= {one.output for one in layout.attentions}
+    known |= {name for one in layout.feed_forwards for name in (*one.first, one.second)}
     inside = [
         name.removeprefix(f"{block}.") for name, module in modules.items() if name.startswith(f"{block}.") and is_linear(module)
     ]
@@ -207,20 +191,22 @@ def find_tables(model: nn.Module) -> list[str]:
         InvalidInputError: if there are none that are known.
     """
     model = unwrap(model)
-    found = [f"{name}.{table}".lstrip(".") for name, body in _bodies(model) for table in body.tables]
+    found = [f"{name}.{table}".lstrip(".") for name, layout in _streams(model) for table in layout.tables]
     modules = dict(model.named_modules())
     tables = [name for name in found if isinstance(modules.get(name), nn.Embedding)]
     if not tables:
         raise InvalidInputError(
-            f"This model holds no embedding tables that are known: they are those of {enumeration(sorted(BODIES), most=20)}."
+            "This model holds no embedding tables that are known: they are those of "
+            f"{enumeration(class_names(lambda one: one.streams), most=20)}."
         )
     return tables
 
 
-def _bodies(model: nn.Module) -> Iterator[tuple[str, Body]]:
+def _streams(model: nn.Module) -> Iterator[tuple[str, StreamLayout]]:
     for name, module in model.named_modules():
-        if _class_in(module, BODIES):
-            yield name, BODIES[type(module).__name__]
+        layout = stream_layout(type(module))
+        if layout is not None:
+            yield name, layout
 
 
 @dataclass(frozen=True)
@@ -243,10 +229,10 @@ class Stream:
 
 
 def find_stream(model: nn.Module) -> Stream:
-    """Returns what writes and reads the residual stream.
+    """Finds the modules that write and read the residual stream.
 
     Raises:
-        InvalidInputError: if the model has LayerNorm, is not known, or has something on top that is not.
+        InvalidInputError: if the model has LayerNorm, is not known, or has a module on top that is not.
     """
     model = unwrap(model)
     found = find_blocks(model)
@@ -256,18 +242,20 @@ def find_stream(model: nn.Module) -> Stream:
             "the output. HiddenFeatures() takes models with RMSNorm (T5, Llama, Mistral, Qwen); EmbeddingColumns() takes both."
         )
     modules = dict(model.named_modules())
-    heads = [name for name in HEADS if name in modules]
-    inner = [*(f"{name}." for name, _ in _bodies(model)), *(f"{head}." for head in heads)]
+    heads = [name for name in all_heads() if name in modules]
+    inner = [*(f"{name}." for name, _ in _streams(model)), *(f"{head}." for head in heads)]
     strange = [
         name
         for name, module in modules.items()
-        if module._parameters and name not in heads and not any(f"{name}.".startswith(prefix) for prefix in inner)
+        if any(True for _ in module.parameters(recurse=False))
+        and name not in heads
+        and not any(f"{name}.".startswith(prefix) for prefix in inner)
     ]
     strange = [name for name in strange if name not in _aside(model, heads)]
     if strange:
         raise InvalidInputError(
             f"{enumeration(strange)} may read the residual stream, and how is not known. HiddenFeatures() knows a head "
-            f"named {enumeration(HEADS)}."
+            f"named {enumeration(all_heads())}."
         )
     writers = [name for block in found for name in (*(one.output for one in block.attentions), block.feed_forward.second)]
     writers += [
@@ -275,14 +263,14 @@ def find_stream(model: nn.Module) -> Stream:
     ]
     readers = [name for block in found for name in (*block.inputs, *block.feed_forward.first)]
     norms = [norm for block in found for norm in block.norms]
-    norms += [f"{name}.{body.norm}".lstrip(".") for name, body in _bodies(model) if body.norm is not None]
+    norms += [f"{name}.{layout.norm}".lstrip(".") for name, layout in _streams(model) if layout.norm is not None]
     tables = tuple(find_tables(model))
     width = modules[norms[-1]].get_parameter("weight").numel()
     return Stream(tables, tuple(writers), (*readers, *heads), tuple(norms), width)
 
 
 def _aside(model: nn.Module, heads: list[str]) -> set[str]:
-    """Modules that see no features of the stream: shared tables under another name, and what lies behind a head."""
+    """Modules that see no features of the stream: shared tables under another name, and the second layer of a head."""
     tables = {id(model.get_submodule(name).get_parameter("weight")) for name in find_tables(model)}
     shared = {
         name

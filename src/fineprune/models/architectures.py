@@ -1,173 +1,213 @@
-"""How the classes of Transformers name the parts of their blocks. A new architecture is an entry in `BLOCKS` and `BODIES`."""
+"""Where the classes of each architecture keep their heads, neurons, embedding tables and residual stream.
 
+Linked structures, shrinking and the fused encoder all read these entries. `register` adds one for classes of your own.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-
-@dataclass(frozen=True)
-class Projection:
-    """Rows of a linear layer: the `place`-th of `parts` equal parts of its output features."""
-
-    module: str
-    place: int = 0
-    parts: int = 1
-
-    @property
-    def weight(self) -> str:
-        return f"{self.module}.weight"
-
-    @property
-    def bias(self) -> str:
-        return f"{self.module}.bias"
-
-
-@dataclass(frozen=True)
-class AttentionNames:
-    """How a class of block names an attention: relative to the block."""
-
-    core: str
-    projections: tuple[Projection, Projection, Projection]
-    output: str
-    head_size: str
-    nothings: int = 1
-    cross: bool = False
-    constant: bool = True
-    counts: tuple[str, ...] = ()
-    widths: tuple[str, ...] = ()
-    positions: str | None = None
-    passes_bias: bool = False
-
-
-@dataclass(frozen=True)
-class FeedForwardNames:
-    """How a class of block names a feed-forward layer: relative to the block."""
-
-    first: tuple[str, ...]
-    second: str
-    activation: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a class of block names its parts. Of several attentions and feed-forward layers those are taken that exist."""
-
-    attentions: tuple[AttentionNames, ...]
-    feed_forwards: tuple[FeedForwardNames, ...]
-    norms: tuple[str, ...] = ()
-
-
-def _apart(inside: str, *names: str) -> tuple[Projection, Projection, Projection]:
-    query, key, value = (Projection(f"{inside}.{name}") for name in names)
-    return query, key, value
-
-
-def _bert(attention: str, cross: bool) -> AttentionNames:
-    inside = f"{attention}.self"
-    projections = _apart(inside, "query", "key", "value")
-    counts, widths = ("num_attention_heads",), ("all_head_size",)
-    output = f"{attention}.output.dense"
-    return AttentionNames(inside, projections, output, "attention_head_size", cross=cross, counts=counts, widths=widths)
-
-
-def _named(core: str, names: tuple[str, ...], head_size: str, counts: tuple[str, ...] = (), **more: Any) -> AttentionNames:
-    query, key, value, output = names
-    return AttentionNames(core, _apart(core, query, key, value), f"{core}.{output}", head_size, counts=counts, **more)
-
-
-def _t5(core: str, **more: Any) -> AttentionNames:
-    more |= {"nothings": 2, "widths": ("inner_dim",), "passes_bias": True}
-    return _named(core, ("q", "k", "v", "o"), "key_value_proj_dim", ("n_heads",), **more)
-
-
-_QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
-_BERT = Plan(
-    (_bert("attention", cross=False), _bert("crossattention", cross=True)),
-    (FeedForwardNames(("intermediate.dense",), "output.dense", "intermediate.intermediate_act_fn"),),
+from .layouts import (
+    AttentionLayout,
+    BlockLayout,
+    ClassLayout,
+    EncoderLayout,
+    FeedForwardLayout,
+    Projection,
+    SizeSettings,
+    StreamLayout,
 )
-_DISTILBERT = Plan(
-    (_named("attention", ("q_lin", "k_lin", "v_lin", "out_lin"), "attention_head_size", ("n_heads",)),),
-    (FeedForwardNames(("ffn.lin1",), "ffn.lin2", "ffn.activation"),),
-)
-_BART = Plan(
-    (
-        _named("self_attn", ("q_proj", "k_proj", "v_proj", "out_proj"), "head_dim", ("num_heads",)),
-        _named("encoder_attn", ("q_proj", "k_proj", "v_proj", "out_proj"), "head_dim", ("num_heads",), cross=True),
-    ),
-    (FeedForwardNames(("fc1",), "fc2", "activation_fn"),),
-)
-_T5 = Plan(
-    (
-        _t5("layer.0.SelfAttention", positions="relative_attention_bias"),
-        _t5("layer.1.EncDecAttention", cross=True),
-    ),
-    tuple(
-        FeedForwardNames(tuple(f"layer.{number}.DenseReluDense.{name}" for name in first), f"{inside}.wo", f"{inside}.act")
-        for number in (1, 2)
-        for inside in (f"layer.{number}.DenseReluDense",)
-        for first in (("wi",), ("wi_0", "wi_1"))
-    ),
-    ("layer.0.layer_norm", "layer.1.layer_norm", "layer.2.layer_norm"),
-)
-_GPT2 = Plan(
-    (
-        AttentionNames(
-            "attn",
-            (Projection("attn.c_attn", 0, 3), Projection("attn.c_attn", 1, 3), Projection("attn.c_attn", 2, 3)),
-            "attn.c_proj",
-            "head_dim",
-            constant=False,
-            counts=("num_heads",),
-            widths=("split_size",),
-        ),
-    ),
-    (FeedForwardNames(("mlp.c_fc",), "mlp.c_proj", "mlp.act"),),
-)
-_LLAMA = Plan(
-    (_named("self_attn", _QKVO, "head_dim", constant=False),),
-    (FeedForwardNames(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "mlp.act_fn"),),
-    ("input_layernorm", "post_attention_layernorm"),
-)
-_VIT = Plan(
-    (_named("attention", _QKVO, "head_dim", ("num_attention_heads",), constant=False),),
-    (FeedForwardNames(("mlp.fc1",), "mlp.fc2", "mlp.activation_fn"),),
-)
-
-BLOCKS = {
-    **dict.fromkeys(("BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer"), _BERT),
-    "TransformerBlock": _DISTILBERT,
-    **dict.fromkeys(("BartEncoderLayer", "BartDecoderLayer"), _BART),
-    "T5Block": _T5,
-    "GPT2Block": _GPT2,
-    **dict.fromkeys(("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"), _LLAMA),
-    "ViTLayer": _VIT,
-}
-"""Class of a block in Transformers -> what it is made of."""
-
-
-@dataclass(frozen=True)
-class Body:
-    """What a class holds beside its blocks.
-
-    Args:
-        tables: embedding tables that are summed, relative to it.
-        norm: its final RMSNorm; None in a model with LayerNorm.
-    """
-
-    tables: tuple[str, ...]
-    norm: str | None = None
-
-
-_WORD_POSITION_TYPE = Body(("word_embeddings", "position_embeddings", "token_type_embeddings"))
-
-BODIES = {
-    **dict.fromkeys(("BertEmbeddings", "RobertaEmbeddings", "XLMRobertaEmbeddings", "ElectraEmbeddings"), _WORD_POSITION_TYPE),
-    "Embeddings": Body(("word_embeddings", "position_embeddings")),
-    **dict.fromkeys(("BartEncoder", "BartDecoder"), Body(("embed_tokens", "embed_positions"))),
-    "T5Stack": Body(("embed_tokens",), "final_layer_norm"),
-    "GPT2Model": Body(("wte", "wpe")),
-    **dict.fromkeys(("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"), Body(("embed_tokens",), "norm")),
-}
-"""Class of Transformers that holds embedding tables -> which."""
 
 HEADS = ("lm_head", "score", "qa_outputs", "classifier", "classification_head.dense")
 """Linear layers on top of a whole model that read its residual stream after the final norm."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture: all that the library knows of its classes. A class is matched by its exact name and module.
+
+    Args:
+        module: the module, or the package around it, that defines the classes.
+        blocks: its transformer blocks: for linked structures, and for shrinking.
+        streams: its embedding tables: for EmbeddingColumns(), HiddenFeatures(), and for shrinking.
+        encoders: those that can run fused, see `to_sparse`.
+        heads: linear layers on top of a whole model that read its residual stream after the final norm.
+    """
+
+    module: str
+    blocks: tuple[BlockLayout, ...] = ()
+    streams: tuple[StreamLayout, ...] = ()
+    encoders: tuple[EncoderLayout, ...] = ()
+    heads: tuple[str, ...] = HEADS
+
+
+def _attention(core: str, names: tuple[str, ...], output: str, head_size: str, *counts: str, **more: Any) -> AttentionLayout:
+    query, key, value = (Projection(f"{core}.{name}") for name in names)
+    return AttentionLayout(core, query, key, value, output, head_size, counts, **{"constant": True, **more})
+
+
+def _bert_attention(name: str, **more: Any) -> AttentionLayout:
+    counts, widths = "num_attention_heads", ("all_head_size",)
+    core, names, output = f"{name}.self", ("query", "key", "value"), f"{name}.output.dense"
+    return _attention(core, names, output, "attention_head_size", counts, widths=widths, **more)
+
+
+def _bart(part: str, *attentions: str) -> BlockLayout:
+    return BlockLayout(
+        (f"Bart{part.capitalize()}Layer",),
+        tuple(
+            _attention(core, _QKV, f"{core}.out_proj", "head_dim", "num_heads", cross=core != "self_attn")
+            for core in attentions
+        ),
+        (FeedForwardLayout(("fc1",), "fc2", "activation_fn"),),
+        SizeSettings(f"{part}_ffn_dim"),
+    )
+
+
+def _t5_attention(core: str, **more: Any) -> AttentionLayout:
+    more |= {"widths": ("inner_dim",), "extra_outputs": 2, "passes_bias": True}
+    return _attention(core, ("q", "k", "v"), f"{core}.o", "key_value_proj_dim", "n_heads", **more)
+
+
+def _t5_feed_forward(number: int, *first: str) -> FeedForwardLayout:
+    inside = f"layer.{number}.DenseReluDense"
+    return FeedForwardLayout(tuple(f"{inside}.{name}" for name in first), f"{inside}.wo", f"{inside}.act")
+
+
+_QKV = ("q_proj", "k_proj", "v_proj")
+_BERTS = ("Bert", "Roberta", "XLMRoberta", "Electra")
+_LLAMAS = ("Llama", "Mistral", "Qwen2", "Qwen3")
+_DENSE = FeedForwardLayout(("intermediate.dense",), "output.dense", "intermediate.intermediate_act_fn")
+_BERT_LAYER = BlockLayout(
+    tuple(f"{name}Layer" for name in _BERTS),
+    (_bert_attention("attention"), _bert_attention("crossattention", cross=True)),
+    (_DENSE,),
+    SizeSettings("intermediate_size"),
+)
+_DISTILBERT_LAYER = BlockLayout(
+    ("TransformerBlock",),
+    (_attention("attention", ("q_lin", "k_lin", "v_lin"), "attention.out_lin", "attention_head_size", "n_heads"),),
+    (FeedForwardLayout(("ffn.lin1",), "ffn.lin2", "ffn.activation"),),
+    SizeSettings("hidden_dim"),
+)
+_MPNET_LAYER = BlockLayout(
+    ("MPNetLayer",),
+    (_attention("attention.attn", ("q", "k", "v"), "attention.attn.o", "attention_head_size", "num_attention_heads"),),
+    (_DENSE,),
+    SizeSettings("intermediate_size"),
+)
+_T5_CROSS = _t5_attention("layer.1.EncDecAttention", cross=True)
+_T5_BLOCK = BlockLayout(
+    ("T5Block",),
+    (_t5_attention("layer.0.SelfAttention", positions="relative_attention_bias"), _T5_CROSS),
+    tuple(_t5_feed_forward(number, *first) for number in (1, 2) for first in (("wi",), ("wi_0", "wi_1"))),
+    SizeSettings("d_ff", "num_heads", None, "d_kv", "d_model", "layer_norm_epsilon"),
+    norms=("layer.0.layer_norm", "layer.1.layer_norm", "layer.2.layer_norm"),
+)
+_C_ATTN = (Projection("attn.c_attn", 0, 3), Projection("attn.c_attn", 1, 3), Projection("attn.c_attn", 2, 3))
+_GPT2_BLOCK = BlockLayout(
+    ("GPT2Block",),
+    (AttentionLayout("attn", *_C_ATTN, "attn.c_proj", "head_dim", ("num_heads",), ("split_size",)),),
+    (FeedForwardLayout(("mlp.c_fc",), "mlp.c_proj", "mlp.act"),),
+    SizeSettings("n_inner"),
+    removable=True,
+)
+_LLAMA_LAYER = BlockLayout(
+    tuple(f"{name}DecoderLayer" for name in _LLAMAS),
+    (_attention("self_attn", _QKV, "self_attn.o_proj", "head_dim", constant=False),),
+    (FeedForwardLayout(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "mlp.act_fn"),),
+    SizeSettings("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size", "rms_norm_eps"),
+    norms=("input_layernorm", "post_attention_layernorm"),
+    removable=True,
+)
+_VIT_LAYER = BlockLayout(
+    ("ViTLayer",),
+    (_attention("attention", _QKV, "attention.o_proj", "head_dim", "num_attention_heads", constant=False),),
+    (FeedForwardLayout(("mlp.fc1",), "mlp.fc2", "mlp.activation_fn"),),
+    SizeSettings("intermediate_size", "num_attention_heads", None, "head_dim"),
+    removable=True,
+)
+_WORD_POSITION_TYPE = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+_MPNET_NORMS = ("attention.LayerNorm", "output.LayerNorm")
+_BERT_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
+
+_STOCK = "transformers.models"
+ARCHITECTURES: list[Architecture] = [
+    Architecture(
+        _STOCK,
+        (_BERT_LAYER,),
+        (StreamLayout(tuple(f"{name}Embeddings" for name in _BERTS), _WORD_POSITION_TYPE),),
+        (EncoderLayout(tuple(f"{name}Encoder" for name in _BERTS), _BERT_LAYER, _BERT_NORMS),),
+    ),
+    Architecture(
+        _STOCK,
+        (_DISTILBERT_LAYER,),
+        (StreamLayout(("Embeddings",), ("word_embeddings", "position_embeddings")),),
+        (EncoderLayout(("Transformer",), _DISTILBERT_LAYER, ("sa_layer_norm", "output_layer_norm")),),
+    ),
+    Architecture(  # its blocks share one table of position biases, so that none can lose heads
+        _STOCK,
+        encoders=(EncoderLayout(("MPNetEncoder",), _MPNET_LAYER, _MPNET_NORMS, "compute_position_bias"),),
+    ),
+    Architecture(
+        _STOCK,
+        (_bart("encoder", "self_attn"), _bart("decoder", "self_attn", "encoder_attn")),
+        (StreamLayout(("BartEncoder", "BartDecoder"), ("embed_tokens", "embed_positions")),),
+    ),
+    Architecture(_STOCK, (_T5_BLOCK,), (StreamLayout(("T5Stack",), ("embed_tokens",), "final_layer_norm"),)),
+    Architecture(_STOCK, (_GPT2_BLOCK,), (StreamLayout(("GPT2Model",), ("wte", "wpe")),)),
+    Architecture(
+        _STOCK, (_LLAMA_LAYER,), (StreamLayout(tuple(f"{name}Model" for name in _LLAMAS), ("embed_tokens",), "norm"),)
+    ),
+    Architecture(_STOCK, (_VIT_LAYER,)),
+]
+"""All that are known, the last registered first."""
+
+
+def register(architecture: Architecture) -> None:
+    """Makes an architecture known. For a class of an earlier entry, the later one is taken."""
+    ARCHITECTURES.insert(0, architecture)
+
+
+L = TypeVar("L", bound=ClassLayout)
+
+
+def block_layout(kind: type) -> BlockLayout | None:
+    """Returns the layout of a class of blocks; None if it is not known as one."""
+    return _layout(kind, lambda architecture: architecture.blocks)
+
+
+def stream_layout(kind: type) -> StreamLayout | None:
+    """Returns the layout of a class that holds embedding tables; None if it is not known as one."""
+    return _layout(kind, lambda architecture: architecture.streams)
+
+
+def encoder_layout(kind: type) -> EncoderLayout | None:
+    """Returns the layout of a class of encoders that can run fused; None if it is not known as one."""
+    return _layout(kind, lambda architecture: architecture.encoders)
+
+
+def _layout(kind: type, layouts: Callable[[Architecture], Iterable[L]]) -> L | None:
+    inside = f"{kind.__module__}."
+    found = (layout for one in ARCHITECTURES if inside.startswith(f"{one.module}.") for layout in layouts(one))
+    return next((layout for layout in found if kind.__name__ in layout.classes), None)
+
+
+def all_blocks() -> Iterator[BlockLayout]:
+    """Yields the layouts of all blocks that are known."""
+    return (block for architecture in ARCHITECTURES for block in architecture.blocks)
+
+
+def defining_modules() -> list[str]:
+    """Returns the names of the modules, or packages, that define the classes that are known."""
+    return [architecture.module for architecture in ARCHITECTURES]
+
+
+def all_heads() -> list[str]:
+    """Returns the names of all linear layers that are known to read a residual stream after the final norm."""
+    return list(dict.fromkeys(head for architecture in reversed(ARCHITECTURES) for head in architecture.heads))
+
+
+def class_names(layouts: Callable[[Architecture], Iterable[ClassLayout]]) -> list[str]:
+    """Returns the names of all classes that are known in a role, sorted."""
+    return sorted({name for architecture in ARCHITECTURES for layout in layouts(architecture) for name in layout.classes})

@@ -26,7 +26,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is left of a model.
+    """The density of a model.
 
     Args:
         layers: a count for each pruned (or prunable) weight.
@@ -82,7 +82,7 @@ def inspect(model: nn.Module, names: Iterable[str]) -> Inspection:
         names: the parameters to list one by one, at least one, as `targets.find` or a pruner names them.
 
     Raises:
-        InvalidInputError: for no name, or one that the model does not have.
+        InvalidInputError: if there is no name, or one that the model does not have.
     """
     model, names = unwrap(model), list(names)
     parameters = dict(model.named_parameters())

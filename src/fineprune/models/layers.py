@@ -2,7 +2,7 @@
 
 import sys
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -19,5 +19,15 @@ def is_transposed(module: nn.Module) -> bool:
 
 def has_prunable_weight(module: nn.Module) -> bool:
     """Tells whether a module has a weight of floats with two dimensions or more."""
-    weight = module._parameters.get("weight")
+    weight = own_parameter(module, "weight")
     return weight is not None and weight.dim() >= 2 and weight.is_floating_point()
+
+
+def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    """Returns the parameter of this name that a module itself holds; None if it holds none."""
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False)).get(name)
+
+
+def own_buffer(module: nn.Module, name: str) -> Tensor | None:
+    """Returns the buffer of this name that a module itself holds; None if it holds none."""
+    return dict(module.named_buffers(recurse=False, remove_duplicate=False)).get(name)

@@ -92,8 +92,8 @@ def matches(name: str, patterns: list[str] | str) -> bool:
     return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
 
 
-def check_matched(patterns: list[str] | str, modules: Iterable[str], what: str = "module with a weight to prune") -> None:
-    """Raises if an entry matches none of the modules: a typing error must not do less than was asked for."""
+def check_matched(patterns: list[str] | str, modules: Iterable[str], kind: str = "module with a weight to prune") -> None:
+    """Raises if an entry matches none of the modules: a misspelt name must not prune less than was asked for."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
             matched = any(matches(name, pattern if isinstance(patterns, str) else [pattern]) for name in modules)
@@ -103,7 +103,7 @@ def check_matched(patterns: list[str] | str, modules: Iterable[str], what: str =
             lengths = (1, 2, pattern.count(".") + 1)
             endings = {".".join(name.split(".")[-length:]) for name in modules for length in lengths} | set(modules)
             raise InvalidInputError(
-                f"No {what} matches {pattern!r}; {nearest(pattern, endings)} "
+                f"No {kind} matches {pattern!r}; {nearest(pattern, endings)} "
                 "A list takes names or endings of names, a string takes one regular expression for the whole name."
             )
 

@@ -1,4 +1,4 @@
-"""The encoders of the BERT family in Transformers, and how they run fused. A new one is an entry in `FAMILIES`."""
+"""The encoders of the BERT family, and how they run fused. Which classes they are, `models.architectures` says."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.architectures import encoder_layout
+from ..models.layouts import EncoderLayout
 from .fused_encoder import Encoder, Layer
 from .linear import SparseLinear
 from .records import Activations
@@ -15,53 +17,6 @@ from .reference import Activation
 
 HIDDEN = -1e4
 """A mask that is added hides a token by a number below this."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """How a layer names its parts.
-
-    Args:
-        matrices: queries, keys, values, the output of the attention, and the two of the feed-forward layer.
-        norms: the LayerNorm after the attention, and the one at the end.
-        activation: after the first feed-forward matrix.
-        core: the module with the attribute `attention_head_size`; the number of heads follows from it.
-        positions: the method of the encoder that gives what is added to the scores for their positions; None if nothing is.
-    """
-
-    matrices: tuple[str, str, str, str, str, str]
-    norms: tuple[str, str]
-    activation: str
-    core: str
-    positions: str | None = None
-
-
-_FEED_FORWARD = ("intermediate.dense", "output.dense")
-_BERT = Names(
-    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", *_FEED_FORWARD),
-    ("attention.output.LayerNorm", "output.LayerNorm"),
-    "intermediate.intermediate_act_fn",
-    "attention.self",
-)
-_DISTILBERT = Names(
-    ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
-    ("sa_layer_norm", "output_layer_norm"),
-    "ffn.activation",
-    "attention",
-)
-_MPNET = Names(
-    ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", *_FEED_FORWARD),
-    ("attention.LayerNorm", "output.LayerNorm"),
-    "intermediate.intermediate_act_fn",
-    "attention.attn",
-    "compute_position_bias",
-)
-FAMILIES = {
-    **dict.fromkeys(("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "ElectraEncoder"), _BERT),
-    "Transformer": _DISTILBERT,
-    "MPNetEncoder": _MPNET,
-}
-"""Class of an encoder in Transformers -> how each of the layers in its `layer` names its parts."""
 
 UNUSED = {"position_ids", "return_dict", "use_cache"}
 """Arguments of an encoder that change nothing in a forward pass without a cache."""
@@ -73,27 +28,28 @@ def encoders(model: nn.Module) -> dict[str, tuple[nn.Module, Any]]:
     for name, parent in model.named_modules():
         config = getattr(parent, "config", None)
         for child_name, child in parent.named_children():
-            stock = type(child).__name__ in FAMILIES and type(child).__module__.startswith("transformers.models.")
-            if stock and config is not None and "forward" not in vars(child):
+            known = encoder_layout(type(child)) is not None
+            if known and config is not None and "forward" not in vars(child):
                 found[f"{name}.{child_name}".lstrip(".")] = (child, config)
     return found
 
 
 def linear_layers(encoder: nn.Module) -> list[str]:
     """Returns the names of its linear layers, relative to it."""
-    layers, names = _layers(encoder)
-    return [f"layer.{number}.{matrix}" for number in range(len(layers)) for matrix in names.matrices]
+    layers, layout = _layers(encoder)
+    return [f"layer.{number}.{matrix}" for number in range(len(layers)) for matrix in layout.matrices]
 
 
-def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, Names]:
-    layers = encoder.get_submodule("layer")
+def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, EncoderLayout]:
+    layers, layout = encoder.get_submodule("layer"), encoder_layout(type(encoder))
     assert isinstance(layers, nn.ModuleList)
-    return layers, FAMILIES[type(encoder).__name__]
+    assert layout is not None
+    return layers, layout
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The modules of one layer, see `Names`, and what is read from them."""
+    """The modules of one layer, see `EncoderLayout`, and what is read from them."""
 
     linear: tuple[nn.Module, ...]
     norms: tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]
@@ -108,8 +64,8 @@ def fits(encoder: nn.Module, config: Any) -> bool:
         encoder: one of `encoders`.
         config: of the model that it belongs to.
     """
-    layers, names = _layers(encoder)
-    read = [_parts(layer, names) for layer in layers]
+    layers, layout = _layers(encoder)
+    read = [_parts(layer, layout) for layer in layers]
     alike = {(part.linear[0].in_features, part.activation) if part else None for part in read}
     return not getattr(config, "is_decoder", False) and len(alike) == 1 and None not in alike
 
@@ -121,9 +77,9 @@ def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
         encoder, config: see `fits`.
         activations: how inputs of products are stored.
     """
-    layers, names = _layers(encoder)
+    layers, layout = _layers(encoder)
     whole = []
-    for part in (_parts(layer, names) for layer in layers):
+    for part in (_parts(layer, layout) for layer in layers):
         assert part is not None
         described = tuple(one.described for one in part.linear if isinstance(one, SparseLinear))
         assert len(described) == len(part.linear)
@@ -134,15 +90,16 @@ def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
     encoder.fused, encoder.fused_config = Encoder(tuple(whole), activations), config
 
 
-def _parts(layer: nn.Module, names: Names) -> Parts | None:
+def _parts(layer: nn.Module, layout: EncoderLayout) -> Parts | None:
     """Returns what a layer is made of; None if it is not as its family is known to be, or its sizes do not fit together."""
     modules = dict(layer.named_modules())
-    linear = [modules.get(name) for name in names.matrices]
-    norms = [norm for name in names.norms if (norm := _norm(modules.get(name))) is not None]
-    activation = activation_of(modules.get(names.activation))
-    size = getattr(modules.get(names.core), "attention_head_size", None)
+    attention, feed_forward = layout.block.attentions[0], layout.block.feed_forwards[0]
+    linear = [modules.get(name) for name in layout.matrices]
+    norms = [norm for name in layout.norms if (norm := _norm(modules.get(name))) is not None]
+    activation = activation_of(modules.get(feed_forward.activation))
+    size = getattr(modules.get(attention.core), attention.head_size, None)
     known = [one for one in linear if isinstance(one, nn.Linear | SparseLinear)]
-    if len(known) < len(linear) or len(norms) < len(names.norms) or activation is None or not isinstance(size, int):
+    if len(known) < len(linear) or len(norms) < len(layout.norms) or activation is None or not isinstance(size, int):
         return None
     hidden, features, neurons = known[0].in_features, known[0].out_features, known[4].out_features
     shapes = [(features, hidden)] * 3 + [(hidden, features), (neurons, hidden), (hidden, neurons)]
@@ -213,8 +170,9 @@ class FusedEncoder(nn.Module):
         seen = None if self.training or self._asks_for_more(arguments, more) else seen_tokens(attention_mask, hidden_states)
         if seen is None:
             return super().forward(hidden_states, attention_mask, *arguments, **more)
-        names = FAMILIES[type(self).__mro__[2].__name__]
-        positions = getattr(self, names.positions)(hidden_states[:1])[0] if names.positions else None
+        layout = encoder_layout(type(self).__mro__[2])
+        assert layout is not None
+        positions = getattr(self, layout.positions)(hidden_states[:1])[0] if layout.positions else None
         outputs = self.fused(hidden_states, seen, positions)
         if not more.get("return_dict", True):
             return (outputs,)

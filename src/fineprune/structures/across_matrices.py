@@ -1,7 +1,7 @@
 """Structures whose groups span several matrices: whole heads, neurons, columns of the embedding tables, features, blocks.
 
-The groups are linked so that a whole one can be removed from the model, see `shrinking`. Which matrices hold them is known for
-the models in `anatomy`; others are refused.
+A whole group can be removed from the model by `shrink`. Which matrices hold it is known for the architectures in
+`models.architectures`; other models raise a clear error.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,9 @@ from torch import nn
 
 from ..errors import InvalidInputError, enumeration
 from ..models.anatomy import Attention, Block, find_blocks, find_stream, find_tables, stacks
-from ..models.architectures import Projection
-from ..models.layers import is_transposed
-from .base import Structure, Transposed
-from .linked import Cuts, Linked, Runs, Whole
+from ..models.layers import is_transposed, own_parameter
+from .base import Grouping, Structure, Transposed
+from .linked import Linked, Runs, Whole
 
 
 @dataclass(frozen=True)
@@ -24,39 +23,35 @@ class Heads(Linked):
     In grouped-query attention a group is a key and value head with all the query heads that it serves.
     """
 
-    def sites(self, model: nn.Module) -> list[Cuts]:
+    def sites(self, model: nn.Module) -> list[Grouping]:
         return [_heads(model, attention) for block in find_blocks(model) for attention in block.attentions]
 
 
-def _heads(model: nn.Module, attention: Attention) -> Cuts:
+def _heads(model: nn.Module, attention: Attention) -> Grouping:
     serves = attention.heads // attention.groups
-    cuts: Cuts = {}
-    for part, heads in ((attention.query, serves), (attention.key, 1), (attention.value, 1)):
-        if part.weight not in cuts:
-            attending = serves * attention.head_size if part is attention.query else 0
-            cuts |= _rows(model, part, heads * attention.head_size, _parts_of(attention, part), attending)
-    return cuts | _columns(model, attention.output, serves * attention.head_size)
+    grouping: Grouping = {}
+    for projection, heads in zip(attention.projections, (serves, 1, 1), strict=True):
+        if f"{projection.module}.weight" not in grouping:
+            attending = serves * attention.head_size if projection is attention.query else 0
+            parts = sum(other.module == projection.module for other in attention.projections)
+            grouping |= _rows(model, projection.module, heads * attention.head_size, parts, attending)
+    return grouping | _columns(model, attention.output, serves * attention.head_size)
 
 
-def _parts_of(attention: Attention, part: Projection) -> int:
-    """How many of an attention's projections lie in the same matrix."""
-    return sum(other.module == part.module for other in (attention.query, attention.key, attention.value))
+def _rows(model: nn.Module, module: str, width: int = 1, parts: int = 1, attending: int = 0) -> Grouping:
+    grouping = {f"{module}.weight": _as_stored(model, module, Runs(0, width, parts, attending=attending))}
+    if own_parameter(model.get_submodule(module), "bias") is not None:
+        grouping[f"{module}.bias"] = Runs(0, width, parts, per_weight=0)
+    return grouping
 
 
-def _rows(model: nn.Module, part: Projection, width: int = 1, parts: int = 1, attending: int = 0) -> Cuts:
-    cuts = {part.weight: _laid(model, part.module, Runs(0, width, parts, attending=attending))}
-    if model.get_submodule(part.module)._parameters.get("bias") is not None:
-        cuts[part.bias] = Runs(0, width, parts, per_weight=0)
-    return cuts
+def _columns(model: nn.Module, module: str, width: int = 1) -> Grouping:
+    return {f"{module}.weight": _as_stored(model, module, Runs(1, width))}
 
 
-def _columns(model: nn.Module, module: str, width: int = 1) -> Cuts:
-    return {f"{module}.weight": _laid(model, module, Runs(1, width))}
-
-
-def _laid(model: nn.Module, module: str, cut: Structure) -> Structure:
-    """A cut of outputs x inputs for a weight as it lies in memory."""
-    return Transposed(cut) if is_transposed(model.get_submodule(module)) else cut
+def _as_stored(model: nn.Module, module: str, structure: Structure) -> Structure:
+    """A structure of outputs x inputs, for a weight as it lies in memory."""
+    return Transposed(structure) if is_transposed(model.get_submodule(module)) else structure
 
 
 @dataclass(frozen=True)
@@ -64,34 +59,34 @@ class Neurons(Linked):
     """Whole neurons of the feed-forward layers: a row of the first matrix (of both, where one gates the other), its bias, and
     the column of the second matrix that reads it."""
 
-    def sites(self, model: nn.Module) -> list[Cuts]:
+    def sites(self, model: nn.Module) -> list[Grouping]:
         found = []
         for block in find_blocks(model):
-            cuts: Cuts = {}
+            grouping: Grouping = {}
             for first in block.feed_forward.first:
-                cuts |= _rows(model, Projection(first))
+                grouping |= _rows(model, first)
             if model.get_submodule(block.feed_forward.second).get_parameter("weight").numel():  # none left by shrinking
-                found.append(cuts | _columns(model, block.feed_forward.second))
+                found.append(grouping | _columns(model, block.feed_forward.second))
         return found
 
 
 @dataclass(frozen=True)
 class EmbeddingColumns(Linked):
-    """Columns of the embedding tables: a column of the word, position and type tables of a model falls in all of them.
+    """Columns of the embedding tables: a column is pruned in the word, position and type tables of a model at once.
 
-    The paper's feature selection. A table that is also the output head is refused: its columns would be missed there.
+    The paper's feature selection. A table that is also the output head raises an error: its columns would be missed there.
     """
 
-    def sites(self, model: nn.Module) -> list[Cuts]:
-        cuts = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
-        tied = _names_of_shared(model, set(cuts), nn.Linear)
+    def sites(self, model: nn.Module) -> list[Grouping]:
+        grouping: Grouping = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
+        tied = _modules_with(model, set(grouping), nn.Linear)
         if tied:
             raise InvalidInputError(
                 f"The embedding table is also the output head ({enumeration(tied)}), which would lose the same columns. Give "
                 f"the head a weight of its own before training: model.{tied[0]}.weight = "
                 f"torch.nn.Parameter(model.{tied[0]}.weight.detach().clone()), and model.config.tie_word_embeddings = False."
             )
-        return [dict(cuts)]
+        return [grouping]
 
 
 def _table_weights(model: nn.Module) -> list[str]:
@@ -101,38 +96,38 @@ def _table_weights(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(by_id[id(table)] for table in tables))
 
 
-def _names_of_shared(model: nn.Module, names: set[str], kind: type[nn.Module]) -> list[str]:
+def _modules_with(model: nn.Module, names: set[str], kind: type[nn.Module]) -> list[str]:
     """The modules of a kind whose weight is one of the named parameters."""
     shared = {id(model.get_parameter(name)) for name in names}
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, kind) and id(module._parameters.get("weight")) in shared
+        if isinstance(module, kind) and id(own_parameter(module, "weight")) in shared
     ]
 
 
 @dataclass(frozen=True)
 class HiddenFeatures(Linked):
     """Features of the residual stream, in models with RMSNorm: a column of the tables, and every row that writes it and column
-    that reads it, in the whole model. Models with LayerNorm are refused, since there a feature cannot be removed exactly."""
+    that reads it, in the whole model. Models with LayerNorm raise an error: there a feature cannot be removed exactly."""
 
-    def sites(self, model: nn.Module) -> list[Cuts]:
+    def sites(self, model: nn.Module) -> list[Grouping]:
         stream = find_stream(model)
-        cuts: Cuts = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
-        tied = _names_of_shared(model, set(cuts), nn.Linear)
+        grouping: Grouping = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
+        tied = _modules_with(model, set(grouping), nn.Linear)
         for writer in stream.writers:
-            cuts |= _rows(model, Projection(writer))
+            grouping |= _rows(model, writer)
         for reader in stream.readers:
             if reader not in tied:
-                cuts |= _columns(model, reader)
-        return [cuts]
+                grouping |= _columns(model, reader)
+        return [grouping]
 
 
 @dataclass(frozen=True)
 class Layers(Linked):
     """Whole transformer blocks: all the linear layers of one, with their biases. A stack, as the encoder, is one site."""
 
-    def sites(self, model: nn.Module) -> list[Cuts]:
+    def sites(self, model: nn.Module) -> list[Grouping]:
         return [_blocks(model, stack) for stack in stacks(find_blocks(model)).values()]
 
 
@@ -140,7 +135,7 @@ def _weights(model: nn.Module, modules: Sequence[str]) -> int:
     return sum(parameter.numel() for module in modules for parameter in model.get_submodule(module).parameters(recurse=False))
 
 
-def _blocks(model: nn.Module, stack: Sequence[Block]) -> Cuts:
+def _blocks(model: nn.Module, stack: Sequence[Block]) -> Grouping:
     sizes = {_weights(model, block.linear) for block in stack}
     if len(sizes) > 1:
         raise InvalidInputError(
@@ -169,16 +164,16 @@ class Together(Linked):
         several = isinstance(self.structures, list | tuple) and len(self.structures) >= 2
         if not several or not all(isinstance(one, Linked) for one in self.structures):
             raise InvalidInputError(
-                f"Together was given {self.structures!r}; it takes two or more linked structures, as [Heads(), Neurons()]."
+                f"Together's structures must be two or more linked ones, as [Heads(), Neurons()], got {self.structures!r}."
             )
 
-    def sites(self, model: nn.Module) -> list[Cuts]:
-        found = [cuts for structure in self.structures for cuts in structure.sites(model)]
-        names = [name for cuts in found for name in cuts]
+    def sites(self, model: nn.Module) -> list[Grouping]:
+        found = [grouping for structure in self.structures for grouping in structure.sites(model)]
+        names = [name for grouping in found for name in grouping]
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if twice:
             raise InvalidInputError(
-                f"{enumeration(twice)} would be cut by two structures of {self}. Give each a rule of its own, which come one "
-                "after the other."
+                f"{enumeration(twice)} would be pruned by two structures of {self}. Give each a rule of its own: rules "
+                "come one after the other."
             )
         return found

@@ -1,4 +1,4 @@
-"""Which weights are pruned together: what a structure answers."""
+"""The base of all structures: how the weights of one or several parameters are divided into groups."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,20 +14,21 @@ from ..selection.scopes import Select
 
 
 class Structure(ABC):
-    """Cuts a weight into groups. A new structure is a frozen dataclass that says how to sum over
-    its groups and how to spread a value per group back over the weight.
+    """Divides a weight into groups that are pruned together.
 
-    A weight is outputs x inputs (x height x width for a convolution).
+    A new structure is a frozen dataclass that sums over its groups, and gives each weight the value of its group. A weight is
+    outputs x inputs (x height x width for a convolution).
     """
 
     linked: ClassVar[bool] = False
-    """Whether its groups span several matrices, so that a whole one can be taken out of the model."""
+    """Whether its groups span several matrices, so that whole ones can be removed from the model."""
 
     @abstractmethod
     def groups(self, shape: torch.Size) -> torch.Size:
         """Returns the shape of the scores of a weight of this shape: one entry a group.
 
-        Raises InvalidInputError if a weight of this shape cannot be cut so.
+        Raises:
+            InvalidInputError: if the groups do not fit a weight of this shape.
         """
 
     @abstractmethod
@@ -39,7 +40,7 @@ class Structure(ABC):
         """Gives each weight of `shape` the value of its group."""
 
     def size(self, shape: torch.Size) -> int:
-        """Returns how many weights of this shape one group holds."""
+        """Returns how many entries of a weight of this shape one group holds."""
         return math.prod(shape) // max(1, math.prod(self.groups(shape)))  # a process may hold none
 
     def magnitude(self, weight: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class Structure(ABC):
         return (self.reduce(weight.square()) / self.size(weight.shape)).sqrt()
 
     def flops(self, shape: torch.Size, tokens: int) -> int:
-        """Returns the floating-point operations that one group takes for each token of a text of so many tokens."""
+        """Returns the floating-point operations that one group takes for each token of a text of this many tokens."""
         return 2 * self.size(shape)
 
     def density(self) -> float | None:
@@ -57,27 +58,32 @@ class Structure(ABC):
     def find(
         self, model: nn.Module, target_modules: list[str] | str | None, exclude_modules: list[str] | str | None
     ) -> dict[str, nn.Parameter]:
-        """Returns the parameters that it cuts, by name: here what `targets.find` does."""
+        """Returns the parameters that it prunes, by name: here those of `targets.find`."""
         return targets.find(model, target_modules, exclude_modules)
 
     def select(self, scope: Select) -> Select:
-        """Returns what chooses the groups to keep: here the scope."""
+        """Returns the rule that chooses the groups to keep: here the scope's."""
         return scope
 
-    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[dict[str, "Structure"]]:
-        """Shares the weights out into sites: the weights of one site have one tensor of scores.
+    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> "list[Grouping]":
+        """Divides the weights into sites; the weights of one site share one tensor of scores.
 
-        Returns, for each site, the name of each of its weights with the cut of that weight. By
-        default each weight is a site of its own, cut the same way for a layer that keeps its weight
-        transposed; a structure that spans several matrices (the heads of an attention block, say)
-        puts them into one site and cuts each its own way, all with the same number of groups.
+        Here each weight is a site of its own, grouped in the same way where a layer keeps it transposed. A structure that
+        spans several matrices, as the heads of an attention, puts them into one site.
+
+        Returns:
+            The grouping of each site.
         """
         owners = {f"{name}.weight": module for name, module in model.named_modules()}
         return [{name: Transposed(self) if is_transposed(owners.get(name, model)) else self} for name in weights]
 
 
+Grouping = dict[str, Structure]
+"""Name of each weight of a site -> how it is divided into groups: all into the same number."""
+
+
 class Transposed(Structure):
-    """Cuts a weight that lies as inputs x outputs as its transpose would be cut."""
+    """Groups a weight that lies as inputs x outputs as its transpose would be grouped."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
@@ -96,7 +102,3 @@ class Transposed(Structure):
 
     def flops(self, shape: torch.Size, tokens: int) -> int:
         return self.structure.flops(torch.Size(reversed(shape)), tokens)
-
-
-def _shape(shape: torch.Size) -> str:
-    return " x ".join(map(str, shape))

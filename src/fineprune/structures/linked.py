@@ -1,4 +1,4 @@
-"""Groups that are linked across matrices: what such a structure answers."""
+"""The base of structures whose groups span several matrices, and how each of these is divided."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError, enumeration
 from ..models import targets
-from .base import Structure
-
-Cuts = dict[str, Structure]
-"""Name of a parameter -> how it is cut."""
+from .base import Grouping, Structure
 
 
 class Runs(Structure):
@@ -68,15 +65,16 @@ class Whole(Structure):
 
 
 class Linked(Structure):
-    """A structure whose groups span several matrices. A new one says in `sites` which weights share their scores."""
+    """A structure whose groups span several matrices. A new one returns from `sites` which parameters share their scores."""
 
     linked: ClassVar[bool] = True
 
     @abstractmethod
-    def sites(self, model: nn.Module) -> list[Cuts]:
-        """Returns, for each site of a model, its parameters and how each is cut, all into the same number of groups.
+    def sites(self, model: nn.Module) -> list[Grouping]:
+        """Returns the grouping of each site of a model.
 
-        Raises InvalidInputError, with the reason, for a model that has no such groups or is not known.
+        Raises:
+            InvalidInputError: for a model that has no such groups, or whose architecture is not known.
         """
 
     def find(
@@ -88,17 +86,17 @@ class Linked(Structure):
             InvalidInputError: if some modules of a site are targets and others are not, or nothing is left.
         """
         parameters = dict(model.named_parameters())
-        sites = [list(cuts) for cuts in self.sites(model)]
+        sites = [list(grouping) for grouping in self.sites(model)]
         modules = {name.rpartition(".")[0] for names in sites for name in names}
         if target_modules is not None:
-            targets.check_matched(target_modules, modules, what=f"module that {self} takes")
+            targets.check_matched(target_modules, modules, kind=f"module that {self} takes")
         if exclude_modules is not None:  # which may be meant for other rules
             targets.check_matched(exclude_modules, {name.rpartition(".")[0] for name in parameters})
         shared = [name for names in sites for name in names if name not in parameters]
         if shared:
             raise InvalidInputError(
-                f"{enumeration(shared)} is shared with another layer under another name, so a group of one cannot fall alone. "
-                f"{self} takes models whose layers have weights of their own."
+                f"{enumeration(shared)} is shared with another layer under another name, so a group of one cannot be pruned "
+                f"alone. {self} takes models whose layers have weights of their own."
             )
         kept = [name for names in sites if self._chosen(names, target_modules, exclude_modules) for name in names]
         if not kept:
@@ -126,14 +124,14 @@ class Linked(Structure):
             )
         return bool(chosen)
 
-    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[Cuts]:
-        return [cuts for cuts in self.sites(model) if set(cuts) <= set(weights)]
+    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[Grouping]:
+        return [grouping for grouping in self.sites(model) if set(grouping) <= set(weights)]
 
     def groups(self, shape: torch.Size) -> torch.Size:
-        raise NotImplementedError(f"{self} cuts no weight by itself: link() gives a cut for each.")
+        raise NotImplementedError(f"{self} groups no weight by itself: link() returns the grouping of each.")
 
     def reduce(self, tensor: Tensor) -> Tensor:
-        raise NotImplementedError(f"{self} cuts no weight by itself: link() gives a cut for each.")
+        raise NotImplementedError(f"{self} groups no weight by itself: link() returns the grouping of each.")
 
     def expand(self, groups: Tensor, shape: torch.Size) -> Tensor:
-        raise NotImplementedError(f"{self} cuts no weight by itself: link() gives a cut for each.")
+        raise NotImplementedError(f"{self} groups no weight by itself: link() returns the grouping of each.")

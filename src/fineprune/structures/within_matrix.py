@@ -1,4 +1,4 @@
-"""Which weights fall together: cutting a weight into groups that share one score."""
+"""Structures whose groups lie within one weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..selection.scopes import Select, SelectNofM
-from .base import Structure, _shape
+from .base import Grouping, Structure
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Unstructured(Structure):
     def magnitude(self, weight: Tensor) -> Tensor:
         return weight.abs()
 
-    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[dict[str, Structure]]:
+    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[Grouping]:
         return [{name: self} for name in weights]
 
 
@@ -51,7 +51,7 @@ class Blocks(Structure):
     def groups(self, shape: torch.Size) -> torch.Size:
         if len(shape) != 2 or shape[0] % self.rows or shape[1] % self.cols:
             raise InvalidInputError(
-                f"Blocks({self.rows}, {self.cols}) do not fill a weight of shape {_shape(shape)}: it takes a matrix whose "
+                f"Blocks({self.rows}, {self.cols}) do not fill a weight of shape {_text(shape)}: this must be a matrix whose "
                 f"rows are a multiple of {self.rows} and whose columns are one of {self.cols}. Choose blocks that divide it, "
                 "or leave it out with exclude_modules."
             )
@@ -62,8 +62,7 @@ class Blocks(Structure):
         return tensor.reshape(rows // self.rows, self.rows, cols // self.cols, self.cols).sum((1, 3))
 
     def expand(self, groups: Tensor, shape: torch.Size) -> Tensor:
-        spread = groups[:, None, :, None].expand(groups.shape[0], self.rows, groups.shape[1], self.cols)
-        return spread.reshape(shape)
+        return groups[:, None, :, None].expand(-1, self.rows, -1, self.cols).reshape(shape)
 
 
 class _Slices(Structure):
@@ -100,7 +99,7 @@ class NofM(Unstructured):
     """Single weights, of which n are kept out of every m neighbours in a row; n / m is the density.
 
     While the schedule falls from 1 to n / m at value v, floor(v * m) of every m are kept. Fits what
-    hardware multiplies fast: 2 of 4 on recent GPUs. The scope has no say.
+    hardware multiplies fast: 2 of 4 on recent GPUs. The scope has no effect.
 
     Args:
         n: how many are kept, below m.
@@ -114,7 +113,7 @@ class NofM(Unstructured):
         for name in ("n", "m"):
             _check_count(self, name, getattr(self, name))
         if self.n >= self.m:
-            raise InvalidInputError(f"NofM was given n={self.n} and m={self.m}; n is below m, as NofM(2, 4).")
+            raise InvalidInputError(f"n must be below m, as in NofM(2, 4), got NofM({self.n}, {self.m}).")
 
     def density(self) -> float:
         return self.n / self.m
@@ -122,7 +121,7 @@ class NofM(Unstructured):
     def groups(self, shape: torch.Size) -> torch.Size:
         if len(shape) != 2 or shape[1] % self.m:
             raise InvalidInputError(
-                f"NofM({self.n}, {self.m}) does not fit a weight of shape {_shape(shape)}: it takes a matrix whose columns "
+                f"NofM({self.n}, {self.m}) does not fit a weight of shape {_text(shape)}: this must be a matrix whose columns "
                 f"are a multiple of {self.m}. Leave it out with exclude_modules."
             )
         return shape
@@ -130,10 +129,14 @@ class NofM(Unstructured):
     def select(self, scope: Select) -> Select:
         return SelectNofM(scope.scope, scope.kinds, scope.processes, self.n, self.m)
 
-    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[dict[str, Structure]]:
+    def link(self, model: nn.Module, weights: Mapping[str, Tensor]) -> list[Grouping]:
         return Structure.link(self, model, weights)
 
 
 def _check_count(owner: object, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInputError(f"{type(owner).__name__} was given {name}={value!r}; it takes a number of weights, 1 or more.")
+        raise InvalidInputError(f"{name} of {type(owner).__name__} must be a whole number from 1, got {value!r}.")
+
+
+def _text(shape: torch.Size) -> str:
+    return " x ".join(map(str, shape))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from ...compress.packing.settings import is_packed
-from ...compress.resizing.building import from_pretrained
-from ...compress.resizing.reading import folder_of
+from ...compress.loading import from_pretrained
+from ...compress.packing.load import is_packed
+from ...compress.resizing.building import folder_of
 from ...errors import InvalidInputError, require
 from ...files import check_free, new_folder
 from .forms import Saved

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...compress.resizing.building import from_pretrained
+from ...compress.loading import from_pretrained
 from ...compress.resizing.saving import save
 from .shapes import Batch
 
@@ -147,7 +147,7 @@ class Packed(Form):
 
     def load(self, prepared: Path, threads: int) -> Runner:
         """Loads the compact file."""
-        from ...compress.packing.load import load
+        from ...compress.loading import load
 
         torch.set_num_threads(threads)
         return runner_of(load(prepared, sparse=True))

@@ -7,13 +7,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from ...compress.packing.header import Dense, Raw, Sparse
-from ...compress.packing.saving import save
-from ...compress.packing.settings import is_packed
+from ...compress.loading import from_pretrained
+from ...compress.packing.header import DenseEntry, RawEntry, SparseEntry
+from ...compress.packing.load import is_packed
 from ...compress.packing.values import VALUES
-from ...compress.packing.write import PACKED, Written
-from ...compress.resizing.building import GENERATION, from_pretrained
-from ...compress.resizing.reading import folder_of
+from ...compress.packing.write import PACKED, Written, save
+from ...compress.resizing.building import GENERATION, folder_of
 from ...compress.resizing.weights import Weights
 from ...errors import InvalidInputError
 from ...files import check_free
@@ -22,14 +21,14 @@ from .shrink import BESIDE
 
 @dataclass(frozen=True)
 class Size:
-    """What some tensors, or all, take.
+    """The bytes of one kind of tensors, or of all.
 
     Args:
-        name: of them, in words.
+        name: of the kind.
         before: bytes in the model.
         after: bytes in the packed file.
-        bound: bytes that they are worth: for n weights of which a fraction d is kept, with b bits a value,
-            n (H(d) + d b) / 8, H the binary entropy; for all other numbers what they take.
+        bound: the information bound in bytes: for n weights of which a fraction d is kept, with b bits a value,
+            n (H(d) + d b) / 8, H the binary entropy; for all other numbers their own size.
     """
 
     name: str
@@ -47,15 +46,15 @@ HEADINGS = ("bytes of", "before", "after", "bound", "after / bound")
 
 
 def pack_folder(folder: str, new_folder: str, values: Literal["int8", "fp16", "fp32"] = "int8") -> Sequence[Size]:
-    """Writes a saved model as a compact one, with all that is needed to use it.
+    """Writes a saved model as a packed one, with its tokenizer.
 
     Args:
         folder: a saved model, shrunken or not.
-        new_folder: for the packed model, its tokenizer and what lies beside; it must not exist.
+        new_folder: for the packed model, its tokenizer and its recipe; it must not exist.
         values: how values of matrices are stored: int8 with a scale for each row, fp16, or fp32 as they are.
 
     Returns:
-        What its matrices and its other tensors take, and the file as a whole.
+        The bytes of its matrices, of its other tensors, and of the file as a whole.
 
     Raises:
         InvalidInputError: if the new folder is occupied, the model cannot be loaded, or has values that cannot be stored so.
@@ -67,22 +66,22 @@ def pack_folder(folder: str, new_folder: str, values: Literal["int8", "fp16", "f
     model, source = from_pretrained(folder), folder_of(folder)
     beside = [source / name for name in (*BESIDE, GENERATION) if (source / name).is_file()]
     written = save(model, new_folder, VALUES[values], beside)
-    return sizes(Weights(model).tensors, written, (Path(new_folder) / PACKED).stat().st_size)
+    return compared_sizes(Weights(model).tensors, written, (Path(new_folder) / PACKED).stat().st_size)
 
 
-def sizes(tensors: Mapping[str, Tensor], written: Mapping[str, Written], file: int) -> Sequence[Size]:
-    """Compares what tensors took, take and are worth.
+def compared_sizes(tensors: Mapping[str, Tensor], written: Mapping[str, Written], file: int) -> Sequence[Size]:
+    """Compares the bytes of tensors before and after, by kind.
 
     Args:
         tensors: that were packed, by name.
-        written: what became of each.
+        written: the entry and the bytes of each in the packed file.
         file: bytes of the whole file.
     """
-    kinds = {Sparse: "matrices with zeros left out", Dense: "other matrices", Raw: "vectors and others"}
+    kinds = {SparseEntry: "matrices with zeros left out", DenseEntry: "other matrices", RawEntry: "vectors and others"}
     rows = []
-    for kind, what in kinds.items():
+    for kind, title in kinds.items():
         names = [name for name, one in written.items() if type(one.entry) is kind]
         before = sum(tensors[name].nbytes for name in names)
         after, bound = sum(written[name].nbytes for name in names), sum(written[name].entry.bound for name in names)
-        rows.append(Size(what, before, after, bound / 8))
+        rows.append(Size(title, before, after, bound / 8))
     return [*rows, Size("the whole file", sum(row.before for row in rows), file, sum(row.bound for row in rows))]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ...compress.resizing.building import from_pretrained
-from ...compress.resizing.reading import folder_of
+from ...compress.loading import from_pretrained
+from ...compress.resizing.building import folder_of
 from ...compress.resizing.saving import save
 from ...compress.resizing.weights import Weights
 from ...compress.shrinking.shrink import shrink
@@ -24,7 +24,7 @@ BESIDE = (
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """How large a model is.
 
     Args:
@@ -38,10 +38,10 @@ class Sizes:
     neurons: int
 
 
-def sizes(model: nn.Module) -> Sizes:
-    """Counts what a model of a known architecture is made of."""
+def model_sizes(model: nn.Module) -> ModelSizes:
+    """Counts the parameters, heads and neurons of a model of a known architecture."""
     found, weights = find_blocks(model), Weights(model)
-    return Sizes(
+    return ModelSizes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         heads=sum(attention.heads for block in found for attention in block.attentions),
         neurons=sum(weights.matrix(block.feed_forward.second).shape[1] for block in found),
@@ -49,16 +49,16 @@ def sizes(model: nn.Module) -> Sizes:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A model before and after, and the bytes of its tensors on the disk."""
+class ShrinkResult:
+    """The sizes of a model before and after, and the bytes of its tensors on the disk."""
 
-    before: Sizes
-    after: Sizes
+    before: ModelSizes
+    after: ModelSizes
     bytes_before: int
     bytes_after: int
 
     def rows(self) -> Sequence[Sequence[str]]:
-        """Returns what, before, after and the share left, in words."""
+        """Returns the cells of a table: the measure, before, after, and the share that is left."""
         pairs = {
             "parameters": (self.before.parameters, self.after.parameters),
             "bytes of the weights": (self.bytes_before, self.bytes_after),
@@ -71,12 +71,12 @@ class Outcome:
         ]
 
 
-def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> Outcome:
-    """Removes from a saved model what pruning has made superfluous: heads, neurons, whole layers, columns and features.
+def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> ShrinkResult:
+    """Removes what pruning has made superfluous from a saved model: heads, neurons, whole layers, columns and features.
 
     Args:
         folder: a saved model of a known architecture, with zeros.
-        new_folder: for the smaller model, its tokenizer and what lies beside; it must not exist.
+        new_folder: for the smaller model, its tokenizer and its recipe; it must not exist.
         multiple: neurons and features are kept in multiples of it, 8 or 16 for the kernels of a GPU.
 
     Raises:
@@ -89,11 +89,11 @@ def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> Outcome:
     if _shapes(model) == _shapes(smaller):
         raise InvalidInputError(
             f"Nothing can be removed from {folder}: no head, neuron, column or feature is zero as a whole. Prune with a "
-            "structure that makes whole ones fall, as Heads() or Neurons(). Nothing was written."
+            "structure that prunes whole ones, as Heads() or Neurons(). Nothing was written."
         )
     source = folder_of(folder)
     save(smaller, new_folder, [source / name for name in BESIDE if (source / name).is_file()])
-    return Outcome(sizes(model), sizes(smaller), _bytes(source), _bytes(Path(new_folder)))
+    return ShrinkResult(model_sizes(model), model_sizes(smaller), _bytes(source), _bytes(Path(new_folder)))
 
 
 def _shapes(model: nn.Module) -> dict[str, Sequence[int]]:

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ...compress.packing.load import load
-from ...compress.resizing.building import from_pretrained
+from ...compress.loading import from_pretrained, load
 from ...config.config import PruningConfig
 from ...config.schedules import CubicSchedule
 from ...errors import InvalidInputError, require

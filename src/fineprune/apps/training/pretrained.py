@@ -1,40 +1,28 @@
-"""Loads pretrained models and tokenizers, from the Hub or a folder; what cannot be used is refused with a clear error."""
+"""Loads pretrained models and tokenizers for tasks, from the Hub or a folder, and prepares them."""
 
 import logging
 from typing import Any
 
 from torch import nn
 
-from ...compress.packing.load import load_packed
-from ...compress.packing.settings import is_packed, read_settings
-from ...compress.resizing.building import load_marked
-from ...compress.resizing.reading import loading_errors, read_config
-from ...compress.resizing.stock import is_marked
-from ...errors import InvalidInputError, enumeration, nearest, require
+from ...compress.loading import open_saved
+from ...compress.resizing.building import loading
+from ...errors import InvalidInputError, nearest, require
 from ...models import targets
 
 require("hub", "transformers")
 
 import transformers  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
 
 logger = logging.getLogger(__name__)
-
-LOADING_ERRORS = loading_errors()
-"""What Transformers raises for a folder, a file or a setting of which it cannot make a model."""
 
 HEADS = {
     "AutoModelForSequenceClassification": "text classifier",
     "AutoModelForQuestionAnswering": "model for extractive question answering",
     "AutoModelForCausalLM": "causal language model",
 }
-"""The heads that tasks ask for, in words."""
+"""The heads of tasks, as error messages name them."""
 
 
 def load_pretrained(
@@ -50,23 +38,12 @@ def load_pretrained(
     Raises:
         InvalidInputError: if it is no checkpoint of such a model, lacks weights, or the config has no such setting.
     """
-    try:
-        settings = read_settings(name) if is_packed(name) else read_config(name)
+    with loading(name, f"a {HEADS.get(head, head)}"):
+        saved = open_saved(name, use_safetensors=None)
         for key, value in config.items():
-            _check_known(key, settings, name)
-            setattr(settings, key, value)
-        if is_packed(name):
-            return AutoTokenizer.from_pretrained(name, config=settings), load_packed(name, settings, head)
-        if is_marked(settings):
-            return AutoTokenizer.from_pretrained(name, config=settings), load_marked(name, settings, head)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        return tokenizer, _load(getattr(transformers, head), name, config=settings)
-    except InvalidInputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InvalidInputError(
-            f"{name} could not be loaded as a {HEADS.get(head, head)}: {' '.join(str(error).split())}"
-        ) from error
+            _check_known(key, saved.config, name)
+            setattr(saved.config, key, value)
+        return AutoTokenizer.from_pretrained(name, config=saved.config), saved.load(head)
 
 
 def _check_known(key: str, settings: PreTrainedConfig, name: str) -> None:
@@ -76,49 +53,19 @@ def _check_known(key: str, settings: PreTrainedConfig, name: str) -> None:
 
 
 def load_any(name: str) -> PreTrainedModel:
-    """Loads any checkpoint, of a shrunken or packed model too, as the class that its config names.
+    """Loads any checkpoint, of a shrunken or packed model too, as the class that its config names, or else without a head.
 
     Raises:
         InvalidInputError: if it is no checkpoint, or lacks weights of that class.
     """
-    try:
-        if is_packed(name):
-            return load_packed(name, read_settings(name))
-        settings = read_config(name)
-        if is_marked(settings):
-            return load_marked(name, settings, None)
-        architectures = settings.architectures or []
-        return _load(getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel, name)
-    except InvalidInputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InvalidInputError(f"{name} is not a checkpoint that can be read: {' '.join(str(error).split())}") from error
-
-
-def _load(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
-    """Loads a model; raises if weights inside its blocks were not in the checkpoint and would be random."""
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
-        name, output_loading_info=True, ignore_mismatched_sizes=True, **settings
-    )
-    model, report = loaded
-    missing = targets.inside_blocks(model, sorted(report["missing_keys"]))
-    if missing:
-        raise InvalidInputError(f"{name} lacks weights that its config names: {enumeration(missing)}.")
-    _check_sizes(model, name, [key for key, *_ in report["mismatched_keys"]])
-    return model
-
-
-def _check_sizes(model: PreTrainedModel, name: str, mismatched: list[str]) -> None:
-    """Raises if weights of other sizes than the config says were left out, but for those of a head: it is made anew."""
-    body = [key for key in sorted(mismatched) if key.startswith(f"{model.base_model_prefix}.")]
-    if body:
-        raise InvalidInputError(f"{name} holds weights of other sizes than its config says: {enumeration(body)}.")
-    if mismatched:
-        logger.warning("The head of %s has other sizes (%s), and a new one is trained.", name, enumeration(sorted(mismatched)))
+    with loading(name):
+        saved = open_saved(name, use_safetensors=None)
+        architecture = (saved.config.architectures or ["AutoModel"])[0]
+        return saved.load(architecture if hasattr(transformers, architecture) else "AutoModel")
 
 
 def give_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Lets a tokenizer without a token for padding, as GPT-2's, pad with the one that ends a text.
+    """Makes a tokenizer without a token for padding, as GPT-2's, pad with the one that ends a text.
 
     A sequence ends before its padding, so the model sees none of it.
 
@@ -166,7 +113,7 @@ def freeze(model: nn.Module, frozen_modules: list[str] | str) -> None:
         InvalidInputError: for a name that matches no module.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    targets.check_matched(frozen_modules, modules, what="module")
+    targets.check_matched(frozen_modules, modules, kind="module")
     for name, module in modules.items():
         if targets.matches(name, frozen_modules):
             module.requires_grad_(False)

@@ -1,1 +1,1 @@
-"""The compact file of a model: a safetensors container whose gaps and values are entropy coded."""
+"""Packed models: a whole model in one folder, with the gaps and values of its matrices entropy coded."""

@@ -1,6 +1,6 @@
 """Bytes of a packed tensor, both ways: gaps between the kept positions, byte planes, and the entropy coder around them.
 
-Everything that is read is taken for hostile: sizes are checked before memory is taken, and positions before they are used.
+Input may be hostile: sizes are checked before memory is taken, and positions before they are used.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ ESCAPE = 255
 """A byte of the gaps that moves on by 255 positions and keeps nothing."""
 
 LEVELS = {"gaps": 17, "values": 1, "scales": 1}
-"""Of zstandard, for each part: a slow level finds what repeats in the gaps of structured masks; in values nothing does."""
+"""Of zstandard, for each part: a slow level finds repetitions in the gaps of structured masks; values have none."""
 
 CHUNK = 1 << 20
 """Gaps that are decoded at a time, so that wide numbers take little memory."""
@@ -30,20 +30,15 @@ def gaps_of(positions: Array) -> Array:
 
 
 def most_gaps(kept: int, size: int) -> int:
-    """Returns how many bytes the gaps of so many kept among `size` positions are at most."""
+    """Returns the most bytes that the gaps of `kept` among `size` positions can take."""
     return kept + size // ESCAPE
 
 
 def positions_of(gaps: Array, kept: int, size: int) -> Iterator[Array]:
-    """Yields the positions that gaps lead to, rising, int64, some at a time.
-
-    Args:
-        gaps: bytes.
-        kept: how many positions there must be.
-        size: above all of them.
+    """Yields the positions that gaps lead to, rising, int64, in chunks.
 
     Raises:
-        InvalidInputError: if there are more or fewer, or one is outside; before it is yielded.
+        InvalidInputError: if there are not `kept` of them, or one is not below `size`; before it is yielded.
     """
     found = int(np.count_nonzero(gaps != ESCAPE))
     if found != kept or (len(gaps) and gaps[-1] == ESCAPE):
@@ -79,11 +74,9 @@ def frame(part: str, data: bytes) -> Array:
 
 
 def unframed(stored: bytes, least: int, most: int) -> bytes:
-    """Returns what a frame holds.
+    """Returns the bytes in a frame.
 
-    Args:
-        stored: one whole frame.
-        least, most: how many bytes it may hold; the size that it states is checked before memory is taken.
+    It may hold `least` to `most` bytes: the size that it states is checked before memory is taken.
 
     Raises:
         InvalidInputError: if the frame is damaged, or states another size.
@@ -93,7 +86,7 @@ def unframed(stored: bytes, least: int, most: int) -> bytes:
     try:
         size = zstandard.frame_content_size(stored)
         if not least <= size <= most:
-            raise InvalidInputError(f"a frame says that it holds {size} bytes, and there must be {_between(least, most)}")
+            raise InvalidInputError(f"a frame holds {size} bytes, and there must be {_between(least, most)}")
         data = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise InvalidInputError(f"a frame cannot be read ({error})") from error

@@ -1,4 +1,4 @@
-"""What the header of a packed file says of each tensor; the only place where it becomes JSON, and comes from it."""
+"""The header of a packed file: an entry for each tensor, to and from JSON."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import torch
 
 from ...errors import InvalidInputError, enumeration
 from ...version import VERSION
-from .values import VALUES, Values
+from .values import VALUES, PackedValues
 
 T = TypeVar("T")
 
@@ -30,22 +30,23 @@ LARGEST = 1 << 48
 
 
 @dataclass(frozen=True)
-class Raw:
-    """A vector, or a tensor of whole numbers, as it is.
+class ShapedEntry:
+    """A tensor of a shape."""
 
-    Args:
-        shape: its sizes.
-        dtype: of its numbers, one of DTYPES.
-    """
-
-    kind: ClassVar[str] = "raw"
-    parts: ClassVar[tuple[str, ...]] = ("values",)
     shape: tuple[int, ...]
-    dtype: torch.dtype
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class RawEntry(ShapedEntry):
+    """A vector, or a tensor of whole numbers, as it is: of a dtype among DTYPES."""
+
+    kind: ClassVar[str] = "raw"
+    parts: ClassVar[tuple[str, ...]] = ("values",)
+    dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
@@ -54,30 +55,20 @@ class Raw:
 
     @property
     def bound(self) -> float:
-        """Bits that it is worth: all of its own."""
+        """Information bound in bits: all of its own."""
         return 8.0 * self.nbytes
 
 
 @dataclass(frozen=True)
-class Dense:
-    """A tensor of two dimensions or more, seen as shape[0] rows, with all of its values.
-
-    Args:
-        shape: its sizes.
-        values: how they are stored.
-    """
+class DenseEntry(ShapedEntry):
+    """A tensor of two dimensions or more, seen as shape[0] rows, with all of its values, and how they are stored."""
 
     kind: ClassVar[str] = "dense"
-    shape: tuple[int, ...]
-    values: Values
+    values: PackedValues
 
     @property
     def parts(self) -> tuple[str, ...]:
         return ("values", "scales") if self.values.scaled else ("values",)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
 
     @property
     def rows(self) -> int:
@@ -99,17 +90,13 @@ class Dense:
 
     @property
     def bound(self) -> float:
-        """Bits that it is worth."""
+        """Information bound in bits."""
         return 8.0 * self.values.dtype.itemsize * self.size
 
 
 @dataclass(frozen=True)
-class Sparse(Dense):
-    """A tensor of two dimensions or more, seen as shape[0] rows, of which only some values are kept.
-
-    Args:
-        kept: how many.
-    """
+class SparseEntry(DenseEntry):
+    """A tensor of two dimensions or more, seen as shape[0] rows, of which only the `kept` values other than 0 are stored."""
 
     kind: ClassVar[str] = "sparse"
     kept: int
@@ -129,12 +116,12 @@ class Sparse(Dense):
 
     @property
     def bound(self) -> float:
-        """Bits that it is worth: n (H(d) + d b), for n weights of density d with b bits a value, H the binary entropy."""
+        """Information bound in bits: n (H(d) + d b), for n weights of density d with b bits a value, H the binary entropy."""
         return self.size * entropy(self.kept / self.size) + 8.0 * self.values.dtype.itemsize * self.kept
 
 
-Entry = Raw | Dense | Sparse
-"""What is known of one tensor without reading it."""
+Entry = RawEntry | DenseEntry | SparseEntry
+"""The description of one tensor, known without reading it."""
 
 
 def entropy(d: float) -> float:
@@ -143,7 +130,7 @@ def entropy(d: float) -> float:
 
 
 def container_name(tensor: str, part: str) -> str:
-    """Returns under which name a part of a tensor lies in the container."""
+    """Returns the name of a part of a tensor in the container."""
     return f"{tensor}:{part}"
 
 
@@ -160,24 +147,24 @@ def checksum(text: str) -> str:
 
 
 def entries_of(metadata: Mapping[str, str]) -> dict[str, Entry]:
-    """Returns what the metadata of a packed file says; keys that are not known here are left alone.
+    """Reads the entries in the metadata of a packed file; unknown keys are ignored.
 
     Raises:
-        InvalidInputError: if it is another format, or of another major version, or not what this format says.
+        InvalidInputError: if it is another format, or of another major version, or not as this format describes it.
     """
     if metadata.get("format") != FORMAT:
         raise InvalidInputError("it is no packed model: its header names another format, or none")
     _check_version(metadata.get("version", ""))
     tensors = metadata.get("tensors", "")
     if metadata.get("checksum") != checksum(tensors):
-        raise InvalidInputError("the description of its tensors and the checksum of that do not belong together")
+        raise InvalidInputError("the description of its tensors and its checksum do not match")
     try:
-        said = json.loads(tensors)
+        stated = json.loads(tensors)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the description of its tensors cannot be read ({error})") from error
-    if not isinstance(said, dict):
+    if not isinstance(stated, dict):
         raise InvalidInputError("the description of its tensors is no object")
-    return {name: _from_json(name, entry) for name, entry in said.items()}
+    return {name: _from_json(name, entry) for name, entry in stated.items()}
 
 
 def _check_version(version: str) -> None:
@@ -185,47 +172,52 @@ def _check_version(version: str) -> None:
     if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit() and len(version) < 16):
         raise InvalidInputError(f"its version is {version[:20]!r}, and no number such as {MAJOR}.{MINOR}")
     if int(major) != MAJOR:
-        what = "made by a newer fineprune: install that" if int(major) > MAJOR else "unknown: pack the model again"
-        raise InvalidInputError(f"its version is {version}, {what}, as this one reads version {MAJOR}")
+        remedy = "made by a newer fineprune: install that" if int(major) > MAJOR else "unknown: pack the model again"
+        raise InvalidInputError(f"its version is {version}, {remedy}, as this one reads version {MAJOR}")
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:
-    said: dict[str, Any] = {"kind": entry.kind, "shape": list(entry.shape)}
-    if isinstance(entry, Raw):
-        return {**said, "dtype": str(entry.dtype).removeprefix("torch.")}
-    said |= {"values": entry.values.name}
-    return {**said, "kept": entry.kept} if isinstance(entry, Sparse) else said
+    stated: dict[str, Any] = {"kind": entry.kind, "shape": list(entry.shape)}
+    if isinstance(entry, RawEntry):
+        return {**stated, "dtype": str(entry.dtype).removeprefix("torch.")}
+    stated |= {"values": entry.values.name}
+    return {**stated, "kept": entry.kept} if isinstance(entry, SparseEntry) else stated
 
 
-def _from_json(name: str, said: Any) -> Entry:
-    if not isinstance(said, dict):
-        raise InvalidInputError(f"what it says of {name[:80]} is no object")
-    kind, shape = said.get("kind"), _shape(name, said.get("shape"))
-    if kind == Raw.kind:
-        return Raw(shape, _known(name, "dtype", said.get("dtype"), DTYPES))
-    if kind not in (Dense.kind, Sparse.kind):
+def _from_json(name: str, stated: Any) -> Entry:
+    if not isinstance(stated, dict):
+        raise InvalidInputError(f"the description of {name[:80]} is no object")
+    kind, shape = stated.get("kind"), _shape(name, stated.get("shape"))
+    if kind == RawEntry.kind:
+        return RawEntry(shape, _known(name, "dtype", stated.get("dtype"), DTYPES))
+    if kind not in (DenseEntry.kind, SparseEntry.kind):
         raise InvalidInputError(f"{name[:80]} has a kind that is not known")
     if len(shape) < 2:
         raise InvalidInputError(f"{name[:80]} has {len(shape)} dimensions, and a {kind} tensor two or more")
-    values = _known(name, "values", said.get("values"), VALUES)
-    if kind == Dense.kind:
-        return Dense(shape, values)
-    kept = said.get("kept")
+    values = _known(name, "values", stated.get("values"), VALUES)
+    if kind == DenseEntry.kind:
+        return DenseEntry(shape, values)
+    kept = stated.get("kept")
     if not is_count(kept) or 0 in shape or kept > math.prod(shape):
         raise InvalidInputError(f"{name[:80]} says that it keeps {str(kept)[:40]} of {math.prod(shape)} values")
-    return Sparse(shape, values, kept)
+    return SparseEntry(shape, values, kept)
 
 
-def _known(name: str, key: str, said: Any, known: Mapping[str, T]) -> T:
-    if not isinstance(said, str) or said not in known:
-        raise InvalidInputError(f"{name[:80]} says {key} {str(said)[:40]!r}; known are {enumeration(known)}")
-    return known[said]
+def _known(name: str, key: str, stated: Any, known: Mapping[str, T]) -> T:
+    if not isinstance(stated, str) or stated not in known:
+        raise InvalidInputError(f"{name[:80]} says {key} {str(stated)[:40]!r}; known are {enumeration(known)}")
+    return known[stated]
 
 
-def _shape(name: str, said: Any) -> tuple[int, ...]:
-    if not isinstance(said, list) or len(said) > MOST_DIMENSIONS or not all(map(is_count, said)) or math.prod(said) > LARGEST:
-        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(said)[:80]}")
-    return tuple(said)
+def _shape(name: str, stated: Any) -> tuple[int, ...]:
+    if (
+        not isinstance(stated, list)
+        or len(stated) > MOST_DIMENSIONS
+        or not all(map(is_count, stated))
+        or math.prod(stated) > LARGEST
+    ):
+        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(stated)[:80]}")
+    return tuple(stated)
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -1,4 +1,4 @@
-"""Reads a packed file: all that it says of itself is checked before memory is taken for it, and nothing of it is run."""
+"""Reads a packed file: its header is checked before memory is taken, and nothing of it is run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import InvalidInputError, enumeration, require
 from ...sparse.format import SparseMatrix
 from .gaps import most_gaps, numbers, positions_of, unframed
-from .header import Dense, Entry, Raw, Sparse, container_name, entries_of, numpy_dtype
+from .header import DenseEntry, Entry, RawEntry, SparseEntry, container_name, entries_of, numpy_dtype
 from .values import LARGEST_INT8, Array, widened
 
 LARGEST_SCALE = float(np.finfo(np.float32).max) / (LARGEST_INT8 + 1)
@@ -29,7 +29,7 @@ class PackedFile:
 
     Args:
         path: of the file.
-        entries: name of each tensor -> what the header says of it.
+        entries: name of each tensor -> its entry in the header.
     """
 
     path: Path
@@ -40,26 +40,24 @@ class PackedFile:
         """Returns a tensor in its shape, float32 if it is of floating-point numbers.
 
         Raises:
-            InvalidInputError: if what the file holds is not what its header says.
+            InvalidInputError: if the file does not hold what its header describes.
         """
         entry = self.entries[name]
-        with _telling(self.path, name):
+        with _naming(self.path, name):
             parts = self._parts(name)
-            if isinstance(entry, Raw):
+            if isinstance(entry, RawEntry):
                 return torch.from_numpy(_raw(parts["values"], entry)).view(entry.shape)
             return torch.from_numpy(_restored(parts, entry)).view(entry.shape)
 
     def matrix(self, name: str) -> SparseMatrix:
-        """Returns a tensor of two dimensions that is stored sparse, without making it dense.
-
-        int8 values stay so, with the scale of each row; others become float32.
+        """Returns a tensor of two dimensions that is stored sparse, as such. int8 values stay so; others become float32.
 
         Raises:
-            InvalidInputError: if what the file holds is not what its header says.
+            InvalidInputError: if the file does not hold what its header describes.
         """
         entry = self.entries[name]
-        assert isinstance(entry, Sparse)
-        with _telling(self.path, name):
+        assert isinstance(entry, SparseEntry)
+        with _naming(self.path, name):
             return _sparse(self._parts(name), entry)
 
     def _parts(self, name: str) -> dict[str, bytes]:
@@ -74,7 +72,7 @@ def opened(path: Path) -> Iterator[PackedFile]:
         InvalidInputError: if it is none, is damaged or cut off, or is of a newer version.
     """
     require("sparse", "zstandard")
-    with _telling(path):
+    with _naming(path):
         container: Any = safetensors.safe_open(path, framework="np")
         entries = entries_of(container.metadata() or {})
         _check_tensors(container, entries)
@@ -82,8 +80,8 @@ def opened(path: Path) -> Iterator[PackedFile]:
 
 
 @contextmanager
-def _telling(path: Path, name: str | None = None) -> Iterator[None]:
-    """Lets errors say in which file, and of which tensor."""
+def _naming(path: Path, name: str | None = None) -> Iterator[None]:
+    """Adds the file, and the tensor, to the text of an error."""
     try:
         yield
     except (InvalidInputError, safetensors.SafetensorError, OSError) as error:
@@ -104,14 +102,14 @@ def _check_tensors(container: Any, entries: Mapping[str, Entry]) -> None:
             raise InvalidInputError(f"{name[:80]} is no run of bytes")
 
 
-def _raw(data: bytes, entry: Raw) -> Array:
+def _raw(data: bytes, entry: RawEntry) -> Array:
     unpacked = unframed(data, entry.nbytes, entry.nbytes)
     if entry.dtype == torch.bool and max(unpacked, default=0) > 1:
         raise InvalidInputError("a truth value is neither 0 nor 1")
     return numbers(unpacked, numpy_dtype(entry.dtype))
 
 
-def _values(parts: Mapping[str, bytes], entry: Dense) -> Array:
+def _values(parts: Mapping[str, bytes], entry: DenseEntry) -> Array:
     size = entry.values.dtype.itemsize * entry.stored
     values = numbers(unframed(parts["values"], size, size), entry.values.dtype)
     if not np.isfinite(values).all():
@@ -119,7 +117,7 @@ def _values(parts: Mapping[str, bytes], entry: Dense) -> Array:
     return values
 
 
-def _scales(parts: Mapping[str, bytes], entry: Dense) -> Array | None:
+def _scales(parts: Mapping[str, bytes], entry: DenseEntry) -> Array | None:
     if not entry.values.scaled:
         return None
     scales = widened(numbers(unframed(parts["scales"], 2 * entry.rows, 2 * entry.rows), np.dtype("<u2")))
@@ -128,15 +126,15 @@ def _scales(parts: Mapping[str, bytes], entry: Dense) -> Array | None:
     return scales
 
 
-def _positions(parts: Mapping[str, bytes], entry: Sparse) -> Iterator[Array]:
+def _positions(parts: Mapping[str, bytes], entry: SparseEntry) -> Iterator[Array]:
     data = unframed(parts["gaps"], entry.kept, most_gaps(entry.kept, entry.size))
     return positions_of(np.frombuffer(data, np.uint8), entry.kept, entry.size)
 
 
-def _restored(parts: Mapping[str, bytes], entry: Dense) -> Array:
+def _restored(parts: Mapping[str, bytes], entry: DenseEntry) -> Array:
     """Returns the values of all entries, flat."""
     values, scales = _values(parts, entry), _scales(parts, entry)
-    if isinstance(entry, Sparse):
+    if isinstance(entry, SparseEntry):
         flat, done = np.zeros(entry.size, values.dtype), 0
         for positions in _positions(parts, entry):
             flat[positions] = values[done : done + len(positions)]
@@ -148,7 +146,7 @@ def _restored(parts: Mapping[str, bytes], entry: Dense) -> Array:
     return restored
 
 
-def _sparse(parts: Mapping[str, bytes], entry: Sparse) -> SparseMatrix:
+def _sparse(parts: Mapping[str, bytes], entry: SparseEntry) -> SparseMatrix:
     values, scales = _values(parts, entry), _scales(parts, entry)
     counts = np.zeros(entry.rows, np.int64)
     columns, done = np.empty(entry.kept, np.uint16), 0

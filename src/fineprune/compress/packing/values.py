@@ -13,7 +13,7 @@ LARGEST_INT8 = 127
 
 
 @dataclass(frozen=True)
-class Float32:
+class Float32Values:
     """Values as they are, in 4 bytes."""
 
     name: ClassVar[str] = "fp32"
@@ -26,7 +26,7 @@ class Float32:
 
 
 @dataclass(frozen=True)
-class Float16:
+class Float16Values:
     """Values rounded to the nearest IEEE half, in 2 bytes."""
 
     name: ClassVar[str] = "fp16"
@@ -50,7 +50,7 @@ class Float16:
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8Values:
     """Values as whole numbers from -127 to 127, in 1 byte, times one bfloat16 scale for each row: its largest value / 127."""
 
     name: ClassVar[str] = "int8"
@@ -64,10 +64,10 @@ class Int8:
         return np.rint(matrix / divisors[:, None]).astype(self.dtype), scales
 
 
-Values = Float32 | Float16 | Int8
+PackedValues = Float32Values | Float16Values | Int8Values
 """How the values of a packed model's matrices are stored."""
 
-VALUES: dict[str, Values] = {values.name: values for values in (Int8(), Float16(), Float32())}
+VALUES: dict[str, PackedValues] = {values.name: values for values in (Int8Values(), Float16Values(), Float32Values())}
 """Name on the command line and in the file -> the values."""
 
 

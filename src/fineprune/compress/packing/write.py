@@ -1,18 +1,26 @@
-"""Writes the tensors of a model as one packed file."""
+"""Writes a model as a packed one: a new folder with its config, and its tensors in one packed file."""
 
-from collections.abc import Mapping
+import copy
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
 import torch
 from torch import Tensor
 
-from ...errors import InvalidInputError
+from ...errors import InvalidInputError, require
+from ...files import check_free, new_folder
+from ..resizing.weights import Weights
 from .gaps import frame, gaps_of, planes
-from .header import DTYPES, Dense, Entry, Raw, Sparse, container_name, metadata_of, numpy_dtype
-from .values import Array, Values
+from .header import DTYPES, DenseEntry, Entry, RawEntry, SparseEntry, container_name, metadata_of, numpy_dtype
+from .values import Array, PackedValues
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PACKED = "packed.safetensors"
 """Name of the packed file in its folder."""
@@ -20,24 +28,48 @@ PACKED = "packed.safetensors"
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a tensor.
+    """A tensor in a packed file.
 
     Args:
-        entry: what the header says of it.
-        nbytes: that its parts take in the file.
+        entry: in the header.
+        nbytes: of its parts in the file.
     """
 
     entry: Entry
     nbytes: int
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], values: Values) -> dict[str, Written]:
-    """Writes a packed file, and returns what became of each tensor.
+def save(
+    model: "PreTrainedModel", folder: str | Path, values: PackedValues, beside: Iterable[Path] = ()
+) -> Mapping[str, Written]:
+    """Saves a model as a packed one in a new folder.
 
     Args:
-        path: of the new file.
-        tensors: by name, each once.
-        values: how those of floating-point tensors with two dimensions or more are stored.
+        model: shrunken or not.
+        folder: a new one.
+        values: how values of matrices are stored.
+        beside: files to copy into it, as those of a tokenizer.
+
+    Returns:
+        The entry and the bytes of each tensor, by its first name.
+
+    Raises:
+        InvalidInputError: if the folder is occupied, or a tensor has values that cannot be stored so.
+        FileError: if the folder cannot be written; nothing of it is left then.
+    """
+    require("sparse", "zstandard")
+    check_free(folder)
+    config = copy.deepcopy(model.config)
+    config.dtype, config.architectures = torch.float32, [type(model).__name__]
+    with new_folder(Path(folder)) as temporary:
+        for path in beside:
+            shutil.copyfile(path, temporary / path.name)
+        config.save_pretrained(temporary)
+        return write(temporary / PACKED, Weights(model).tensors, values)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], values: PackedValues) -> dict[str, Written]:
+    """Writes tensors, each once, as one packed file; returns the entry and the bytes of each.
 
     Raises:
         InvalidInputError: if a tensor cannot be stored so; before anything is written.
@@ -56,12 +88,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], values: Values) -> dict[str
     return written
 
 
-def encoded(tensor: Tensor, values: Values) -> tuple[Entry, dict[str, bytes]]:
-    """Returns what the header says of a tensor, and its parts, not yet compressed.
-
-    Args:
-        tensor: of any shape; floating-point ones become float32 first.
-        values: how those of a floating-point tensor with two dimensions or more are stored.
+def encoded(tensor: Tensor, values: PackedValues) -> tuple[Entry, dict[str, bytes]]:
+    """Returns the entry of a tensor, and its parts, not yet compressed; floating-point tensors become float32 first.
 
     Raises:
         InvalidInputError: if the values are NaN, infinite or too large for this, or of a dtype with no place in the format.
@@ -78,18 +106,18 @@ def encoded(tensor: Tensor, values: Values) -> tuple[Entry, dict[str, bytes]]:
     stored = stored + stored.dtype.type(0)  # of -0.0, which multiplying by a mask leaves behind, this makes +0.0
     positions = np.flatnonzero(stored)
     if not leaving_out_pays(len(positions), stored):
-        return Dense(tuple(tensor.shape), values), {"values": planes(stored), **parts}
+        return DenseEntry(tuple(tensor.shape), values), {"values": planes(stored), **parts}
     kept = stored.reshape(-1)[positions]
-    entry = Sparse(tuple(tensor.shape), values, len(positions))
+    entry = SparseEntry(tuple(tensor.shape), values, len(positions))
     return entry, {"gaps": gaps_of(positions).tobytes(), "values": planes(kept), **parts}
 
 
 def leaving_out_pays(kept: int, stored: Array) -> bool:
-    """Whether the bits of the values left out are more than the gaps cost: at most about one bit for each value there is."""
+    """Whether leaving out zeros saves more bits than the gaps cost: at most about one bit for each value there is."""
     return 8 * stored.itemsize * (stored.size - kept) > stored.size
 
 
 def _raw(tensor: Tensor) -> tuple[Entry, dict[str, bytes]]:
     if tensor.dtype not in DTYPES.values():
         raise InvalidInputError(f"it holds {tensor.dtype}, and the format has no place for that.")
-    return Raw(tuple(tensor.shape), tensor.dtype), {"values": planes(tensor.numpy().astype(numpy_dtype(tensor.dtype)))}
+    return RawEntry(tuple(tensor.shape), tensor.dtype), {"values": planes(tensor.numpy().astype(numpy_dtype(tensor.dtype)))}

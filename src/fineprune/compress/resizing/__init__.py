@@ -1,1 +1,1 @@
-"""Models whose layers have other sizes than their config says: built, saved, loaded."""
+"""Builds, saves and loads models whose layers have other sizes than their config says."""

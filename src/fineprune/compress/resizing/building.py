@@ -1,84 +1,109 @@
-"""Builds a saved model, shrunken or stock: the class of its config, fitted to its tensors."""
+"""Builds a saved model whose layers have other sizes than its config says: a new one of its class, fitted to its tensors.
 
+Of the folder a config and plain tensors are read, and nothing is run.
+"""
+
+import json
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration, require
 from ...files import check_memory
-from ...models import targets
+from ...models.architectures import defining_modules
 from .fitting import fit
-from .reading import folder_of, loading_errors, read_config, read_tensors
-from .slots import WHOLE
-from .stock import is_marked, mark
-from .weights import held
+from .stock import MARK, PER_LAYER, READABLE, is_marked, mark
+from .weights import WHOLE, held
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
+TENSORS = "model.safetensors"
 GENERATION = "generation_config.json"
 
 
-def from_pretrained(name: str | Path, head: str | None = None, attn_implementation: str | None = None) -> "PreTrainedModel":
-    """Loads a saved model, shrunken or stock, in evaluation mode. Only plain tensors are read, and no code.
-
-    Args:
-        name: a folder, or a name on the Hub.
-        head: the class of Transformers that loads it, as AutoModelForSequenceClassification; None: as the config says.
-            A head that the checkpoint lacks is made anew.
-        attn_implementation: as in Transformers.
-
-    Raises:
-        InvalidInputError: if it is no checkpoint, tensors are missing or left over, or sizes do not belong together.
-    """
+@contextmanager
+def loading(name: str | Path, kind: str = "a model") -> Iterator[None]:
+    """Turns the errors that Transformers raises for a folder, a file or a setting into one that names the folder."""
     require("hub", "transformers")
+    import pickle
+
+    from huggingface_hub.errors import StrictDataclassError
+
+    known = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, ImportError)
+    rare = (AssertionError, safetensors.SafetensorError, pickle.UnpicklingError, StrictDataclassError)
     try:
-        config = read_config(name)
-        if attn_implementation is not None:
-            config._attn_implementation = attn_implementation
-        if is_marked(config):
-            return load_marked(name, config, head)
-        return _stock(name, class_of(config, head), config, head)
+        yield
     except InvalidInputError:
         raise
-    except loading_errors() as error:
-        raise InvalidInputError(f"{name} could not be loaded: {' '.join(str(error).split())}") from error
+    except (*known, *rare) as error:
+        raise InvalidInputError(f"{name} could not be loaded as {kind}: {' '.join(str(error).split())}") from error
 
 
-def _stock(name: str | Path, kind: Any, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
-        name, config=config, use_safetensors=True, output_loading_info=True
-    )
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if head is not None:  # a head that the checkpoint lacks is made anew
-        missing = targets.inside_blocks(model, missing)
-    if missing:
-        raise InvalidInputError(f"{name} lacks tensors that its config names: {enumeration(missing)}. {WHOLE}")
-    if head is None and report["unexpected_keys"]:
-        unread = enumeration(sorted(report["unexpected_keys"]))
-        logger.warning("%s has no place for %s, which are left out.", type(model).__name__, unread)
-    return model
+def read_config(name: str | Path) -> "PreTrainedConfig":
+    """Reads the config of a saved model, shrunken or not, without the settings that are there for others.
 
-
-def load_marked(name: str | Path, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
-    """Loads a shrunken model that is not stock.
-
-    Args:
-        name: as in `from_pretrained`.
-        config: as `read_config` gives it, with changes for the head perhaps.
-        head: as in `from_pretrained`.
-
-    Raises:
-        InvalidInputError: as `from_pretrained`; and what Transformers raises for a config of which it cannot make a model.
+    Raises the errors of Transformers where it cannot be read.
     """
-    from transformers import GenerationConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
+    raw, _ = PreTrainedConfig.get_config_dict(name)
+    if MARK not in raw:
+        stock: PreTrainedConfig = AutoConfig.from_pretrained(name)
+        return stock
+    kind = type(AutoConfig.for_model(raw["model_type"]))
+    config: PreTrainedConfig = kind.from_dict({key: value for key, value in raw.items() if key not in (PER_LAYER, READABLE)})
+    is_marked(config)
+    return config
+
+
+def folder_of(name: str | Path) -> Path:
+    """Returns the folder of a saved model, which is fetched if the name is one on the Hub."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a folder, in one file or several."""
+    index = folder / f"{TENSORS}.index.json"
+    names = [TENSORS]
+    if not (folder / TENSORS).is_file() and index.is_file():
+        names = _parts(index)
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise InvalidInputError(f"{folder} holds no {name}: {WHOLE}")
+        tensors |= safetensors.torch.load_file(folder / name)
+    return tensors
+
+
+def _parts(index: Path) -> list[str]:
+    """Returns the files that an index names, all of them in its folder."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidInputError(f"{index} could not be read: {error}. {WHOLE}") from error
+    strange = [name for name in names if Path(name).name != name]
+    if strange:
+        raise InvalidInputError(f"{index} names files outside its folder: {enumeration(strange)}. {WHOLE}")
+    return names
+
+
+def load_resized(name: str | Path, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
+    """Loads a shrunken model that is not stock, with the config of `read_config` and a head as in `from_pretrained`."""
     folder = folder_of(name)
     model = built(class_of(config, head), config)
     tensors = _current_names(model, read_tensors(folder))
@@ -86,12 +111,20 @@ def load_marked(name: str | Path, config: "PreTrainedConfig", head: str | None) 
     if head is not None:
         tensors = _renamed(model, tensors)
         saved = {_part(model, key) for key in tensors}
-        new = [key for key, _ in held(model) if key not in tensors and (_is_head(model, key) or _part(model, key) not in saved)]
+        new = [key for key, _ in held(model) if key not in tensors and (is_head(model, key) or _part(model, key) not in saved)]
         if new:
             logger.warning("%s has no head of this form (%s), and a new one is trained.", name, enumeration(sorted(new)))
     fit(model, tensors, new)
     _initialise(model)
-    mark(model)
+    return finished(model, folder)
+
+
+def finished(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
+    """Returns a model that was filled, in evaluation mode, with the settings for generation that lie in its folder."""
+    from transformers import GenerationConfig
+
+    if is_marked(model.config):
+        mark(model)
     if (folder / GENERATION).is_file() and model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     model.eval()
@@ -103,14 +136,22 @@ def class_of(config: "PreTrainedConfig", head: str | None) -> Any:
     import transformers
 
     wanted = head or (config.architectures or ["AutoModel"])[0]
-    kind = getattr(transformers, wanted, None) if isinstance(wanted, str) else None
+    kind = class_named(wanted) if isinstance(wanted, str) else None
     auto = kind is not None and wanted.startswith("AutoModel")
     if not auto and not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        says = f"The config says architectures {config.architectures!r}" if head is None else f"head was given as {head!r}"
+        source = f"The config says architectures {config.architectures!r}" if head is None else f"head is {head!r}"
         raise InvalidInputError(
-            f"{says}, no class of Transformers. Name one that makes this model, as AutoModelForSequenceClassification."
+            f"{source}, no class of Transformers. Name one that makes this model, as AutoModelForSequenceClassification."
         )
     return kind
+
+
+def class_named(name: str) -> Any:
+    """Returns the class of this name in Transformers, or in the module of a registered architecture; None if there is none."""
+    import transformers
+
+    modules = (transformers, *(sys.modules.get(module) for module in defining_modules()))
+    return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
 
 
 def built(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
@@ -121,7 +162,7 @@ def built(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
 
 
 def on_meta(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """Makes a model on the meta device. Raises what Transformers raises for a config of which it cannot make one."""
+    """Makes a model on the meta device. Raises the errors of Transformers for a config of which it cannot make one."""
     with torch.device("meta"):
         model: PreTrainedModel = kind.from_config(config) if hasattr(kind, "from_config") else kind._from_config(config)
     return model
@@ -141,19 +182,20 @@ def compute_unsaved(model: "PreTrainedModel") -> None:
 
 
 def _initialise(model: "PreTrainedModel") -> None:
-    """Makes the parameters that are still on the meta device anew, as those of a head that was not saved."""
+    """Initialises the parameters that are still on the meta device: those of a head that was not saved."""
     for module in model.modules():
-        fresh = {key: p for key, p in module._parameters.items() if p is not None and p.device.type == "meta"}
+        parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        fresh = {key: parameter for key, parameter in parameters.items() if parameter.device.type == "meta"}
         for key, parameter in fresh.items():
-            module._parameters[key] = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+            setattr(module, key, nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad))
         if fresh:
             model._init_weights(module)
 
 
-def _is_head(model: "PreTrainedModel", key: str) -> bool:
-    """Whether a tensor lies outside the base of a model that has a head."""
+def is_head(model: "PreTrainedModel", key: str) -> bool:
+    """Whether a tensor belongs to the head of a model: it lies outside of the base that the model has."""
     prefix = model.base_model_prefix
-    return prefix in model._modules and not key.startswith(f"{prefix}.")
+    return prefix in dict(model.named_children()) and not key.startswith(f"{prefix}.")
 
 
 def _current_names(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -166,9 +208,12 @@ def _current_names(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict
 
 
 def _renamed(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gives tensors saved with another head, or without one, the names that they have here; parts of no use are left out."""
+    """Gives tensors saved with another head, or without one, the names that they have here; others are left out."""
     prefix = f"{model.base_model_prefix}."
-    headed, saved_headed = model.base_model_prefix in model._modules, any(key.startswith(prefix) for key in tensors)
+    headed, saved_headed = (
+        model.base_model_prefix in dict(model.named_children()),
+        any(key.startswith(prefix) for key in tensors),
+    )
     if headed and not saved_headed:
         tensors = {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
     if not headed and saved_headed:
@@ -176,7 +221,7 @@ def _renamed(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, 
     state = dict(held(model))
     parts = {_part(model, key) for key in state}
     kept = {key: tensor for key, tensor in tensors.items() if _part(model, key) in parts}
-    heads = {key for key in kept if _is_head(model, key)}
+    heads = {key for key in kept if is_head(model, key)}
     fits = {key for key in heads if key in state and kept[key].shape[:1] == state[key].shape[:1]}
     return {key: tensor for key, tensor in kept.items() if key not in heads or key in fits}
 

@@ -1,6 +1,6 @@
-"""Fits the modules of a model to tensors that parts were cut out of: the sizes of all parts are read from the tensors.
+"""Fits the modules of a model to tensors that rows and columns were cut out of: all sizes are read from the tensors.
 
-The same function ends a cut and a load, so that what was saved is built as what was cut.
+The same function ends a cut and a load, so that a saved model is built just as the one that was cut.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError
 from ...models.anatomy import Attention, Block, find_blocks, stacks, stream_of
-from ...models.layers import is_transposed
+from ...models.layers import is_transposed, own_buffer
 from ...models.placeholders import COLUMNS, EmptyLinear, RemovedAttention, give_columns, ignore_shared_bias, take_columns
-from .slots import WHOLE, Slots, name_sizes
-from .stated import STATED
+from .weights import WHOLE, Slots, name_sizes
 
 
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], new: Collection[str] = ()) -> None:
@@ -29,7 +28,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], new: Collection[str] = 
     Raises:
         InvalidInputError: if tensors are missing or left over, or sizes do not belong together.
     """
-    _empty(model, tensors)
+    _remove_empty(model, tensors)
     gives = _give_tables(model, tensors)
     slots = Slots(model)
     gives |= _resize_stream(model, slots, tensors)
@@ -56,17 +55,17 @@ def _inputs(model: nn.Module, tensors: Mapping[str, Tensor], linear: str) -> int
     return 0 if 0 in sizes else sizes[0 if is_transposed(model.get_submodule(linear)) else 1]
 
 
-def _count(number: int, unit: int, most: int, what: str) -> int:
-    """How many units a number of features are."""
+def _count(number: int, unit: int, most: int, name: str) -> int:
+    """The number of heads, or of other units, that a number of features makes."""
     if number % unit or not 0 < number <= unit * most:
-        raise InvalidInputError(f"{what} has {number} features; there may be 1 to {most} times {unit}. {WHOLE}")
+        raise InvalidInputError(f"{name} has {number} features; there may be 1 to {most} times {unit}. {WHOLE}")
     return number // unit
 
 
-# Parts that are replaced.
+# Modules that are replaced.
 
 
-def _empty(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _remove_empty(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Replaces the attentions whose output is given no features."""
     found = find_blocks(model)
     for linear in [
@@ -74,56 +73,58 @@ def _empty(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         *(block.feed_forward.second for block in found),
     ]:
         if not _inputs(model, tensors, linear):
-            _hollow(model, linear, 1)
+            _empty(model, linear, 1)
     for layer in [block.feed_forward for block in found]:
         for first in layer.first if not _inputs(model, tensors, layer.second) else ():
-            _hollow(model, first, 0)
+            _empty(model, first, 0)
     for attention in [one for block in found for one in block.attentions]:
         if _inputs(model, tensors, attention.output):
             continue
         core = model.get_submodule(attention.core)
         within = attention.output.startswith(f"{attention.core}.")
         inside = attention.output.removeprefix(f"{attention.core}.") if within else None
-        emptied = RemovedAttention(inside, attention.nothings, vars(core).get("layer_idx"), attention.cross)
+        layout = attention.layout
+        removed = RemovedAttention(inside, layout.extra_outputs, vars(core).get("layer_idx"), layout.cross)
         if inside is not None:
-            emptied.add_module(inside, core.get_submodule(inside))
-        model.set_submodule(attention.core, emptied.train(core.training))
+            removed.add_module(inside, core.get_submodule(inside))
+        model.set_submodule(attention.core, removed.train(core.training))
 
 
-def _hollow(model: nn.Module, name: str, axis: int) -> None:
+def _empty(model: nn.Module, name: str, axis: int) -> None:
     """Leaves a linear layer no outputs (axis 0) or no inputs (axis 1)."""
     layer: Any = model.get_submodule(name)
     if is_transposed(layer) and axis == 0:
         return  # a Conv1D without outputs computes as it is
     outputs = layer.nf if is_transposed(layer) else layer.out_features
     inputs = layer.nx if is_transposed(layer) else layer.in_features
-    hollow = EmptyLinear(1, 1, device="meta")  # of none, PyTorch warns that there is nothing to initialise
+    empty = EmptyLinear(1, 1, device="meta")  # of none, PyTorch warns that there is nothing to initialise
     shape = (0, inputs) if axis == 0 else (outputs, 0)
-    hollow.weight = nn.Parameter(layer.weight.new_empty(shape, device="meta"), layer.weight.requires_grad)
+    empty.weight = nn.Parameter(layer.weight.new_empty(shape, device="meta"), layer.weight.requires_grad)
     bias = layer.bias
     if bias is not None and axis == 0:
         bias = nn.Parameter(bias.new_empty(0, device="meta"), bias.requires_grad)
-    hollow.bias = bias
-    name_sizes(hollow)
-    model.set_submodule(name, hollow.train(layer.training))
+    empty.bias = bias
+    name_sizes(empty)
+    model.set_submodule(name, empty.train(layer.training))
 
 
 def _give_tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Gives tables that lack columns a note of them, and attentions tables of their own; returns how wide tables give."""
+    """Notes the columns that tables lack, and gives attentions tables of their own; returns the widths of tables' vectors."""
     gives = {}
     for name, table in list(model.named_modules()):
         if isinstance(table, nn.Embedding):
-            gives[name] = len(table._buffers[COLUMNS]) if COLUMNS in table._buffers else table.embedding_dim  # type: ignore[arg-type]
+            which = own_buffer(table, COLUMNS)
+            gives[name] = table.embedding_dim if which is None else len(which)
             _note_columns(table, f"{name}.{COLUMNS}", tensors)
     for attention in [one for block in find_blocks(model) for one in block.attentions]:
-        if attention.positions is not None and f"{attention.core}.{attention.positions}.weight" in tensors:
-            _give_positions(model.get_submodule(attention.core), attention.positions, attention.heads)
+        if attention.layout.positions is not None and f"{attention.positions}.weight" in tensors:
+            _give_positions(model.get_submodule(attention.core), attention.layout.positions, attention.heads)
     return gives
 
 
 def _note_columns(table: nn.Embedding, name: str, tensors: Mapping[str, Tensor]) -> None:
     if name not in tensors:
-        if COLUMNS in table._buffers:
+        if own_buffer(table, COLUMNS) is not None:
             take_columns(table)
         return
     which = tensors[name]
@@ -142,7 +143,7 @@ def _give_positions(core: Any, name: str, heads: int) -> None:
 
 
 def _resize_stream(model: nn.Module, slots: Slots, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Reads the number of features k from the last norm; sets what norms add, eps d / k; returns how wide tables give."""
+    """Reads the number of features k from the last norm; sets epsilons to eps d / k; returns the widths of tables' vectors."""
     stream = stream_of(model)
     if stream is None:
         return {}
@@ -158,24 +159,22 @@ def _resize_stream(model: nn.Module, slots: Slots, tensors: Mapping[str, Tensor]
 
 
 def _epsilon(model: nn.Module, epsilon: float, before: int, after: int) -> float:
-    """What a norm adds after a cut. Taken from the config where that says it, to be the same after any number of cuts."""
+    """The epsilon of a norm after a cut; from the config where that states it, to be the same after any number of cuts."""
     config: Any = model.config
-    stated = STATED[type(model.get_submodule(find_blocks(model)[0].name)).__name__]
-    assert stated.epsilon is not None
-    assert stated.width is not None
-    first, width = getattr(config, stated.epsilon), getattr(config, stated.width)
+    settings = find_blocks(model)[0].layout.sizes
+    assert settings.epsilon is not None
+    assert settings.width is not None
+    first, width = getattr(config, settings.epsilon), getattr(config, settings.width)
     return float(first * (width / after) if epsilon == first * (width / before) else epsilon * (before / after))
 
 
 def _resize_tables(model: nn.Module, slots: Slots, gives: Mapping[str, int]) -> None:
     for name, width in gives.items():
-        which = model.get_submodule(name)._buffers.get(COLUMNS)
+        which = own_buffer(model.get_submodule(name), COLUMNS)
         if which is None:
             continue
         if len(which) != width:
-            raise InvalidInputError(
-                f"{name}.{COLUMNS} says which of {len(which)} columns are kept; {name} gives {width}. {WHOLE}"
-            )
+            raise InvalidInputError(f"{name}.{COLUMNS} is of {len(which)} columns; {name} gives {width}. {WHOLE}")
         slots.resize(name, 1, int(which.sum()))
 
 
@@ -183,16 +182,16 @@ def _resize_attention(model: nn.Module, slots: Slots, attention: Attention, tens
     serves = attention.heads // attention.groups
     features = _inputs(model, tensors, attention.output)
     groups = _count(features, serves * attention.head_size, attention.groups, attention.output)
-    widths = dict.fromkeys((part.module for part in (attention.query, attention.key, attention.value)), 0)
-    for part, heads in ((attention.query, groups * serves), (attention.key, groups), (attention.value, groups)):
-        widths[part.module] += heads * attention.head_size
+    widths = dict.fromkeys((projection.module for projection in attention.projections), 0)
+    for projection, heads in zip(attention.projections, (groups * serves, groups, groups), strict=True):
+        widths[projection.module] += heads * attention.head_size
     for module, width in widths.items():
         slots.resize(module, 0, width)
     slots.resize(attention.output, 1, features)
     core = model.get_submodule(attention.core)
-    for name in attention.counts:
+    for name in attention.layout.counts:
         setattr(core, name, groups * serves)
-    for name in attention.widths:
+    for name in attention.layout.widths:
         setattr(core, name, features)
 
 
@@ -206,14 +205,14 @@ def _resize_neurons(model: nn.Module, slots: Slots, block: Block, tensors: Mappi
 
 def _resize_positions(model: nn.Module, slots: Slots, stack: list[Block]) -> None:
     """Sizes the tables of position biases; where attentions differ in their heads, none takes the bias of another."""
-    passing = [one for block in stack for one in block.attentions if one.passes_bias]
-    for attentions in ([one for one in passing if not one.cross], [one for one in passing if one.cross]):
+    passing = [one for block in stack for one in block.attentions if one.layout.passes_bias]
+    for attentions in ([one for one in passing if not one.layout.cross], [one for one in passing if one.layout.cross]):
         cores: list[Any] = [model.get_submodule(one.core) for one in attentions]
-        counts = [getattr(core, one.counts[0]) for core, one in zip(cores, attentions, strict=True)]
+        counts = [getattr(core, one.layout.counts[0]) for core, one in zip(cores, attentions, strict=True)]
         own = [core.has_relative_attention_bias for core in cores]
         for one, count in zip(attentions, counts, strict=True):
             if one.positions is not None and model.get_submodule(one.core).has_relative_attention_bias:
-                slots.resize(f"{one.core}.{one.positions}", 1, count)
+                slots.resize(one.positions, 1, count)
         alone = sum(own) == 1 and own[0] and len(set(counts)) == 1
         if any(own) and not all(own) and not alone:
             inside = stack[0].name.rpartition(".")[0]

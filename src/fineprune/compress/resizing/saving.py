@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InvalidInputError
 from ...files import check_free, new_folder
-from .building import built
+from .building import built, class_named
 from .fitting import fit
 from .stock import is_marked, plain
 from .weights import Weights
@@ -27,8 +27,8 @@ def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = 
         beside: files to copy into it, as those of a tokenizer.
 
     Raises:
-        InvalidInputError: if the folder is occupied, or the model is not what its class makes of its config, and could not
-            be loaded; before anything is written.
+        InvalidInputError: if the folder is occupied, or the model could not be loaded, since its class makes another of its
+            config; before anything is written.
         FileError: if the folder cannot be written; nothing of it is left then.
     """
     check_free(folder)
@@ -41,12 +41,10 @@ def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = 
 
 
 def _check_loadable(model: "PreTrainedModel") -> None:
-    import transformers
-
     kind = type(model)
     try:
-        if getattr(transformers, kind.__name__, None) is not kind:
-            raise InvalidInputError(f"{kind.__name__} is no class of Transformers.")
+        if class_named(kind.__name__) is not kind:
+            raise InvalidInputError(f"{kind.__name__} is no class of Transformers, nor of a registered architecture.")
         fit(built(kind, type(model.config).from_dict(plain(model.config))), Weights(model).tensors)
     except InvalidInputError as error:
         raise InvalidInputError(

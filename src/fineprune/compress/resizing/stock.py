@@ -1,10 +1,10 @@
-"""What a config can say of a shrunken model: all, as that of a stock one; or that it is shrunken, and how large its layers are.
+"""The config of a shrunken model: that of a stock one where it can be, else marked as shrunken, with the sizes of its layers.
 
 Where every block has the same sizes, and the config states each of them, the shrunken model is a stock one and loads
 anywhere. Else the config keeps its old sizes, which no longer fit the tensors: loading it without this library is an error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ from torch import nn
 
 from ...errors import InvalidInputError
 from ...models.anatomy import find_blocks, stacks, stream_of
+from ...models.architectures import all_blocks
 from ...version import VERSION
-from .stated import STATED, Stated
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -24,20 +24,17 @@ MARK = "fineprune"
 """The setting by which a config says that its model is a shrunken one; the sizes are those of the tensors."""
 
 PER_LAYER = "per_layer_config"
-"""Transformers' own setting for sizes that differ from layer to layer; what is written there is for others to read."""
+"""Transformers' own setting for sizes that differ from layer to layer; it is written for other programs only."""
 
 READABLE = "allow_global_per_layer_attribute_access"
-"""Transformers' own setting that lets a config with sizes per layer say what holds for the others."""
+"""Transformers' own setting that makes the other sizes of a config with sizes per layer readable."""
 
-FACTS = (
-    *("scaling", "head_dim", "attention_head_size", "key_value_proj_dim", "num_key_value_groups", "variance_epsilon", "eps"),
-    *("num_heads", "n_heads", "num_attention_heads", "split_size", "has_relative_attention_bias", "layer_idx"),
-)
-"""Numbers of modules that the output depends on, beside the shapes of tensors."""
+FACTS = ("scaling", "num_key_value_groups", "variance_epsilon", "eps", "has_relative_attention_bias", "layer_idx")
+"""Numbers of modules that the output depends on, beside the shapes of tensors, and the numbers of heads and their sizes."""
 
 
 def describe(model: "PreTrainedModel") -> None:
-    """Lets the config of a model say what it is now: stock sizes where that is possible, and else the mark."""
+    """Writes the sizes of a model into its config: as those of a stock one where that is possible, else the mark."""
     for settings in _candidates(model):
         if _builds(model, settings):
             _state(model, settings)
@@ -46,21 +43,21 @@ def describe(model: "PreTrainedModel") -> None:
 
 
 def mark(model: "PreTrainedModel") -> None:
-    """Lets the config of a model say that it is shrunken, whenever it is saved."""
+    """Marks the config of a model as that of a shrunken one, whenever it is saved."""
     config: Any = model.config
     setattr(config, MARK, {"shrunken": True, "version": VERSION})
     for name in (PER_LAYER, READABLE):
         vars(config).pop(name, None)
     layers = per_layer(model)
     if layers:
-        # Set as the attribute that it is, the config would refuse to give its own sizes.
+        # As a plain attribute the config would raise an error for its own sizes.
         vars(config)[PER_LAYER] = layers
         if not _is_readable({**plain(config), PER_LAYER: layers}, type(config)):
             vars(config)[READABLE] = True
 
 
 def _is_readable(raw: dict[str, Any], kind: Any) -> bool:
-    """Whether Transformers reads a config; that of Llama checks sizes that then differ from layer to layer, and refuses."""
+    """Whether Transformers reads a config; that of Llama raises an error for sizes that differ from layer to layer."""
     try:
         kind.from_dict(raw)
     except RuntimeError:
@@ -69,7 +66,7 @@ def _is_readable(raw: dict[str, Any], kind: Any) -> bool:
 
 
 def plain(config: "PreTrainedConfig") -> dict[str, Any]:
-    """Returns the settings without those that are written beside for others."""
+    """Returns the settings without those that are written for other programs."""
     return {name: value for name, value in config.to_dict().items() if name not in (PER_LAYER, READABLE)}
 
 
@@ -77,7 +74,7 @@ def is_marked(config: "PreTrainedConfig") -> bool:
     """Whether a config says that its model is a shrunken one that is not stock.
 
     Raises:
-        InvalidInputError: if it says something else there.
+        InvalidInputError: if the setting holds anything else.
     """
     mark = vars(config).get(MARK)
     if mark is not None and not (isinstance(mark, Mapping) and mark.get("shrunken") is True):
@@ -90,11 +87,11 @@ def is_marked(config: "PreTrainedConfig") -> bool:
 def _candidates(model: "PreTrainedModel") -> Iterator[dict[str, Any]]:
     """Yields settings that may say the sizes of all blocks, the shortest first."""
     yield {}
-    stated = [stated_of(model, block.name) for block in find_blocks(model)]
+    head_sizes = {block.layout.sizes.head_size for block in find_blocks(model)}
     found = _sizes(model)
     if all(len(values) == 1 and 0 not in values for values in found.values()):
         settings = {name: values.pop() for name, values in found.items()}
-        yield {name: value for name, value in settings.items() if name not in {one.head_size for one in stated}}
+        yield {name: value for name, value in settings.items() if name not in head_sizes}
         yield settings
 
 
@@ -102,25 +99,20 @@ def _sizes(model: "PreTrainedModel") -> dict[str, set[Any]]:
     """Returns the name of each setting -> the values that blocks have."""
     found: dict[str, set[Any]] = {}
     weights = Weights(model)
-    for block in find_blocks(model):
-        stated = stated_of(model, block.name)
-        found.setdefault(stated.neurons, set()).add(weights.matrix(block.feed_forward.second).shape[1])
+    blocks = find_blocks(model)
+    for block in blocks:
+        names = block.layout.sizes
+        found.setdefault(names.neurons, set()).add(weights.matrix(block.feed_forward.second).shape[1])
         for attention in block.attentions:
-            sizes = {stated.heads: attention.heads, stated.groups: attention.groups, stated.head_size: attention.head_size}
+            sizes = {names.heads: attention.heads, names.groups: attention.groups, names.head_size: attention.head_size}
             for name, size in sizes.items():
                 if name is not None:
                     found.setdefault(name, set()).add(size)
-    stream = stream_of(model)
-    stated = stated_of(model, find_blocks(model)[0].name)
-    if stream is not None and stated.width is not None and stated.epsilon is not None:
-        found[stated.width] = {stream.width}
-        found[stated.epsilon] = {vars(model.get_submodule(name))["variance_epsilon"] for name in stream.norms}
+    stream, names = stream_of(model), blocks[0].layout.sizes
+    if stream is not None and names.width is not None and names.epsilon is not None:
+        found[names.width] = {stream.width}
+        found[names.epsilon] = {vars(model.get_submodule(name))["variance_epsilon"] for name in stream.norms}
     return found
-
-
-def stated_of(model: "PreTrainedModel", block: str) -> Stated:
-    """Returns by which names the config states the sizes of a block."""
-    return STATED[type(model.get_submodule(block)).__name__]
 
 
 def _builds(model: "PreTrainedModel", settings: Mapping[str, Any]) -> bool:
@@ -132,19 +124,24 @@ def _builds(model: "PreTrainedModel", settings: Mapping[str, Any]) -> bool:
         config = type(model.config).from_dict({**raw, **settings})
         with torch.device("meta"):
             stock = type(model)._from_config(config)
-    except (ValueError, TypeError, ArithmeticError, StrictDataclassError):  # sizes that the config does not allow together
+    except (ValueError, TypeError, ArithmeticError, StrictDataclassError):  # sizes that the config does not allow
         return False
     shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (model, stock)]
-    facts = (*FACTS, "model_dim") if getattr(config, "scale_decoder_outputs", False) else FACTS
+    facts = {*FACTS, *_facts_of_heads(), *(["model_dim"] if getattr(config, "scale_decoder_outputs", False) else [])}
     return shapes[0] == shapes[1] and all(map(partial(_alike, facts), model.modules(), stock.modules()))
 
 
-def _alike(facts: tuple[str, ...], module: nn.Module, other: nn.Module) -> bool:
+def _facts_of_heads() -> set[str]:
+    attentions = [attention for block in all_blocks() for attention in block.attentions]
+    return {name for one in attentions for name in (one.head_size, *one.counts, *one.widths)}
+
+
+def _alike(facts: Collection[str], module: nn.Module, other: nn.Module) -> bool:
     return all(vars(module).get(fact) == vars(other).get(fact) for fact in facts)
 
 
 def _state(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:
-    """Says the settings in the config, and in those that stacks have of their own."""
+    """Writes settings into the config, and into those that stacks have of their own."""
     configs = {id(module.config): module.config for module in model.modules() if "config" in vars(module)}
     for config in configs.values():
         for name in (MARK, PER_LAYER, READABLE):
@@ -154,20 +151,21 @@ def _state(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:
 
 
 def per_layer(model: "PreTrainedModel") -> dict[str, dict[str, int]]:
-    """Returns the sizes of each layer that differ from what the config says: none for a model of several stacks.
+    """Returns the sizes of each layer that differ from what the config says: none for several stacks, or a config without
+    `num_hidden_layers`.
 
     The format is that of `per_layer_config` in Transformers: number of the layer -> settings.
     """
     (blocks, *more) = stacks(find_blocks(model)).values()
-    if more:
-        return {}
     weights, config = Weights(model), model.config
+    if more or getattr(config, "num_hidden_layers", None) != len(blocks):
+        return {}
     layers = {}
     for number, block in enumerate(blocks):
         heads, groups = (config.attribute_map.get(name, name) for name in ("num_attention_heads", "num_key_value_heads"))
         attention = block.attentions[0] if block.attentions else None
         sizes = {
-            stated_of(model, block.name).neurons: weights.matrix(block.feed_forward.second).shape[1],
+            block.layout.sizes.neurons: weights.matrix(block.feed_forward.second).shape[1],
             heads: attention.heads if attention else 0,
             groups: attention.groups if attention else 0,
         }

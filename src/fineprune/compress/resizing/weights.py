@@ -1,10 +1,14 @@
-"""The tensors of a model by name, to be cut without touching the model."""
+"""The tensors of a model: read by name, to be cut; and the slots where they lie, to be filled with others."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 
-from ...models.layers import is_transposed
+from ...errors import InvalidInputError, enumeration
+from ...models.layers import is_transposed, own_parameter
+
+WHOLE = "Choose a whole checkpoint."
 
 
 class Weights:
@@ -56,19 +60,19 @@ class Weights:
         return self.get(f"{linear}.bias")
 
     def keep_outputs(self, linear: str, kept: Tensor) -> None:
-        """Keeps some output features of a linear layer: positions, in order."""
+        """Keeps these output features of a linear layer: positions, in order."""
         self._keep(f"{linear}.weight", kept, axis=1 if self._transposed(linear) else 0)
         if self.bias(linear) is not None:
             self._keep(f"{linear}.bias", kept, axis=0)
 
     def keep_inputs(self, linear: str, kept: Tensor) -> None:
-        """Keeps some input features of a linear layer: positions, in order. One without any lies as outputs x 0 in memory."""
+        """Keeps these input features of a linear layer: positions, in order. One without any lies as outputs x 0 in memory."""
         self._keep(f"{linear}.weight", kept, axis=0 if self._transposed(linear) else 1)
         if not len(kept):
             self[f"{linear}.weight"] = self.matrix(linear)
 
     def keep_columns(self, table: str, kept: Tensor) -> None:
-        """Keeps some columns of a table: positions, in order."""
+        """Keeps these columns of a table: positions, in order."""
         self._keep(f"{table}.weight", kept, axis=1)
 
     def _keep(self, name: str, kept: Tensor, axis: int) -> None:
@@ -85,5 +89,82 @@ def first_names(model: nn.Module) -> dict[str, str]:
 
 
 def held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields what the model's state holds, by name; tied weights once for each of their names."""
+    """Yields the tensors of a model's state by name; tied weights once for each of their names."""
     yield from model.state_dict(keep_vars=True).items()
+
+
+class Slots:
+    """The places of a model's tensors: all the modules that share each."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._owners: dict[int, list[tuple[str, str]]] = {}
+        for name, tensor in held(model):
+            module, _, last = name.rpartition(".")
+            self._owners.setdefault(id(tensor), []).append((module, last))
+
+    def sharing(self, module: str) -> list[str]:
+        """Returns the modules that have the same weight as this one, which is among them."""
+        return [name for name, _ in self._owners[id(self._model.get_submodule(module).get_parameter("weight"))]]
+
+    def resize(self, module: str, axis: int, size: int) -> None:
+        """Gives a linear layer (axis 0: outputs, 1: inputs), a table (axis 1) or a norm (axis 0) another size."""
+        owner = self._model.get_submodule(module)
+        self._resize(owner.get_parameter("weight"), 1 - axis if is_transposed(owner) else axis, size)
+        bias = own_parameter(owner, "bias")
+        if bias is not None and axis == 0:
+            self._resize(bias, 0, size)
+
+    def _resize(self, parameter: nn.Parameter, axis: int, size: int) -> None:
+        shape = [size if place == axis else other for place, other in enumerate(parameter.shape)]
+        if shape != list(parameter.shape):
+            self._give(id(parameter), nn.Parameter(parameter.new_empty(shape, device="meta"), parameter.requires_grad))
+
+    def _give(self, tensor: int, new: Tensor) -> None:
+        self._owners[id(new)] = self._owners.pop(tensor)
+        for module, last in self._owners[id(new)]:
+            owner = self._model.get_submodule(module)
+            setattr(owner, last, new)
+            name_sizes(owner)
+
+    def place(self, tensors: Mapping[str, Tensor], new: Collection[str]) -> None:
+        """Puts the tensors in, each where its shape is the one expected."""
+        names = {f"{module}.{last}".lstrip(".") for owners in self._owners.values() for module, last in owners}
+        strange = [name for name in tensors if name not in names]
+        if strange:
+            raise InvalidInputError(f"The model has no place for {enumeration(strange)}. {WHOLE}")
+        for tensor, owners in list(self._owners.items()):
+            sharing = [f"{module}.{last}".lstrip(".") for module, last in owners]
+            given = [name for name in sharing if name in tensors]
+            if not given and not any(name in new for name in sharing):
+                raise InvalidInputError(f"The tensor {sharing[0]} is missing. {WHOLE}")
+            if given:
+                self._put(tensor, given, tensors)
+
+    def _put(self, tensor: int, given: list[str], tensors: Mapping[str, Tensor]) -> None:
+        module, _, last = given[0].rpartition(".")
+        owner, value = self._model.get_submodule(module), tensors[given[0]]
+        parameter = own_parameter(owner, last)
+        expected = owner.get_buffer(last) if parameter is None else parameter
+        for name in given:
+            if tensors[name].shape != expected.shape or tensors[name].is_floating_point() != expected.is_floating_point():
+                raise InvalidInputError(
+                    f"{name} holds {tensors[name].dtype} of shape {tuple(tensors[name].shape)}; beside the other tensors "
+                    f"it would have to be {expected.dtype} of shape {tuple(expected.shape)}. {WHOLE}"
+                )
+            if tensors[name] is not value and not torch.equal(tensors[name], value):
+                raise InvalidInputError(f"{name} and {given[0]} are tied, and differ. {WHOLE}")
+        self._give(tensor, value if parameter is None else nn.Parameter(value, parameter.requires_grad))
+
+
+def name_sizes(module: nn.Module) -> None:
+    """Writes the sizes of a module's weight into the attributes in which PyTorch and Transformers repeat them."""
+    weight = own_parameter(module, "weight")
+    if weight is None:
+        return
+    if is_transposed(module):
+        module.nx, module.nf = weight.shape  # type: ignore[assignment]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = weight.shape[1]

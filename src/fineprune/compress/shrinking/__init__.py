@@ -1,1 +1,1 @@
-"""Removes all-zero groups for good; the output stays the same."""
+"""Removes all-zero groups from a model; the output stays the same."""

@@ -11,15 +11,9 @@ from ..resizing.weights import Weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ADDING = (
-    *("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"),
-    *("GPT2Block", "ViTLayer"),
-)
-"""Classes of blocks that only add to their input; those with a norm after each layer change it even if both are empty."""
-
 
 def take_out_blocks(model: "PreTrainedModel") -> None:
-    """Takes out of a shrunken model the blocks that add nothing, and says so in its config; one block at least stays.
+    """Takes the blocks that add nothing out of a shrunken model, and out of its config; one block at least stays.
 
     Models of several stacks keep theirs, as do those whose attention depends on the number of the layer.
     """
@@ -41,9 +35,9 @@ def take_out_blocks(model: "PreTrainedModel") -> None:
 
 
 def _adds_nothing(model: nn.Module, block: Block) -> bool:
-    module = model.get_submodule(block.name)
-    if type(module).__name__ not in ADDING or block.attentions:
+    if not block.layout.removable or block.attentions:
         return False
+    module = model.get_submodule(block.name)
     weights, second = Weights(module), block.feed_forward.second.removeprefix(f"{block.name}.")
     outputs = [f"{name}.{one.output}" for name, one in module.named_modules() if isinstance(one, RemovedAttention)]
     biases = [weights.bias(name) for name in (second, *outputs)]

@@ -1,4 +1,4 @@
-"""Cuts the dead parts out of a model's tensors; the model itself is only read."""
+"""Cuts dead heads, neurons, columns and features out of a model's tensors; the model itself is only read."""
 
 from collections.abc import Iterable
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration
 from ...models.anatomy import Attention, Block, FeedForward, Stream, find_blocks, find_tables, stacks, stream_of
-from ...models.architectures import Projection
+from ...models.layouts import Projection
 from ...models.placeholders import COLUMNS
 from ..resizing.weights import Weights
 from . import dead
 
 
 def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
-    """Returns the tensors of a model, those of tied weights once, without the dead parts.
+    """Returns the tensors of a model, those of tied weights once, without dead heads, neurons, columns and features.
 
     Args:
         model: of a known architecture.
@@ -29,7 +29,7 @@ def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
         _columns(weights, tables)
     for stack in stacks(blocks).values():
         kept = {attention.core: dead.heads(weights, attention) for block in stack for attention in block.attentions}
-        _positions(weights, stack, {core: finding.kept for core, finding in kept.items()})
+        _positions(weights, stack, {core: groups.kept for core, groups in kept.items()})
         for block in stack:
             for attention in block.attentions:
                 _heads(weights, attention, kept[attention.core])
@@ -38,7 +38,7 @@ def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
 
 
 def tied_tables(model: nn.Module) -> list[list[str]]:
-    """Returns the embedding tables that may lose columns, those with the same weight together.
+    """Returns the embedding tables that may lose columns, in groups that share a weight.
 
     A table is left alone if something else uses its weight too, as an output head that is tied to it does.
     """
@@ -58,33 +58,33 @@ def _check_unshared(weights: Weights, blocks: list[Block]) -> None:
     shared = [name for name in names if name in weights and len(weights.sharing(name)) > 1]
     if shared:
         raise InvalidInputError(
-            f"{enumeration(shared)} is shared with another layer, so that what falls in one would fall in both. "
+            f"{enumeration(shared)} is shared with another layer, so that a group pruned in one would be missing in both. "
             "Only layers with weights and biases of their own can be shrunk."
         )
 
 
-def _heads(weights: Weights, attention: Attention, finding: dead.Finding) -> None:
-    """Keeps some heads; where none is left, nothing but the output's bias."""
+def _heads(weights: Weights, attention: Attention, groups: dead.GroupsKept) -> None:
+    """Removes the dead heads; if all are dead, only the bias of the output stays."""
     size, serves = attention.head_size, attention.heads // attention.groups
-    _fold(weights, attention.output, finding.constant)
-    if len(finding.kept) == attention.groups:
+    _fold(weights, attention.output, groups.constant)
+    if len(groups.kept) == attention.groups:
         return
-    weights.keep_inputs(attention.output, _runs(finding.kept, serves * size))
-    if not len(finding.kept):
-        for module in (attention.core, *(part.module for part in (attention.query, attention.key, attention.value))):
+    weights.keep_inputs(attention.output, _runs(groups.kept, serves * size))
+    if not len(groups.kept):
+        for module in (attention.core, *(projection.module for projection in attention.projections)):
             weights.drop(module, but=attention.output)
         return
-    parts = {attention.query: serves * size, attention.key: size, attention.value: size}
-    for module in dict.fromkeys(part.module for part in parts):
-        inside = {part: width for part, width in parts.items() if part.module == module}
-        weights.keep_outputs(module, _rows(weights, inside, finding.kept))
+    widths = {attention.query: serves * size, attention.key: size, attention.value: size}
+    for module in dict.fromkeys(projection.module for projection in widths):
+        inside = {projection: width for projection, width in widths.items() if projection.module == module}
+        weights.keep_outputs(module, _rows(weights, inside, groups.kept))
 
 
-def _rows(weights: Weights, parts: dict[Projection, int], kept: Tensor) -> Tensor:
+def _rows(weights: Weights, widths: dict[Projection, int], kept: Tensor) -> Tensor:
     """The rows of the heads that are kept, in the matrix that holds these projections; each with the width of its heads."""
     positions = []
-    for part, width in sorted(parts.items(), key=lambda item: item[0].place):
-        start = part.place * (len(weights.matrix(part.module)) // part.parts)
+    for projection, width in sorted(widths.items(), key=lambda item: item[0].place):
+        start = projection.place * (len(weights.matrix(projection.module)) // projection.parts)
         positions.append(start + _runs(kept, width))
     return torch.cat(positions)
 
@@ -99,7 +99,7 @@ def _positions(weights: Weights, stack: list[Block], kept: dict[str, Tensor]) ->
     attentions = [one for block in stack for one in block.attentions if one.positions is not None]
     if not any(len(kept[one.core]) < one.groups for one in attentions):
         return
-    names = {one.core: f"{one.core}.{one.positions}.weight" for one in attentions}
+    names = {one.core: f"{one.positions}.weight" for one in attentions}
     tables = {core: weights[name] for core, name in names.items() if name in weights}
     shared = tables.get(attentions[0].core)
     apart = len(tables) > 1 or len({tuple(kept[core].tolist()) for core in names}) > 1
@@ -109,27 +109,27 @@ def _positions(weights: Weights, stack: list[Block], kept: dict[str, Tensor]) ->
             weights[name] = table.index_select(1, kept[core])
 
 
-def _neurons(weights: Weights, layer: FeedForward, finding: dead.Finding) -> None:
-    _fold(weights, layer.second, finding.constant)
+def _neurons(weights: Weights, layer: FeedForward, groups: dead.GroupsKept) -> None:
+    _fold(weights, layer.second, groups.constant)
     for first in layer.first:
-        weights.keep_outputs(first, finding.kept)
-    weights.keep_inputs(layer.second, finding.kept)
+        weights.keep_outputs(first, groups.kept)
+    weights.keep_inputs(layer.second, groups.kept)
 
 
 def _fold(weights: Weights, linear: str, constant: Tensor | None) -> None:
-    """Adds what dead parts gave to the bias of the layer that read them."""
+    """Adds what dead heads or neurons gave to the bias of the layer that read them."""
     bias = weights.bias(linear)
     if constant is not None and bias is not None:
         weights[f"{linear}.bias"] = (bias.double() + constant).to(bias.dtype)
 
 
 def _among(which: Tensor, used: Tensor) -> Tensor:
-    """Which of all are used, of those that were left."""
+    """Which of all are used, given which of those that were left."""
     return torch.zeros_like(which).masked_scatter(which, used)
 
 
 def _columns(weights: Weights, tables: list[str]) -> None:
-    """Takes the columns that are all zero out of tables that share a weight, and notes which are left."""
+    """Takes the columns that are all zero out of tables that share a weight, and notes those that stay."""
     weight = weights[f"{tables[0]}.weight"]
     used = weight.count_nonzero(dim=0) > 0
     if bool(used.all()):
@@ -141,7 +141,7 @@ def _columns(weights: Weights, tables: list[str]) -> None:
 
 
 def _features(weights: Weights, stream: Stream, multiple: int) -> None:
-    """Takes the features that nothing writes out of the residual stream.
+    """Removes the features of the residual stream that nothing writes.
 
     A norm gives g x / sqrt(mean(x^2) + eps). Without d - k features that are 0, the mean is d / k times as large, so
     that sqrt(d / k) g, and eps d / k, give the same; the latter follows from the width, see `fitting`. In float64 features
@@ -184,7 +184,7 @@ def _written(weights: Weights, stream: Stream) -> Tensor:
 
 
 def _keep_of_table(weights: Weights, table: str, kept: Tensor, width: int) -> None:
-    """Keeps some features of a table, of which it may hold only some columns."""
+    """Keeps these features of a table, which may have lost columns already."""
     tables = [name.rpartition(".")[0] for name in weights.sharing(f"{table}.weight")]
     which = weights.get(f"{table}.{COLUMNS}")
     if which is None:
@@ -194,6 +194,6 @@ def _keep_of_table(weights: Weights, table: str, kept: Tensor, width: int) -> No
     weights.keep_columns(table, wanted[which].nonzero().squeeze(-1))
     for name in tables:
         if bool(which[kept].all()):
-            del weights.tensors[f"{name}.{COLUMNS}"]  # as wide as what it gives again
+            del weights.tensors[f"{name}.{COLUMNS}"]  # it has all columns of its vectors again
         else:
             weights[f"{name}.{COLUMNS}"] = which[kept]

@@ -1,4 +1,4 @@
-"""Which parts of a model change nothing: read from zeros in the weights, and the constants that they leave behind.
+"""Which heads and neurons change nothing: read from zeros in the weights, with the constants that they leave behind.
 
 In a feed-forward layer y = W2 f(W1 x + b1) + b2, neuron j is dead if column j of W2 is zero: it adds nothing. If row j of W1
 is zero it adds the constant W2[:, j] f(b1[j]), which b2 can hold. In an attention y = sum over heads of Wo A (Wv x + bv) + bo,
@@ -13,33 +13,33 @@ import torch
 from torch import Tensor
 
 from ...models.anatomy import Attention, FeedForward
-from ...models.architectures import Projection
+from ...models.layouts import Projection
 from ..resizing.weights import Weights
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found among the groups of one layer.
+class GroupsKept:
+    """Which heads or neurons of one layer are kept.
 
     Args:
-        kept: positions of the groups to keep, in order.
-        constant: what the others added to the output together, in float64; None if nothing.
+        kept: their positions, in order.
+        constant: the sum that the others added to the output, in float64; None if they added nothing.
     """
 
     kept: Tensor
     constant: Tensor | None
 
 
-def neurons(weights: Weights, layer: FeedForward, multiple: int) -> Finding:
-    """Finds the neurons that are needed, a multiple of some number if there are that many."""
+def neurons(weights: Weights, layer: FeedForward, multiple: int) -> GroupsKept:
+    """Finds the neurons that are needed; their number is a multiple of the one given, or all there are."""
     second = weights.matrix(layer.second)
     values, known = _values(weights, layer)
     added = torch.where(known, values, 0.0) * second.double()
-    return _finding(second.count_nonzero(dim=0) > 0, known, added, weights.bias(layer.second) is not None, multiple)
+    return _kept(second.count_nonzero(dim=0) > 0, known, added, weights.bias(layer.second) is not None, multiple)
 
 
 def _values(weights: Weights, layer: FeedForward) -> tuple[Tensor, Tensor]:
-    """What each neuron gives if it gives the same for every input, in float64; and whether it does."""
+    """The value of each neuron, if it is the same for every input, in float64; and whether it is."""
     values, known = zip(*(_rows(weights, name) for name in layer.first), strict=True)
     factors = [layer.activation(values[0]), *values[1:]]
     zero = torch.stack([same & (factor == 0) for same, factor in zip(known, factors, strict=True)]).any(0)
@@ -53,8 +53,8 @@ def _rows(weights: Weights, linear: str) -> tuple[Tensor, Tensor]:
     return zeros if bias is None else bias.double(), weight.count_nonzero(dim=1) == 0
 
 
-def heads(weights: Weights, attention: Attention) -> Finding:
-    """Finds the key and value heads that are needed; each falls with the query heads that it serves."""
+def heads(weights: Weights, attention: Attention) -> GroupsKept:
+    """Finds the key and value heads that are needed; each is removed with the query heads that it serves."""
     groups, size = attention.groups, attention.head_size
     serves = attention.heads // groups
     output = weights.matrix(attention.output)
@@ -64,36 +64,34 @@ def heads(weights: Weights, attention: Attention) -> Finding:
     gives = torch.zeros_like(same, dtype=torch.float64)[:, None].expand(-1, size) if bias is None else bias.view(groups, size)
     added = torch.einsum("ogqs,gs->og", output.double(), torch.where(same[:, None], gives.double(), 0.0))
     folds = attention.constant and weights.bias(attention.output) is not None
-    return _finding(output.count_nonzero(dim=(0, 2, 3)) > 0, same, added, folds, multiple=1)
+    return _kept(output.count_nonzero(dim=(0, 2, 3)) > 0, same, added, folds, multiple=1)
 
 
-def of_projection(weights: Weights, part: Projection) -> tuple[Tensor, Tensor | None]:
+def of_projection(weights: Weights, projection: Projection) -> tuple[Tensor, Tensor | None]:
     """Returns the rows and the biases of a projection, out of a matrix that may hold several."""
-    bias = weights.bias(part.module)
-    return weights.matrix(part.module).chunk(part.parts)[part.place], None if bias is None else bias.chunk(part.parts)[
-        part.place
-    ]
+    rows = weights.matrix(projection.module).chunk(projection.parts)[projection.place]
+    bias = weights.bias(projection.module)
+    return rows, None if bias is None else bias.chunk(projection.parts)[projection.place]
 
 
-def _finding(reads: Tensor, same: Tensor, added: Tensor, folds: bool, multiple: int) -> Finding:
-    """Puts together what is needed.
+def _kept(reads: Tensor, same: Tensor, added: Tensor, folds: bool, multiple: int) -> GroupsKept:
+    """Decides which groups are kept; their number is rounded up to a multiple, by keeping the first that could go.
 
     Args:
         reads: whether anything reads a group.
         same: whether a group gives the same for every input.
-        added: outputs x groups, what it adds then.
+        added: outputs x groups, the constant that it adds then.
         folds: whether a constant has a bias to go to.
-        multiple: the number kept is rounded up to one, by keeping the first that could fall.
     """
     nothing = added.count_nonzero(dim=0) == 0
-    falls = ~reads | (same & (nothing | folds))
-    kept = at_least(~falls, multiple)
-    folded = (falls & reads & ~nothing).index_fill(0, kept, False)
-    return Finding(kept, added[:, folded].sum(1) if bool(folded.any()) else None)
+    dead = ~reads | (same & (nothing | folds))
+    kept = at_least(~dead, multiple)
+    folded = (dead & reads & ~nothing).index_fill(0, kept, False)
+    return GroupsKept(kept, added[:, folded].sum(1) if bool(folded.any()) else None)
 
 
 def at_least(needed: Tensor, multiple: int) -> Tensor:
-    """Returns the positions of what is needed, and of the first others, until their number is a multiple or none are left."""
+    """Returns the positions that are needed, and the first others, until their number is a multiple or all are taken."""
     number = math.ceil(int(needed.sum()) / multiple) * multiple
-    order = torch.argsort(needed.logical_not(), stable=True)  # what is needed first, each in its order
+    order = torch.argsort(needed.logical_not(), stable=True)  # the needed ones first, each in its order
     return order[: min(number, len(needed))].sort().values

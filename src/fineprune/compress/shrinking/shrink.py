@@ -1,4 +1,4 @@
-"""Shrinks a model: what pruning has made superfluous is removed, and the output stays what it was."""
+"""Shrinks a model: removes the heads, neurons and features that pruning has made superfluous; the output stays the same."""
 
 import copy
 from typing import TYPE_CHECKING, Any
@@ -20,30 +20,29 @@ if TYPE_CHECKING:
 
 
 def shrink(model: nn.Module, multiple: int = 1) -> "PreTrainedModel":
-    """Returns a new, smaller model without the parts that zeros in the weights have made superfluous.
+    """Returns a new, smaller model, without the groups of weights that zeros have made superfluous.
 
     Removed are heads, neurons, attentions, feed-forward layers, blocks, columns of embedding tables and, with RMSNorm,
-    features of the residual stream (not in float64). What a removed part added for every input is folded into the next
+    features of the residual stream (not in float64). What a removed group added for every input is folded into the next
     bias. The output in evaluation is the same to rounding, and the model given stays as it is.
 
     Args:
-        model: any pruned model of Transformers of a known architecture; no Pruner is needed. Wrappers of PyTorch are
-            looked through.
+        model: a pruned model of Transformers, of a known architecture; wrappers of PyTorch are removed.
         multiple: neurons and features are kept in multiples of it where there are as many, for the kernels of a GPU: 8
             or 16.
 
     Raises:
         InvalidInputError: if the architecture is not known, or the model is quantised, adapted, not in memory, or carries
-            hooks of somebody who would not know the new one.
+            hooks, which a copy would carry too.
     """
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
         raise InvalidInputError(
-            f"multiple was given as {multiple!r}; it is a whole number from 1, where 1 keeps only what is needed."
+            f"multiple must be a whole number from 1, got {multiple!r}. With 1 no more than needed are kept."
         )
     whole = _checked(unwrap(model))
     tensors = {name: tensor.clone() for name, tensor in Weights(whole).tensors.items()}
     smaller = _fitted(whole, tensors)
-    while _sizes(tensors) != _sizes(tensors := cut(smaller, multiple)):  # a cut may leave more with nothing to do
+    while _sizes(tensors) != _sizes(tensors := cut(smaller, multiple)):  # a cut may make more of them dead
         smaller = _fitted(smaller, tensors)
     take_out_blocks(smaller)
     describe(smaller)
@@ -78,8 +77,8 @@ def _checked(model: nn.Module) -> "PreTrainedModel":
 
     if not isinstance(model, PreTrainedModel):
         raise InvalidInputError(
-            f"shrink() was given a {type(model).__name__}; it takes models of Transformers (PreTrainedModel). Merge adapters "
-            "of PEFT first, with merge_and_unload()."
+            f"shrink() takes a PreTrainedModel of Transformers, got a {type(model).__name__}. Merge adapters of PEFT first: "
+            "model.merge_and_unload()."
         )
     if getattr(model, "hf_quantizer", None) is not None:
         raise InvalidInputError(
@@ -106,6 +105,6 @@ def _hooks(module: nn.Module) -> list[Any]:
 
 
 def _is_foreign(hook: Any) -> bool:
-    """Whether a hook is neither Transformers' own nor of a part that was shrunken before."""
+    """Whether a hook is neither Transformers' own nor of a module that was shrunken before."""
     inside = str(getattr(hook, "__module__", None))
     return not (inside.startswith("transformers.") or inside == placeholders.__name__)

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from ...errors import InvalidInputError, enumeration
-from .tokenizer import Slots
+from ...models.layers import own_buffer, own_parameter
+from .tokenizer import IdPlaces
 
 TOKEN_SETTINGS = ("_token_id", "_token_ids", "_token_index", "_to_id", "force_words_ids")
 """How the names of settings end that hold ids of tokens, alone, in lists or in mappings."""
 PROHIBITIONS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
-"""Settings that list what a model must not write: what can no longer be written is left out."""
+"""Settings that list tokens that a model must not write: those that are gone are left out."""
 UNREADABLE = ("sequence_bias", "forced_decoder_ids", "vocab_size_per_layer_input")
 """Settings whose ids cannot be told from other numbers, or that mean a table of another form."""
 
@@ -39,14 +40,16 @@ def of_tokens(model: nn.Module) -> tuple[int, list[nn.Parameter]]:
     tables, heads = [m for m in tables if isinstance(m, nn.Embedding)], [m for m in heads if m is not None]
     if not tables:
         raise InvalidInputError(f"A {type(model).__name__} has no table with one row a token. Give a model that reads text.")
-    strange = [m for m in (*tables, *heads) if not isinstance(m, nn.Embedding | nn.Linear) or "weight" not in m._parameters]
+    strange = [
+        m for m in (*tables, *heads) if not isinstance(m, nn.Embedding | nn.Linear) or own_parameter(m, "weight") is None
+    ]
     if strange:
         kinds = enumeration(sorted({type(module).__name__ for module in strange}))
         raise InvalidInputError(f"A {type(model).__name__} scores its tokens with {kinds}, of which no rows can be taken.")
     rows = tables[0].weight.shape[0]
     around = [module for module in model.modules() if any(child in heads for child in module.children())]
-    biases = [*(head._parameters.get("bias") for head in heads), *(_bias(module, rows) for module in around)]
-    found = [*(module._parameters["weight"] for module in (*tables, *heads)), *(bias for bias in biases if bias is not None)]
+    biases = [*(own_parameter(head, "bias") for head in heads), *(_bias(module, rows) for module in around)]
+    found = [*(module.get_parameter("weight") for module in (*tables, *heads)), *(bias for bias in biases if bias is not None)]
     known = {id(parameter): parameter for parameter in found}
     _check_clear(model, rows, known)
     return rows, list(known.values())
@@ -54,7 +57,7 @@ def of_tokens(model: nn.Module) -> tuple[int, list[nn.Parameter]]:
 
 def _bias(module: nn.Module, rows: int) -> nn.Parameter | None:
     """Returns a bias of the tokens' scores that lies beside their head, as BERT's does."""
-    bias = module._parameters.get("bias")
+    bias = own_parameter(module, "bias")
     return bias if bias is not None and bias.shape == (rows,) else None
 
 
@@ -81,7 +84,7 @@ def _check_clear(model: nn.Module, rows: int, known: Mapping[int, nn.Parameter])
     if alike and rows not in others:  # a setting of the same size explains them
         raise InvalidInputError(
             f"{enumeration(alike)} have {rows} rows, as the table of tokens, and the model does not say whether theirs are "
-            "tokens too. Let get_output_embeddings return what is a head."
+            "tokens too. Return the output head from get_output_embeddings."
         )
 
 
@@ -99,14 +102,14 @@ def _settings(model: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _places(model: nn.Module) -> Slots:
+def _places(model: nn.Module) -> IdPlaces:
     """Returns where the configs and the modules of a model hold ids, each place once: two configs can share a list."""
-    slots = [slot for config in _settings(model) for slot in _places_in(vars(config))]
+    places = [place for config in _settings(model) for place in _places_in(vars(config))]
     for module in model.modules():
         for key in vars(module):
             if key == "padding_idx" or key.endswith(TOKEN_SETTINGS):
-                slots += _leaves(vars(module), key)
-    return list({(id(container), key): (container, key) for container, key in slots}.values())
+                places += _leaves(vars(module), key)
+    return list({(id(container), key): (container, key) for container, key in places}.values())
 
 
 def _places_in(settings: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -141,24 +144,24 @@ def named_ids(model: nn.Module, rows: int, parameters: list[nn.Parameter]) -> se
     known = {id(parameter) for parameter in parameters}
     for module in set(model.modules()).difference(_parts(model)):
         padding = vars(module).get("padding_idx")
-        if padding is not None and id(module._parameters.get("weight")) not in known:
+        if padding is not None and id(own_parameter(module, "weight")) not in known:
             ids.update(range(padding + 1))
     return {number for number in ids if 0 <= number < rows}
 
 
 def select_rows(model: nn.Module, rows: int, parameters: list[nn.Parameter], ids: Mapping[int, int]) -> None:
-    """Takes the kept rows, in place of the modules, and renumbers what the model names."""
+    """Keeps these rows in the parameters of a model, and renumbers the ids that it names."""
     kept = torch.tensor([old for old in ids if old < rows])
     chosen = {id(old): nn.Parameter(old.detach()[kept.to(old.device)], requires_grad=old.requires_grad) for old in parameters}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if id(parameter) in chosen:
-                module._parameters[name] = chosen[id(parameter)]
+                setattr(module, name, chosen[id(parameter)])
                 size = {"num_embeddings": len(kept)} if isinstance(module, nn.Embedding) else {"out_features": len(kept)}
                 vars(module).update({key: value for key, value in size.items() if key in vars(module)})
-        bias = module._buffers.get("final_logits_bias")
+        bias = own_buffer(module, "final_logits_bias")
         if bias is not None and bias.shape[-1] == rows:  # of BART and its family
-            module._buffers["final_logits_bias"] = bias[..., kept.to(bias.device)]
+            module.final_logits_bias = bias[..., kept.to(bias.device)]
         if vars(module).get("vocab_size") == rows:
             vars(module)["vocab_size"] = len(kept)
     for container, key in _places(model):

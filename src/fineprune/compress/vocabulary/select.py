@@ -25,11 +25,11 @@ def select_vocabulary(model: Model, tokenizer: Tokenizer, texts: Iterable[Sample
     """Returns a copy of a model and of its tokenizer with those tokens only that a corpus uses.
 
     For every text of the corpus the new tokenizer gives the same tokens, and the new model the same outputs (logits over the
-    vocabulary: those of the tokens kept). Other text is still encoded, with what is left: by shorter pieces, or as unknown.
+    vocabulary: those of the tokens kept). Other text is still encoded: by shorter pieces, or as unknown.
 
-    Kept are the tokens of the texts, in full length; the special and the added ones; those that the config names; and what
-    the tokenizer cannot do without, such as its bytes and the parts of which BPE builds a token. They keep their order: the
-    new id of a token is its rank among the old ids kept. Rows that belong to no token go too.
+    Kept are the tokens of the texts, in full length; the special and the added ones; those that the config names; and those
+    that the tokenizer cannot do without, such as its bytes and the pieces of which BPE builds a token. They keep their order:
+    the new id of a token is its rank among the old ids kept. Rows that belong to no token go too.
 
     Args:
         model: of Transformers, with one table of tokens, which heads and further embeddings may share. It stays as it is.

@@ -9,27 +9,27 @@ from typing import Any
 
 from ...errors import InvalidInputError
 
-Slots = list[tuple[Any, Any]]
+IdPlaces = list[tuple[Any, Any]]
 """Where ids of tokens are held: containers, and the key or index inside each."""
 
 USER_SETTINGS = ("padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces", "split_special_tokens")
 """Attributes of a tokenizer that a user may have set, and that its files do not always hold."""
 
 
-def slots_of(state: Mapping[str, Any]) -> Slots:
+def id_places(state: Mapping[str, Any]) -> IdPlaces:
     """Returns where a tokenizer.json holds ids beside its vocabulary."""
-    slots = [(token, "id") for token in state["added_tokens"]]
+    places = [(token, "id") for token in state["added_tokens"]]
     if state["padding"] is not None:
-        slots.append((state["padding"], "pad_id"))
+        places.append((state["padding"], "pad_id"))
     if state["model"].get("unk_id") is not None:
-        slots.append((state["model"], "unk_id"))
-    return slots + ([] if state["post_processor"] is None else _slots_of_processor(state["post_processor"]))
+        places.append((state["model"], "unk_id"))
+    return places + ([] if state["post_processor"] is None else _places_of_processor(state["post_processor"]))
 
 
-def _slots_of_processor(processor: dict[str, Any]) -> Slots:
+def _places_of_processor(processor: dict[str, Any]) -> IdPlaces:
     match processor["type"]:
         case "Sequence":
-            return [slot for part in processor["processors"] for slot in _slots_of_processor(part)]
+            return [place for part in processor["processors"] for place in _places_of_processor(part)]
         case "TemplateProcessing":
             lists = [token["ids"] for token in processor["special_tokens"].values()]
             return [(ids, place) for ids in lists for place in range(len(ids))]
@@ -50,7 +50,7 @@ def joined(pair: list[str], model: Mapping[str, Any]) -> str:
 def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> Any:
     """Returns a tokenizer of the same class and settings with the kept tokens under their new ids.
 
-    It is made through files, so that whatever its class derives from ids is derived anew.
+    It is made through files, so that its class derives all that depends on ids from the new ones.
     """
     from tokenizers.models import Unigram
 
@@ -62,7 +62,7 @@ def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> 
         model["vocab"] = [piece for number, piece in enumerate(model["vocab"]) if number in ids]
     else:
         model["vocab"] = {token: ids[number] for token, number in model["vocab"].items() if number in ids}
-    for container, key in slots_of(state):
+    for container, key in id_places(state):
         container[key] = ids[container[key]]
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -82,11 +82,11 @@ def rewritten(tokenizer: Any, state: dict[str, Any], ids: Mapping[int, int]) -> 
 
 
 def _check_stable(loaded: Any, backend: Any, expected: Mapping[str, int]) -> None:
-    """Raises unless what its class makes of the files has the same vocabulary as the files, and that the expected one."""
+    """Raises unless the tokenizer that its class loads has the vocabulary of the files, and that is the expected one."""
     mine, theirs = (json.loads(one.to_str())["model"] for one in (backend, loaded))
     same = all(mine.get(key) == theirs.get(key) for key in ("merges", "unk_id"))
     if not same or not backend.get_vocab() == loaded.get_vocab() == expected:
         raise InvalidInputError(
-            "The tokenizer does not come back from its own files as it was: its class gives tokens other ids. Save it, load "
-            "it with AutoTokenizer, and give the one loaded, if that still fits the model."
+            "The tokenizer that its class loads from its own files differs: tokens have other ids. Save it, load it with "
+            "AutoTokenizer, and give the one loaded, if that still fits the model."
         )

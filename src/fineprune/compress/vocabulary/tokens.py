@@ -1,4 +1,4 @@
-"""Which tokens a corpus needs: those of its texts, and those without which the tokenizer would cut them otherwise."""
+"""Which tokens a corpus needs: those of its texts, and those without which the tokenizer would split them otherwise."""
 
 import copy
 import re
@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from ...errors import InvalidInputError
-from .tokenizer import joined, slots_of
+from .tokenizer import id_places, joined
 
 Sample = str | tuple[str, str]
 
@@ -19,7 +19,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 def _samples(texts: Iterable[Sample]) -> Iterator[Sample]:
     if isinstance(texts, str | Mapping) or not isinstance(texts, Iterable):
-        raise InvalidInputError(f"The texts are of the type {type(texts).__name__}; give a list, or another iterable, of str.")
+        raise InvalidInputError(f"The texts are of the type {type(texts).__name__}; give a list of str, or another iterable.")
     for number, sample in enumerate(texts):
         parts = sample if isinstance(sample, tuple) and len(sample) == 2 else (sample,)
         if not all(isinstance(part, str) for part in parts):
@@ -27,7 +27,9 @@ def _samples(texts: Iterable[Sample]) -> Iterator[Sample]:
                 f"Text {number} is of the type {type(sample).__name__}: {sample!r:.80}. Give a str, or a pair (str, str)."
             )
         if any(SURROGATE.search(part) for part in parts):
-            raise InvalidInputError(f"Text {number} holds half of a surrogate pair, which is no character. Decode it anew.")
+            raise InvalidInputError(
+                f"Text {number} holds half of a surrogate pair, which is no character. Decode it again from its bytes."
+            )
         yield sample
 
 
@@ -51,14 +53,14 @@ def used_ids(backend: Any, model: Mapping[str, Any], texts: Iterable[Sample]) ->
 
 
 def _attempts(encoder: Any, model: Mapping[str, Any], text: str) -> set[int]:
-    """Returns the pieces that WordPiece takes from a text's words before it gives some of them up as unknown.
+    """Returns the pieces that WordPiece takes from a text's words before it gives words up as unknown.
 
     With "ab", "a" and "##bc", the word "abc" is unknown: its longest piece "ab" leaves a "c" behind. Without "ab" it
     would be "a", "##bc"; so a piece that was taken stays, though it is in no encoding.
     """
     encoding, added = encoder.encode(text, add_special_tokens=False), encoder.get_added_tokens_decoder()
     unknown = model["vocab"][model["unk_token"]]
-    apart = [  # what is written out in the text, and so no word; an unknown word has the same id as its token written out
+    apart = [  # written out in the text, so no word; an unknown word has the same id as its token written out
         span
         for token, span in zip(encoding.ids, encoding.offsets, strict=True)
         if token in added and (token != unknown or text[slice(*span)].strip() == model["unk_token"])
@@ -90,10 +92,10 @@ def _greedy(word: str, model: Mapping[str, Any]) -> Iterator[int]:
 def indispensable(state: Mapping[str, Any]) -> set[int]:
     """Returns the ids of tokens without which the tokenizer would work otherwise, or not at all."""
     model, vocabulary = state["model"], state["model"]["vocab"]
-    ids = {container[key] for container, key in slots_of(state)}
+    ids = {container[key] for container, key in id_places(state)}
     if model["type"] == "Unigram":
         scores, unknown = [score for _, score in vocabulary], model["unk_id"]
-        # The unknown costs 10 more than the worst piece. Some classes state its place, 2 or 3: what lies before it stays.
+        # The unknown costs 10 more than the worst piece. Some classes state its place, 2 or 3: the pieces before it stay.
         ids |= {scores.index(min(scores)), *range(0 if unknown is None else unknown)}
         vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
     elif model.get("unk_token") in vocabulary:
