@@ -13,7 +13,7 @@ from ...methods.base import Method
 from ...models.inspection import Count
 from ..training import model_card
 from ..training.recipe import read_yaml
-from ..training.run import RECIPE, RESULT
+from ..training.result import RECIPE, RESULT
 from ..training.weight_samples import FILE, WeightSamples
 
 Points = list[tuple[int, float]]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import enumeration
-from ..training.run import RESULT
+from ..training.result import RESULT
 from .runs import readable
 
 RECORD = "sweep.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidInputError, TrainingError, enumeration, require
-from ..training.run import RESULT
+from ..training.result import RESULT
 from . import flags, record, tables
 from .engines import Ended, Job
 from .flags import Sweep
@@ -24,7 +24,7 @@ Command = Callable[[Path, Path], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """What a sweep came to.
 
     Args:
@@ -57,7 +57,7 @@ def run(
     arguments: Sequence[str],
     report: Callable[[str], None],
     command: Command = train_command,
-) -> Outcome:
+) -> SweepOutcome:
     """Runs a sweep: `fineprune sweep` after its name.
 
     Args:
@@ -79,7 +79,7 @@ def run(
             ) from None
 
 
-def _run(sweep: Sweep, report: Callable[[str], None], command: Command) -> Outcome:
+def _run(sweep: Sweep, report: Callable[[str], None], command: Command) -> SweepOutcome:
     folder, trials = sweep.folder.absolute(), {trial.name: trial for trial in sweep.plan.trials}
     results = {name: result for name in trials if (result := _result(folder / name))}
     waiting = [_job(folder, trial, command) for name, trial in trials.items() if name not in results]
@@ -114,11 +114,11 @@ def _result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _write(sweep: Sweep, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> Outcome:
+def _write(sweep: Sweep, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> SweepOutcome:
     ordered = {trial.name: results[trial.name] for trial in sweep.plan.trials if trial.name in results}
     made = {"trials": tables.trials(sweep.plan, ordered, failed), "summary": tables.summary(sweep.plan, ordered)}
     tables.write(sweep.folder, **made)
-    return Outcome(sweep.folder, **made, failed=dict(failed))
+    return SweepOutcome(sweep.folder, **made, failed=dict(failed))
 
 
 def _log(folder: Path, name: str) -> Path:

@@ -2,15 +2,11 @@
 
 import copy
 import json
-import platform
 import tempfile
 import time
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...errors import FileError, FinepruneError, InvalidInputError, nearest, require
@@ -21,11 +17,11 @@ from ...pruner.build import assign
 from ...trainer.callback import PruningCallback
 from ...trainer.checkpoints import last_whole_checkpoint
 from ...trainer.distillation_trainer import DistillationTrainer
-from ...version import VERSION
 from ..tasks.base import Prepared, Task
 from . import model_card
 from .pretrained import check_length, freeze, give_padding, load_pretrained
 from .recipe import Recipe
+from .result import RECIPE, RESULT, Result
 from .weight_samples import WeightSamples
 
 require("hub", "transformers", "accelerate", "datasets", "sklearn")
@@ -40,28 +36,6 @@ from transformers import (  # noqa: E402
     TrainingArguments,
 )
 from transformers.trainer_callback import ExportableState  # noqa: E402
-
-RECIPE, RESULT = "recipe.yaml", "result.json"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to.
-
-    Args:
-        metrics: the task's figures on the validation split, the one to compare by first.
-        inspection: what is left of the model, counted on its weights.
-        seconds: wall time of training, evaluations included, of a resumed run also what came before the checkpoint;
-            None for an evaluation alone.
-        seed: of the run.
-        history: Trainer's log, a dictionary each time something was logged.
-    """
-
-    metrics: dict[str, float]
-    inspection: Inspection
-    seconds: float | None
-    seed: int
-    history: list[dict[str, Any]]
 
 
 class Stopwatch(TrainerCallback, ExportableState):
@@ -248,42 +222,8 @@ def _check_free(folder: Path, resume: bool) -> None:
         )
 
 
-def facts(trainer: Trainer, recipe: Recipe, result: Result) -> dict[str, Any]:
-    """Returns what `result.json` holds: every figure of a run, with what it was measured on."""
-    return {
-        "metrics": result.metrics,
-        "headline": {"metric": recipe.task.metrics[0], "greater_is_better": recipe.task.greater_is_better},
-        "model": recipe.model,
-        "head": recipe.task.head,
-        "teacher": recipe.teacher,
-        "task": {"class": type(recipe.task).__name__, **_plain(vars(recipe.task))},
-        "pruning": None if recipe.pruning is None else recipe.pruning.to_dict(),
-        "density": result.inspection.density,
-        "remaining_weights": result.inspection.remaining_weights,
-        "whole_model_density": result.inspection.whole_model.density,
-        "layers": [asdict(layer) for layer in result.inspection.layers],
-        "seconds": result.seconds,
-        "steps": trainer.state.global_step,
-        "seed": result.seed,
-        "machine": {
-            "processor": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "device": str(trainer.args.device),
-            "processes": trainer.args.world_size,
-        },
-        "versions": {"fineprune": VERSION, **{name: version(name) for name in ("torch", "transformers")}},
-        "date": time.strftime("%Y-%m-%d"),
-        "history": result.history,
-    }
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns those settings that JSON can hold: names and numbers, not a task's own data."""
-    return {name: value for name, value in settings.items() if isinstance(value, str | int | float | list | None)}
-
-
 def _save(trainer: Trainer, recipe: Recipe, result: Result, weight_samples: WeightSamples, folder: Path) -> None:
-    measured = facts(trainer, recipe, result)
+    content = result.to_dict(recipe, trainer)
     try:
         trainer.save_model(str(folder))  # on every rank: where weights are sharded, the first one fetches them
         if not trainer.is_world_process_zero():
@@ -291,8 +231,8 @@ def _save(trainer: Trainer, recipe: Recipe, result: Result, weight_samples: Weig
         weight_samples.save(folder)
         if recipe.source:
             (folder / RECIPE).write_text(recipe.source, encoding="utf-8")
-        model_card.write(folder, measured)
-        text = json.dumps(measured, indent=2) + "\n"
+        model_card.write(folder, content)
+        text = json.dumps(content, indent=2) + "\n"
         replace_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))  # last: with it a run is finished
     except (OSError, safetensors.SafetensorError) as error:
         raise FileError(
