@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ...config.config import class_name, in_short
+from ...config.serialization import class_name, in_short
 from .runs import Run
 from .settings import Setting, grouped, is_plain
 

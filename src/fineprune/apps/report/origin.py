@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...config.config import class_name
+from ...config.serialization import class_name
 from .grouping import flat
 from .runs import Run
 from .settings import figure, percent

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...config.config import class_name, kinds
+from ...config.serialization import class_name, kinds
 from ...errors import InvalidInputError, is_number
 from ...methods.base import Method
 from ...models.inspection import Count

@@ -1,10 +1,8 @@
 """What a sweep runs: variants x grids x seeds, each read as a recipe before anything is written."""
 
 import itertools
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidInputError, require
@@ -144,13 +142,10 @@ def read_variants(path: str) -> dict[str, dict[str, Any]]:
 
 def _read(content: Mapping[str, Any], flags: Sequence[str], choices: Mapping[str, str]) -> Recipe:
     chosen = [f"--{key}={value}" for key, value in choices.items() if key != VARIANT]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
-        try:
-            return recipe.read([str(path), *flags, *chosen])
-        except InvalidInputError as error:
-            raise InvalidInputError(f"With {described(choices)}: {error}" if choices else str(error)) from error
+    try:
+        return recipe.read([*flags, *chosen], base=content)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"With {described(choices)}: {error}" if choices else str(error)) from error
 
 
 def _setting(choices: dict[str, str], read: Recipe) -> Setting:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...config.config import class_name, in_short, kinds
+from ...config.serialization import class_name, in_short, kinds
 from ...errors import require
 from ...structures.linked import Linked
 from ...version import VERSION
