@@ -217,7 +217,7 @@ def test_the_old_word_for_init_is_unknown() -> None:
         ({"method": "Movment", "density": 0.1}, "method has no choice 'Movment'; did you mean 'Movement'"),
         ({"method": {"class_path": "Uniform"}, "density": 0.1}, "method has no choice 'Uniform'; known are"),
         ({"method": METHOD, "density": 0.1, "structure": METHOD}, "structure has no choice 'Magnitude'; known are"),
-        ({"method": METHOD, "density": 0.1, "schedule": None}, "schedule must be one of CubicSchedule, got None"),
+        ({"method": METHOD, "density": 0.1, "schedule": None}, "schedule must be one of CubicSchedule"),
         ({"density": 0.1}, "method"),
         (
             {"method": METHOD, "density": 0.1, "rules": [{"target_modules": "a", "densty": 1}]},
