@@ -108,6 +108,63 @@ def test_a_config_as_json_is_a_recipe_block(tmp_path: Path, config: PruningConfi
         assert recipe.read([str(tmp_path / "again.yaml")]).pruning == config
 
 
+@pytest.mark.parametrize("prefix", ["", "fineprune.", "fineprune.methods.", "fineprune.some.older.place."])
+def test_own_classes_are_known_by_their_name_whatever_module_stands_before_it(tmp_path: Path, prefix: str) -> None:
+    choice = f"{{class_path: {prefix}Movement, init_args: {{init: {prefix}Uniform}}}}"
+    (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: {choice}, density: 0.1}}\n")
+    read = recipe.read([str(tmp_path / "r.yaml")])
+    assert read.pruning == PruningConfig(Movement(Uniform()), 0.1)
+    assert recipe.read(["--model", "m", "--pruning.density", "0.1", f"--pruning.method={choice}"]).pruning == read.pruning
+    flags = ["--pruning.method", f"{prefix}Movement", "--pruning.method.init", f"{prefix}Uniform"]
+    assert recipe.read(["--model", "m", "--pruning.density", "0.1", *flags]).pruning == read.pruning
+    assert recipe.yaml.safe_load(read.source)["pruning"]["method"] == {
+        "class_path": "Movement",
+        "init_args": {"init": {"class_path": "Uniform", "init_args": {"bound": 0.01}}, "score_lr": 0.01},
+    }
+
+
+def test_a_class_of_another_package_is_imported_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_inits.py").write_text(
+        "from dataclasses import dataclass\nfrom fineprune import ScoreInit\n\n\n"
+        "@dataclass(frozen=True)\nclass Ones(ScoreInit):\n    value: float = 1.0\n\n"
+        "    def scores(self, magnitude, generator):\n        return magnitude\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = [
+        "--model",
+        "m",
+        "--pruning.density",
+        "0.1",
+        "--pruning.method",
+        "Movement",
+        "--pruning.method.init",
+        "my_inits.Ones",
+    ]
+    read = recipe.read([*settings, "--pruning.method.init.value", "2"])
+    assert read.pruning is not None
+    assert repr(read.pruning.method) == "Movement(init=Ones(value=2.0), score_lr=0.01)"
+    assert recipe.yaml.safe_load(read.source)["pruning"]["method"]["init_args"]["init"]["class_path"] == "my_inits.Ones"
+
+
+def test_a_recipe_completes_another(path: str, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("pruning: {method: {init: Constant}}\ntask: {text_pair: third}\n")
+    read = recipe.read([path, "--recipe", str(tmp_path / "more.yaml")])
+    assert read.pruning == PruningConfig(Movement(Constant(0.0)), 0.1, schedule=CubicSchedule(warmup=5))
+    assert read.task == TextClassification(train="a.csv", validation="b.csv", text_pair="third")
+
+
+def test_a_setting_of_a_newer_version_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    block = PruningConfig(Movement(), 0.1).to_dict() | {"version": "99.0.0", "patience": 3}
+    (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump({"model": "m", "pruning": block}))
+    assert recipe.read([str(tmp_path / "r.yaml")]).pruning == PruningConfig(Movement(), 0.1)
+    assert "the setting 'patience' of a newer fineprune" in caplog.text
+
+
+def test_numbers_may_be_texts() -> None:
+    read = recipe.read(["--model", "123", "--training.run_name", "7", "--training.learning_rate", "1e-3"])
+    assert (read.model, read.training.run_name, read.training.learning_rate) == ("123", "7", 1e-3)
+
+
 RULES = """
 model: some/model
 pruning:

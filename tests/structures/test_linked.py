@@ -534,7 +534,9 @@ def test_linked_structures_in_json(config: PruningConfig) -> None:
 
 @pytest.mark.parametrize("structure", [Unstructured(), Rows(), Blocks(2, 2), NofM(2, 4)], ids=repr)
 def test_only_a_linked_structure_goes_without_modules(structure: Structure) -> None:
-    with pytest.raises(InvalidInputError, match="A rule must name its target_modules unless its structure links matrices, as Heads"):
+    with pytest.raises(
+        InvalidInputError, match="A rule must name its target_modules unless its structure links matrices, as Heads"
+    ):
         PruningConfig(Movement(), 0.5, rules=[Rule(structure=structure)])
 
 
@@ -583,7 +585,9 @@ def test_neighbours_are_not_counted_across_gaps(attach: Attach) -> None:
 
 
 def test_a_rule_that_comes_first_settles_what_it_leaves() -> None:
-    with pytest.raises(InvalidInputError, match="without target_modules needs a method whose masks are fixed between steps, and L0 samples"):
+    with pytest.raises(
+        InvalidInputError, match="without target_modules needs a method whose masks are fixed between steps, and L0 samples"
+    ):
         PruningConfig(L0(), 0.5, rules=[Rule(structure=Heads())])
     PruningConfig(L0(), 0.5, rules=[Rule(r".*attention.*", structure=Heads())])
 

@@ -14,6 +14,7 @@ from ...config.serialization import Reader, annotations, import_path, is_own, ki
 from ...distillation import Distillation
 from ...errors import InvalidInputError, nearest, require
 from ...methods.base import Method
+from ...version import VERSION
 from ..tasks import glue, language  # noqa: F401, a task is found by its class, once its module is imported
 from ..tasks.base import Task
 from ..tasks.squad import task  # noqa: F401
@@ -88,6 +89,9 @@ USAGE = "fineprune train [RECIPE.yaml] [--setting value ...]"
 
 Flag = tuple[str, str | None]
 """The name of a flag, and its value as it stands on the command line."""
+
+FROM_JSONARGPARSE = ("print_config", "pruning", "training", "distillation")
+"""Flags that print the settings, or read a block of them from a file."""
 
 FIELDS = [setting.name for setting in dataclasses.fields(Recipe) if setting.name != "source"]
 
@@ -218,14 +222,14 @@ def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(pruning, Mapping):
         return RecipeReader().settings(Recipe, rest)
     del rest["pruning"]
-    settings = {key: value for key, value in pruning.items() if key != "version"}
-    reader = RecipeReader(pruning["version"]) if "version" in pruning else RecipeReader()
+    settings = dict(pruning)
+    reader = RecipeReader(settings.pop("version", VERSION))
     return {**RecipeReader().settings(Recipe, rest), "pruning": reader.settings(PruningConfig, settings, "pruning")}
 
 
 def _checked_flag(name: str, value: str | None) -> list[str]:
     """Returns a flag as jsonargparse takes it, checked."""
-    if value is None or name.endswith(".help"):
+    if value is None or name.endswith(".help") or name in FROM_JSONARGPARSE:
         return [f"--{name}", *([] if value is None else [value])]
     path = name.removesuffix("+").split(".")
     try:
