@@ -71,7 +71,7 @@ def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff" * 64])
-def test_what_is_no_portrait_is_refused_in_words(tmp_path: Path, content: bytes | None) -> None:
+def test_a_damaged_file_raises_a_clear_error(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / weight_samples.FILE).write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"weight_samples\.safetensors could not be read"):
