@@ -280,7 +280,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[1, 2", "is not YAML"), ("- a\n", "holds list, not keys and values"), (None, "could not be read")],
+    [("[1, 2", "is not YAML"), ("- a\n", "must be keys and values, got list"), (None, "could not be read")],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:

@@ -485,7 +485,7 @@ def test_two_sweeps_at_once_are_refused(bench: Bench) -> None:
     bench.run().check()
 
 
-def test_a_damaged_record_or_result_is_refused_in_words(bench: Bench) -> None:
+def test_a_damaged_record_or_result_raises_a_clear_error(bench: Bench) -> None:
     bench.run().check()
     (bench.output / TRIALS[0] / "result.json").write_text("{")
     with pytest.raises(InvalidInputError, match=r"result\.json could not be read"):

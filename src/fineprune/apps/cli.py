@@ -1,4 +1,4 @@
-"""The command line: a table of commands, and what runs them. Exit codes: 0 done, 1 failed, 2 wrong input."""
+"""The command line: a table of commands and their runner. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
 import functools
 import importlib
@@ -56,7 +56,7 @@ def _prepare_libraries() -> None:
 
 
 def read_by_signature(name: str, function: Callable[..., Any], arguments: Sequence[str], several: str = "") -> dict[str, Any]:
-    """Reads what a function takes: parameters without a default by position, the others as flags.
+    """Reads the arguments of a function: those without a default by position, the others as flags.
 
     Args:
         name: of the command.
@@ -90,7 +90,7 @@ class Command:
 
     Args:
         help: its line in `fineprune --help`.
-        function: what it calls, as "module:name" in this package; imported when the command runs.
+        function: the function that it calls, as "module:name" in this package; imported when the command runs.
         show: prints the result, given it and the settings that the function was called with.
         read: makes the settings of the function from the command line.
     """

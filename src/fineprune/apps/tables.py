@@ -1,4 +1,4 @@
-"""What a command prints when it is done: a function for each command, given its result and its settings."""
+"""The printed results of the commands: a function for each, given the result and the settings of the command."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .training.result import Result
 
 Settings = Mapping[str, Any]
-"""What the function of a command was called with."""
+"""The arguments that the function of a command was called with."""
 
 
 def show_training(trained: "tuple[Recipe, Result]", settings: Settings) -> None:
@@ -93,7 +93,7 @@ def show_import(result: None, settings: Settings) -> None:
 
 
 def show_quickstart(outcome: "tuple[Path, Mapping[str, Result], Compact]", settings: Settings) -> None:
-    """Prints a row for each run, and what the runs say."""
+    """Prints a row for each run, and sentences that compare them."""
     from .quickstart.run import verdict
 
     folder, results, compact = outcome

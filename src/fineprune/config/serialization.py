@@ -122,18 +122,18 @@ class Reader:
 
     def read(self, annotation: Any, value: Any, where: str) -> Any:
         """Reads one value, by the annotation of the field that it is for. Raises as `settings`."""
-        kinds_of_value = options(annotation)
-        for option in kinds_of_value:
+        allowed = options(annotation)
+        for option in allowed:
             if inspect.isabstract(option) and isinstance(value, Mapping | str):
                 return self._choice(option, value, where)
-            if isinstance(value, Mapping) and dataclasses.is_dataclass(option):
-                return self.make(typing.cast(type, option), self.settings(typing.cast(type, option), value, where))
+            if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+                return self.make(option, self.settings(option, value, where))
             if typing.get_origin(option) is list and isinstance(value, list):
                 (inner,) = typing.get_args(option)
                 return [self.read(inner, entry, f"{where}[{index}]") for index, entry in enumerate(value)]
-        if not any(_accepts(option, value) for option in kinds_of_value):
-            quote = f' Quoted, a number is a text: "{value}".' if str in kinds_of_value and is_number(value) else ""
-            raise InvalidInputError(f"{where} must be {' or '.join(map(_spoken, kinds_of_value))}, got {value!r}.{quote}")
+        if not any(_accepts(option, value) for option in allowed):
+            quote = f' Quoted, a number is a text: "{value}".' if str in allowed and is_number(value) else ""
+            raise InvalidInputError(f"{where} must be {' or '.join(map(_spoken, allowed))}, got {value!r}.{quote}")
         return value
 
     def _choice(self, base: type[Any], value: Mapping[str, Any] | str, where: str) -> Any:
@@ -179,7 +179,7 @@ def annotations(kind: type[Any]) -> dict[str, Any]:
     return {name: found.get(name, Any) for name in names}
 
 
-def options(annotation: Any) -> tuple[Any, ...]:
+def options(annotation: Any) -> tuple[type[Any], ...]:
     """Returns the members of a union, or the annotation alone."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return functools.reduce(operator.add, map(options, typing.get_args(annotation)))

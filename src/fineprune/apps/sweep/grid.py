@@ -50,7 +50,7 @@ def split(text: str) -> list[str]:
             pieces[-1] += character
     if depth or quote:
         raise InvalidInputError(f"{text!r} has brackets, braces or quotes that do not match.")
-    return [part.strip() for part in pieces]
+    return [piece.strip() for piece in pieces]
 
 
 def _unquoted(value: str) -> str:

@@ -121,8 +121,8 @@ def _write(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) ->
     """Writes the record and then the recipe of each trial; without a record, no trial's folder is touched."""
     facts = {"fineprune": VERSION, **choices, "trials": {trial.name: trial.source for trial in trials}}
     try:
-        for left in folder.glob(".*.tmp"):
-            left.unlink()
+        for temporary in folder.glob(".*.tmp"):
+            temporary.unlink()
         _write_text(folder / RECORD, json.dumps(facts, indent=2) + "\n")
         (folder / RECIPES).mkdir(exist_ok=True)
         for trial in trials:

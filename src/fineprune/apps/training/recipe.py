@@ -56,7 +56,7 @@ class Recipe:
         config: settings of the model's config to change before it is loaded, as
             {"num_hidden_layers": 3} to keep the first three layers only.
         frozen_modules: modules that are not trained: names or endings of names, or one regular
-            expression. ["embeddings"] is what the paper's runs do.
+            expression. ["embeddings"] is the setting of the paper's runs.
         resume: resume from the last whole checkpoint in training.output_dir.
         source: the recipe as YAML, as it was read; written beside the model.
 
@@ -170,15 +170,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InvalidInputError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
-        raise InvalidInputError(f"The recipe {path} holds {type(content).__name__}, not keys and values.")
+        raise InvalidInputError(f"The recipe {path} must be keys and values, got {type(content).__name__}.")
     return content
 
 
 class RecipeReader(Reader):
     """Checks the settings of a recipe, and gives each class of this library the import path that jsonargparse takes.
 
-    A recipe may complete another, so a choice may leave out its class; a class of another package is left to jsonargparse,
-    which imports it.
+    A recipe may complete another, so a choice may have settings without a class. A class of another package stays as it is:
+    jsonargparse imports it.
     """
 
     def make(self, kind: type[Any], settings: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What a run measured, and `result.json`, which holds it."""
+"""The result of a run, and `result.json`."""
 
 import platform
 import time
@@ -18,7 +18,7 @@ RECIPE, RESULT = "recipe.yaml", "result.json"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run measured.
+    """The result of a run.
 
     Args:
         metrics: the task's figures on the validation split, the one to compare by first.
