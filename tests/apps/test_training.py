@@ -83,7 +83,7 @@ def test_a_teacher_in_the_recipe_is_distilled(
     distilled = training.train(read(model_folder, reviews, tmp_path / "student", teacher=str(run[0])))
     assert all("loss_kd" in entry for entry in distilled.history if "loss" in entry)
     assert json.loads((tmp_path / "student" / "result.json").read_text())["teacher"] == str(run[0])
-    with pytest.raises(InvalidInputError, match="needs a teacher. Set teacher to a trained model"):
+    with pytest.raises(InvalidInputError, match=r"needs a teacher\. Set teacher to a trained model"):
         read(model_folder, reviews, tmp_path / "x", distillation__temperature="3")
     with pytest.raises(InvalidInputError, match="could not be loaded as a text classifier"):
         training.train(read(model_folder, reviews, tmp_path / "x", teacher=str(reviews)))
