@@ -24,7 +24,8 @@ from transformers.utils import logging
 
 from fineprune.apps.convert.pack import pack_folder
 from fineprune.apps.training import recipe
-from fineprune.apps.training.run import RECIPE, Result, evaluate
+from fineprune.apps.training.result import RECIPE, Result
+from fineprune.apps.training.run import evaluate
 
 VALUES: tuple[Literal["int8", "fp16"], ...] = ("int8", "fp16")
 """With fp32 the model is the same."""

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fineprune.apps.sweep import command
-from fineprune.apps.sweep.command import Outcome
-from fineprune.pruner import state_files
+from fineprune.apps.sweep.command import SweepOutcome
 
 TRIAL = Path(__file__).with_name("sweep_trial.py")
 
@@ -17,7 +16,7 @@ def silent(line: str) -> None:
     """Takes the line about a trial that ended."""
 
 
-def run(arguments: Sequence[str], control: Path, report: Callable[[str], None] = silent) -> Outcome:
+def run(arguments: Sequence[str], control: Path, report: Callable[[str], None] = silent) -> SweepOutcome:
     """Runs a sweep whose trials do what the files in `control` say."""
     return command.run(
         arguments,
@@ -27,7 +26,7 @@ def run(arguments: Sequence[str], control: Path, report: Callable[[str], None] =
 
 
 def run_and_die(arguments: Sequence[str], control: Path, writes: int) -> None:
-    """Runs a sweep that is killed right before it puts so many files in their places, counted from 1."""
+    """Runs a sweep that is killed right before it puts its n-th file in place, n = `writes`."""
     replace, done = os.replace, 0
 
     def counted(source: Path, target: Path) -> None:
@@ -37,5 +36,5 @@ def run_and_die(arguments: Sequence[str], control: Path, writes: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    state_files.os.replace = counted  # type: ignore[assignment]
+    os.replace = counted  # type: ignore[assignment]
     run(arguments, control)

@@ -1,101 +1,31 @@
-"""fineprune: prune a transformer while you fine-tune it (movement pruning, Sanh, Wolf & Rush 2020)."""
+"""fineprune: prune a transformer while you fine-tune it (movement pruning, Sanh, Wolf & Rush 2020).
 
-from .compress.loading import from_pretrained, load
-from .compress.shrinking.shrink import shrink
-from .compress.vocabulary.select import select_vocabulary
-from .config import CubicSchedule, InFlops, InWeights, PruningConfig, Rule, Schedule
-from .distillation import Distillation
-from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
-from .masks import AppliedMask, apply_mask
-from .methods import (
-    L0,
-    Constant,
-    FromMagnitude,
-    GroupLasso,
-    KaimingUniform,
-    Magnitude,
-    Method,
-    Movement,
-    Random,
-    ScoreInit,
-    SoftMovement,
-    Uniform,
-)
-from .models.inspection import Inspection, inspect
-from .pruner import Pruner
-from .scores import BFloat16Scores, FullScores, LowRankScores
-from .sparse import BFloat16, Float32, Int8, to_dense, to_sparse
-from .structures import (
-    Blocks,
-    Columns,
-    EmbeddingColumns,
-    Heads,
-    HiddenFeatures,
-    Layers,
-    Neurons,
-    NofM,
-    Rows,
-    Structure,
-    Together,
-    Unstructured,
-)
+The public names are those of `fineprune.public`, imported when the first of them is used: the command line answers
+`--help` without PyTorch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from .version import VERSION
 
 __version__ = VERSION
 
-__all__ = [
-    "L0",
-    "AppliedMask",
-    "BFloat16",
-    "BFloat16Scores",
-    "Blocks",
-    "Columns",
-    "Constant",
-    "CubicSchedule",
-    "Distillation",
-    "EmbeddingColumns",
-    "FileError",
-    "FinepruneError",
-    "Float32",
-    "FromMagnitude",
-    "FullScores",
-    "GroupLasso",
-    "Heads",
-    "HiddenFeatures",
-    "InFlops",
-    "InWeights",
-    "Inspection",
-    "Int8",
-    "InvalidInputError",
-    "KaimingUniform",
-    "Layers",
-    "LowRankScores",
-    "Magnitude",
-    "Method",
-    "MissingExtraError",
-    "Movement",
-    "Neurons",
-    "NofM",
-    "Pruner",
-    "PruningConfig",
-    "Random",
-    "Rows",
-    "Rule",
-    "Schedule",
-    "ScoreInit",
-    "SoftMovement",
-    "Structure",
-    "Together",
-    "TrainingError",
-    "Uniform",
-    "Unstructured",
-    "__version__",
-    "apply_mask",
-    "from_pretrained",
-    "inspect",
-    "load",
-    "select_vocabulary",
-    "shrink",
-    "to_dense",
-    "to_sparse",
-]
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403, the names are checked there
+    from .public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "__all__" or not name.startswith("__"):  # Python asks any module for names such as __wrapped__
+            from importlib import import_module
+
+            public = import_module(f"{__name__}.public")
+            globals().update(
+                {"__all__": public.__all__} | {public_name: getattr(public, public_name) for public_name in public.__all__}
+            )
+            if name in globals():  # packages too, fineprune.masks: importing them sets them
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*__getattr__("__all__"), *globals()})

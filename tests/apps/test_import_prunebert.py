@@ -264,7 +264,7 @@ def test_the_tokenizer_comes_along(save: Save, tmp_path: Path) -> None:
     import_prunebert.convert(folder, tmp_path / "plain", threshold=0.5)
     expected = ["README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
     assert sorted(os.listdir(tmp_path / "plain")) == expected
-    assert "made a plain one: method `" in (tmp_path / "plain" / "README.md").read_text()
+    assert "An imported checkpoint of the paper's released code: method `" in (tmp_path / "plain" / "README.md").read_text()
     assert AutoTokenizer.from_pretrained(tmp_path / "plain")("Good film").input_ids == [2, 5, 6, 3]
 
 

@@ -104,7 +104,7 @@ def test_linked_structures_and_rules_are_named() -> None:
         Movement(), 0.1, structure=Blocks(4, 2), rules=[Rule(structure=Heads()), Rule(["query"], density=0.5)]
     )
     stated = [model_card.text({**FACTS, "pruning": config.to_dict()}, "name") for config in (groups, hybrid)]
-    assert all("`fineprune shrink FOLDER NEW_FOLDER` takes them out" in text for text in stated)
+    assert all("`fineprune shrink FOLDER NEW_FOLDER` removes them" in text for text in stated)
     assert "fineprune shrink" not in model_card.text(FACTS, "name")
     assert "(structure `Heads + Neurons`, scope `local`)" in stated[0]
     assert "(structure `Blocks 4 x 2`, scope `local`, with rules for `Heads`)" in stated[1]

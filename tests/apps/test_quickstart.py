@@ -9,7 +9,7 @@ from fineprune import InvalidInputError
 from fineprune.apps.bench.shapes import Shape
 from fineprune.apps.quickstart import run
 from fineprune.apps.quickstart.docstrings import Docstrings
-from fineprune.apps.training.run import Result
+from fineprune.apps.training.result import Result
 
 
 @pytest.fixture

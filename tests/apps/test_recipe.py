@@ -108,6 +108,63 @@ def test_a_config_as_json_is_a_recipe_block(tmp_path: Path, config: PruningConfi
         assert recipe.read([str(tmp_path / "again.yaml")]).pruning == config
 
 
+@pytest.mark.parametrize("prefix", ["", "fineprune.", "fineprune.methods.", "fineprune.some.older.place."])
+def test_own_classes_are_known_by_their_name_whatever_module_stands_before_it(tmp_path: Path, prefix: str) -> None:
+    choice = f"{{class_path: {prefix}Movement, init_args: {{init: {prefix}Uniform}}}}"
+    (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: {choice}, density: 0.1}}\n")
+    read = recipe.read([str(tmp_path / "r.yaml")])
+    assert read.pruning == PruningConfig(Movement(Uniform()), 0.1)
+    assert recipe.read(["--model", "m", "--pruning.density", "0.1", f"--pruning.method={choice}"]).pruning == read.pruning
+    flags = ["--pruning.method", f"{prefix}Movement", "--pruning.method.init", f"{prefix}Uniform"]
+    assert recipe.read(["--model", "m", "--pruning.density", "0.1", *flags]).pruning == read.pruning
+    assert recipe.yaml.safe_load(read.source)["pruning"]["method"] == {
+        "class_path": "Movement",
+        "init_args": {"init": {"class_path": "Uniform", "init_args": {"bound": 0.01}}, "score_lr": 0.01},
+    }
+
+
+def test_a_class_of_another_package_is_imported_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_inits.py").write_text(
+        "from dataclasses import dataclass\nfrom fineprune import ScoreInit\n\n\n"
+        "@dataclass(frozen=True)\nclass Ones(ScoreInit):\n    value: float = 1.0\n\n"
+        "    def scores(self, magnitude, generator):\n        return magnitude\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = [
+        "--model",
+        "m",
+        "--pruning.density",
+        "0.1",
+        "--pruning.method",
+        "Movement",
+        "--pruning.method.init",
+        "my_inits.Ones",
+    ]
+    read = recipe.read([*settings, "--pruning.method.init.value", "2"])
+    assert read.pruning is not None
+    assert repr(read.pruning.method) == "Movement(init=Ones(value=2.0), score_lr=0.01)"
+    assert recipe.yaml.safe_load(read.source)["pruning"]["method"]["init_args"]["init"]["class_path"] == "my_inits.Ones"
+
+
+def test_a_recipe_completes_another(path: str, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("pruning: {method: {init: Constant}}\ntask: {text_pair: third}\n")
+    read = recipe.read([path, "--recipe", str(tmp_path / "more.yaml")])
+    assert read.pruning == PruningConfig(Movement(Constant(0.0)), 0.1, schedule=CubicSchedule(warmup=5))
+    assert read.task == TextClassification(train="a.csv", validation="b.csv", text_pair="third")
+
+
+def test_a_setting_of_a_newer_version_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    block = PruningConfig(Movement(), 0.1).to_dict() | {"version": "99.0.0", "patience": 3}
+    (tmp_path / "r.yaml").write_text(recipe.yaml.safe_dump({"model": "m", "pruning": block}))
+    assert recipe.read([str(tmp_path / "r.yaml")]).pruning == PruningConfig(Movement(), 0.1)
+    assert "the setting 'patience' of a newer fineprune" in caplog.text
+
+
+def test_numbers_may_be_texts() -> None:
+    read = recipe.read(["--model", "123", "--training.run_name", "7", "--training.learning_rate", "1e-3"])
+    assert (read.model, read.training.run_name, read.training.learning_rate) == ("123", "7", 1e-3)
+
+
 RULES = """
 model: some/model
 pruning:
@@ -145,7 +202,9 @@ def test_rules(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_to_be_a_text_is_to_be_quoted() -> None:
-    with pytest.raises(InvalidInputError, match=r"^task\.classes was given as 0; it takes str or null\. Quoted"):
+    with pytest.raises(
+        InvalidInputError, match=r"^task\.classes\[0\] must be str, got 0\. Quoted, a number is a text: \"0\"\.$"
+    ):
         recipe.read(["--model", "m", "--task.classes", "[0, 1]"])
     assert recipe.read(["--model", "m", "--task.classes", '["0", "1"]']).task.classes == ["0", "1"]
 
@@ -153,25 +212,30 @@ def test_a_number_that_is_to_be_a_text_is_to_be_quoted() -> None:
 def test_what_lacks_is_named() -> None:
     with pytest.raises(InvalidInputError, match=r"^The recipe lacks model\. Set it: in the recipe, or with --model\.$"):
         recipe.read(["--pruning.method", "Movement", "--pruning.density", "0.5"])
-    with pytest.raises(InvalidInputError, match=r"lacks pruning\.method\. Set it to one of Magnitude, .*SoftMovement, L0"):
+    with pytest.raises(
+        InvalidInputError, match=r"lacks pruning\.method\. Set it to one of GroupLasso, L0, Magnitude, .*SoftMovement"
+    ):
         recipe.read(["--model", "m", "--pruning.density", "0.5"])
 
 
 WRONG_RULES = [
     ("{target_modules: [a], densty: 0.1}", "'densty'; did you mean 'density'"),
-    ("{target_modules: [a], density: 2.0}", r"The rule for \['a'\] cannot be used: density was given as 2.0"),
+    (
+        "{target_modules: [a], density: 2.0}",
+        r"The rule for \['a'\] cannot be used: density must be a number above 0 and at most 1, .*, got 2.0",
+    ),
     ("{target_modules: [a], method: Movment}", "'Movment'; did you mean 'Movement'"),
     ("{target_modules: [a], structure: {class_path: Blocks, init_args: {rows: 8, colls: 4}}}", "'colls'; did you mean 'cols'"),
-    ("{density: 0.5}", r"A rule was given no target_modules; name the modules"),
-    ("{target_modules: []}", r"^target_modules was given as \[\]; it takes a list of module names"),
-    ("{target_modules: [a], density: much}", r"pruning\.rules\.density was given as much; it takes float or null"),
+    ("{density: 0.5}", r"A rule must name its target_modules unless"),
+    ("{target_modules: []}", r"^target_modules must be a list of module names .*, got \[\]\."),
+    ("{target_modules: [a], density: much}", r"^pruning\.rules\[0\]\.density must be float or null, got 'much'\.$"),
     ("{target_modules: [a], method: {class_path: Movement, init_args: {score_lr: -1}}}", "^Movement was given score_lr=-1"),
     ("query", "'query'"),
 ]
 
 
 @pytest.mark.parametrize(("rule", "message"), WRONG_RULES)
-def test_a_wrong_rule_is_refused_in_words(tmp_path: Path, rule: str, message: str) -> None:
+def test_a_wrong_rule_raises_a_clear_error(tmp_path: Path, rule: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: Movement, density: 0.1, rules: [{rule}]}}\n")
     with pytest.raises(InvalidInputError, match=message) as caught:
         recipe.read([str(tmp_path / "r.yaml")])
@@ -184,18 +248,22 @@ UNKNOWN = [
     ("trian: a.csv", "task", "'trian'; did you mean 'train'"),
     ("modell: b", None, "'modell'; did you mean 'model'"),
     ("method: Movment", "pruning", "'Movment'; did you mean 'Movement'"),
-    ("method: {class_path: Movement, init_args: {brith: Constant}}", "pruning", "'brith'; did you mean 'init'"),
-    ("density: much", "pruning", "pruning.density was given as much; it takes float or null"),
-    ("learning_rate: fast", "training", "training.learning_rate was given as fast; it takes float"),
-    ("density: 1.5", "pruning", "density was given as 1.5; it is the fraction of weights kept, above 0 and at most 1"),
-    ("density: 0", "pruning", "density was given as 0"),
+    (
+        "method: {class_path: Movement, init_args: {birth: Constant}}",
+        "pruning",
+        "Movement has no setting 'birth'; known are init, score_lr",
+    ),
+    ("density: much", "pruning", r"^pruning\.density must be float or null, got 'much'\.$"),
+    ("learning_rate: fast", "training", r"^training\.learning_rate must be float, got 'fast'\.$"),
+    ("density: 1.5", "pruning", "density must be a number above 0 and at most 1, the fraction of weights kept, got 1.5"),
+    ("density: 0", "pruning", "density must be a number above 0 and at most 1, the fraction of weights kept, got 0"),
     ("scope: locale", "pruning", "scope"),
     ("warmup_steps: -1", "training", "warmup_steps"),
 ]
 
 
 @pytest.mark.parametrize(("line", "section", "message"), UNKNOWN)
-def test_what_is_wrong_is_refused_in_words(tmp_path: Path, line: str, section: str | None, message: str) -> None:
+def test_a_wrong_setting_raises_a_clear_error(tmp_path: Path, line: str, section: str | None, message: str) -> None:
     content = recipe.yaml.safe_load(YAML)
     entry = recipe.yaml.safe_load(line)
     (content if section is None else content[section]).update(entry)
@@ -206,13 +274,13 @@ def test_what_is_wrong_is_refused_in_words(tmp_path: Path, line: str, section: s
 
 
 def test_an_unknown_flag_is_refused_with_the_nearest(path: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"'pruning\.densty'; did you mean 'pruning\.density'"):
+    with pytest.raises(InvalidInputError, match=r"^PruningConfig has no setting 'densty'; did you mean 'density'\?$"):
         recipe.read([path, "--pruning.densty", "0.1"])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[1, 2", "is not YAML"), ("- a\n", "holds list, not keys and values"), (None, "could not be read")],
+    [("[1, 2", "is not YAML"), ("- a\n", "must be keys and values, got list"), (None, "could not be read")],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
@@ -232,12 +300,14 @@ def test_the_recipe_may_be_named_as_a_flag(path: str) -> None:
 
 
 def test_a_length_below_one_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="max_length was given as -5"):
+    with pytest.raises(InvalidInputError, match=r"max_length must be 1 token or more, got -5\."):
         recipe.read(["--model", "m", "--max_length", "-5"])
 
 
 def test_a_choice_in_the_wrong_place_is_said_to_be_there(tmp_path: Path) -> None:
     structure = "{class_path: Together, init_args: {structures: [Heads, Rows]}}"
     (tmp_path / "r.yaml").write_text(f"model: m\npruning: {{method: Movement, density: 0.1, structure: {structure}}}\n")
-    with pytest.raises(InvalidInputError, match=r"The recipe has 'Rows' where another choice belongs: .*pruning\.structure"):
+    with pytest.raises(
+        InvalidInputError, match=r"^pruning\.structure\.structures\[1\] has no choice 'Rows'; known are .*Heads"
+    ):
         recipe.read([str(tmp_path / "r.yaml")])

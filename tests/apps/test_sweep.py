@@ -40,7 +40,7 @@ training: {learning_rate: 1e-3, seed: 7, output_dir: runs/own}
 
 VARIANTS = """
 dense: {pruning: null}
-initialised anew: {pruning: {method: {class_path: Movement}}}
+initialised again: {pruning: {method: {class_path: Movement}}}
 slower: {pruning: {method: {init_args: {score_lr: 0.25}}}, training: {learning_rate: 5e-4}}
 soft: {pruning: {method: {class_path: SoftMovement, init_args: {penalty: 3}}, density: null}}
 plain:
@@ -61,7 +61,7 @@ class Bench:
     def arguments(self, *more: str) -> list[str]:
         return [str(self.recipe), "--output", str(self.output), "--grid", "pruning.density=0.3,0.1", *more]
 
-    def run(self, *more: str) -> command.Outcome:
+    def run(self, *more: str) -> command.SweepOutcome:
         return sweep_run.run(self.arguments(*more), self.control)
 
     def tell(self, trial: str, what: str, text: object = "") -> None:
@@ -111,7 +111,7 @@ def test_commas_part_values_only_outside_brackets_and_quotes(values: list[str]) 
     assert grid.split(" , ".join(values)) == values
 
 
-def test_a_grid_is_read_or_refused_in_words() -> None:
+def test_a_grid_is_read_or_raises_a_clear_error() -> None:
     assert grid.read_grids([METHODS, "a='x,y',[1,2]"]) == {
         "pruning.method": ["{class_path: Movement, init_args: {init: FromMagnitude}}", "Magnitude"],
         "a": ["x,y", "[1,2]"],
@@ -119,7 +119,7 @@ def test_a_grid_is_read_or_refused_in_words() -> None:
     for text in ("density", "=3", "--a=3", "a=1,,2", "a=", "a=1,1", "a=[1,2", "a={1]]", "a='x"):
         with pytest.raises(InvalidInputError):
             grid.read_grids([text])
-    with pytest.raises(InvalidInputError, match="given twice"):
+    with pytest.raises(InvalidInputError, match="--grid must be given once for a, with all its values"):
         grid.read_grids(["a=1", "a=2"])
 
 
@@ -134,7 +134,7 @@ def test_a_name_fits_any_file_system_and_no_two_texts_share_one(first: str, seco
     assert first == second or name != grid.slug(second)
 
 
-def made(bench: Bench, *more: str) -> plan.Plan:
+def made(bench: Bench, *more: str) -> plan.SweepPlan:
     return flags.read([str(bench.recipe), *more]).plan
 
 
@@ -143,7 +143,7 @@ def test_trials_are_grids_times_seeds_in_order(bench: Bench) -> None:
     assert [trial.name for trial in trials] == [
         f"density-{density}-method-{method}-seed{seed}"
         for density in ("0.3", "0.1")
-        for method in ("Movement-init-FromMagnitude-77690e", "Magnitude")
+        for method in ("Movement-init-FromMagnitude-f5de4e", "Magnitude")
         for seed in (7, 8)
     ]
     assert trials[2].setting.choices == {"pruning.density": "0.3", "pruning.method": "Magnitude"}
@@ -173,7 +173,7 @@ def test_a_variant_is_laid_over_the_recipe_and_replaces_what_it_names(bench: Ben
     methods = {name: None if one.pruning is None else one.pruning.method for name, one in read.items()}
     assert methods == {
         "dense": None,
-        "initialised anew": Movement(),  # nothing is left of the recipe's own Movement
+        "initialised again": Movement(),  # nothing is left of the recipe's own Movement
         "slower": Movement(FromMagnitude(3.0), score_lr=0.25),
         "soft": SoftMovement(penalty=3.0),
         "plain": Movement(FromMagnitude(3.0), score_lr=0.5),
@@ -181,28 +181,31 @@ def test_a_variant_is_laid_over_the_recipe_and_replaces_what_it_names(bench: Ben
     }
     assert [one.training.learning_rate for one in read.values()] == [1e-3, 1e-3, 5e-4, 1e-3, 1e-3, 1e-3]
     assert [trial.setting.prunes for trial in trials] == [False, True, True, True, True, True]
-    assert [trial.name for trial in trials][:2] == ["dense-seed7", f"{grid.slug('initialised anew')}-seed7"]
+    assert [trial.name for trial in trials][:2] == ["dense-seed7", f"{grid.slug('initialised again')}-seed7"]
     assert all(one.task == read["plain"].task for one in read.values())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--grid", "pruning.methd=Movement"], "With pruning.methd=Movement: .*did you mean 'pruning.method'"),
-        (["--grid", "pruning.density=0.3,2"], "With pruning.density=2: density was given as 2"),
+        (["--grid", "pruning.methd=Movement"], "With pruning.methd=Movement: .*did you mean 'method'"),
+        (
+            ["--grid", "pruning.density=0.3,2"],
+            "With pruning.density=2: density must be a number above 0 and at most 1, the fraction of weights kept, got 2",
+        ),
         (["--grid", "pruning.density=0.3,0.30"], "same: pruning.density=0.3 and pruning.density=0.30"),
         (["--grid", "pruning.density=0.3", "--modl", "m"], "did you mean 'model'"),
         (["--grid", "training.seed=1,2"], "use --seeds"),
         (["--grid", "training.output_dir=a,b"], "use --output"),
         (["--grid"], "--grid"),
-        (["--seeds", "0"], "--seeds was given as '0'"),
-        (["--seeds", "4,4"], "--seeds was given as '4,4'"),
-        (["--seeds", "few"], "--seeds was given as 'few'"),
-        (["--seeds=-1,"], "--seeds was given as '-1,'"),
-        (["--resume", "true"], "Leave it out"),
-        (["--jobs", "0"], "--jobs was given as 0"),
-        (["--gpus", "1"], "--engine local does not take"),
-        (["--engine", "ray", "--jobs", "2"], "--engine ray does not take"),
+        (["--seeds", "0"], r"--seeds must be their number, 1 or more, or different seeds .*, got '0'\."),
+        (["--seeds", "4,4"], r"--seeds must be their number, 1 or more, or different seeds .*, got '4,4'\."),
+        (["--seeds", "few"], r"--seeds must be their number, 1 or more, or different seeds .*, got 'few'\."),
+        (["--seeds=-1,"], r"--seeds must be their number, 1 or more, or different seeds .*, got '-1,'\."),
+        (["--resume", "true"], "--resume must be left out"),
+        (["--jobs", "0"], "--jobs must be 1 trial or more, got 0"),
+        (["--gpus", "1"], "--gpus must be left out for --engine local"),
+        (["--engine", "ray", "--jobs", "2"], "--jobs must be left out for --engine ray"),
         (["--engine", "slurm"], "invalid choice"),
         (["--variants", "nothing.yaml"], "could not be read"),
     ],
@@ -216,11 +219,11 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(bench: Bench, 
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
-        ("a: 3", "is to hold variants"),
-        ("{}", "is to hold variants"),
+        ("a: 3", "must hold variants: a name for each"),
+        ("{}", "must hold variants: a name for each"),
         ("a: {training: {seed: 3}}\nb:", r"training.seed \(--seeds\)"),
         ("a: {pruning: {density: 0.1}}\nb:", "same: variant=a and variant=b"),
-        ("a: {pruning: {density: 0.2}}\nA:", "share the folder a"),
+        ("a: {pruning: {density: 0.2}}\nA:", "Two trials have the same folder, a"),
         ("a: {pruning: {densty: 0.2}}", "With variant=a: .*'density'"),
     ],
 )
@@ -272,8 +275,8 @@ def test_one_seed_has_no_deviation_and_a_choice_keeps_its_kind(bench: Bench) -> 
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf]), min_size=1, max_size=4))
-def test_the_spread_is_that_of_numpy(values: list[float]) -> None:
-    mean, deviation, least, greatest = tables._spread("loss", values).values()
+def test_the_statistics_are_those_of_numpy(values: list[float]) -> None:
+    mean, deviation, least, greatest = tables._statistics("loss", values).values()
     wanted = [np.mean(values), np.min(values), np.max(values)]
     assert [mean, least, greatest] == pytest.approx(wanted, nan_ok=True, abs=1e-6)
     if len(values) == 1:
@@ -337,7 +340,7 @@ def test_ctrl_c_stops_the_trials_and_says_how_to_go_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(engines.time, "sleep", interrupted)
-        with pytest.raises(TrainingError, match="same command goes on"):
+        with pytest.raises(TrainingError, match="same command runs the others"):
             bench.run("--seeds", "2")
     with pytest.raises(ProcessLookupError):
         os.kill(bench.starts(TRIALS[1])[0], 0)
@@ -432,11 +435,11 @@ def test_a_sweep_grows_and_keeps_what_is_there(bench: Bench, expected: dict[str,
     assert (written["grids"], written["seeds"]) == ({"pruning.density": ["0.3", "0.1"]}, [7, 8])
 
 
-def test_another_sweep_in_the_same_folder_is_refused_in_words(bench: Bench, expected: dict[str, str]) -> None:
+def test_another_sweep_in_the_same_folder_raises_a_clear_error(bench: Bench, expected: dict[str, str]) -> None:
     bench.run("--seeds", "2").check()
     for change, message in (
-        (["--seeds", "1"], "not asked for now: density-0.3-seed8, density-0.1-seed8"),
-        (["--seeds", "2", "--grid", "max_length=32"], "not asked for now"),
+        (["--seeds", "1"], "holds a sweep with more trials: density-0.3-seed8, density-0.1-seed8"),
+        (["--seeds", "2", "--grid", "max_length=32"], "holds a sweep with more trials"),
         (["--seeds", "2", "--max_length", "32"], "In density-0.3-seed7, max_length was not given and is 32"),
     ):
         with pytest.raises(InvalidInputError, match=message):
@@ -468,7 +471,7 @@ def test_a_folder_of_something_else_is_left_alone(bench: Bench) -> None:
 def test_a_folder_that_the_sweep_did_not_make_is_left_alone(bench: Bench) -> None:
     bench.run().check()
     (bench.output / TRIALS[1]).mkdir()
-    with pytest.raises(InvalidInputError, match=r"holds density-0\.3-seed8, not made by this sweep"):
+    with pytest.raises(InvalidInputError, match=r"holds density-0\.3-seed8, which this sweep did not write"):
         bench.run("--seeds", "2")
     assert (bench.output / TRIALS[1]).is_dir()
 
@@ -482,7 +485,7 @@ def test_two_sweeps_at_once_are_refused(bench: Bench) -> None:
     bench.run().check()
 
 
-def test_a_damaged_record_or_result_is_refused_in_words(bench: Bench) -> None:
+def test_a_damaged_record_or_result_raises_a_clear_error(bench: Bench) -> None:
     bench.run().check()
     (bench.output / TRIALS[0] / "result.json").write_text("{")
     with pytest.raises(InvalidInputError, match=r"result\.json could not be read"):
@@ -527,4 +530,4 @@ def test_real_trials_resume_and_end_as_if_nothing_had_been(model_folder: Path, r
     assert movement["density"] == magnitude["density"] == 0.25
     assert movement["steps"] == 24
     saved = yaml.safe_load((tmp_path / "out" / "method-Magnitude-seed92" / "recipe.yaml").read_text())
-    assert saved["pruning"]["method"]["class_path"] == "fineprune.Magnitude"
+    assert saved["pruning"]["method"]["class_path"] == "Magnitude"

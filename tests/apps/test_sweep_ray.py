@@ -56,7 +56,7 @@ def test_ctrl_c_stops_the_trials_of_every_node(tmp_path: Path) -> None:
         if TRIALS[0] in line:
             raise KeyboardInterrupt
 
-    with pytest.raises(TrainingError, match="same command goes on"):
+    with pytest.raises(TrainingError, match="same command runs the others"):
         sweep_run.run(bench.arguments("--engine", "ray"), bench.control, interrupted)
     with pytest.raises(ProcessLookupError):
         os.kill(bench.starts(TRIALS[2])[0], 0)

@@ -68,7 +68,7 @@ def test_writes_a_plain_pruned_checkpoint_with_its_figures(run: tuple[Path, trai
     assert "25.00% of the prunable weights" in (output / "README.md").read_text()
 
 
-def test_the_portrait_shows_what_was_trained(run: tuple[Path, training.Result], model_folder: Path) -> None:
+def test_the_weight_samples_are_those_of_the_models(run: tuple[Path, training.Result], model_folder: Path) -> None:
     sample = WeightSamples.load(run[0])
     before, after = (load_file(folder / "model.safetensors") for folder in (model_folder, run[0]))
     for name, initial in sample.pretrained.items():
@@ -83,7 +83,7 @@ def test_a_teacher_in_the_recipe_is_distilled(
     distilled = training.train(read(model_folder, reviews, tmp_path / "student", teacher=str(run[0])))
     assert all("loss_kd" in entry for entry in distilled.history if "loss" in entry)
     assert json.loads((tmp_path / "student" / "result.json").read_text())["teacher"] == str(run[0])
-    with pytest.raises(InvalidInputError, match="was given without a teacher"):
+    with pytest.raises(InvalidInputError, match=r"needs a teacher\. Set teacher to a trained model"):
         read(model_folder, reviews, tmp_path / "x", distillation__temperature="3")
     with pytest.raises(InvalidInputError, match="could not be loaded as a text classifier"):
         training.train(read(model_folder, reviews, tmp_path / "x", teacher=str(reviews)))
@@ -191,7 +191,7 @@ def test_a_run_resumes_and_ends_the_same(
 
 
 def interrupt_after(wanted: Recipe, steps: int) -> None:
-    """Runs a recipe until so many optimizer steps are done, and breaks it off."""
+    """Runs a recipe until `steps` optimizer steps are done, and interrupts it."""
     done = 0
 
     def stop(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -284,12 +284,12 @@ def full_disk(bytes_left: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("bytes_left", [10_000, 100_000, 200_000])
-def test_a_full_disk_is_an_error_in_words(model_folder: Path, reviews: Path, tmp_path: Path, bytes_left: int) -> None:
+def test_a_full_disk_is_a_clear_error(model_folder: Path, reviews: Path, tmp_path: Path, bytes_left: int) -> None:
     with full_disk(bytes_left), pytest.raises(FileError, match="could not be saved"):
         training.train(read(model_folder, reviews, tmp_path / "full", training__max_steps="10"))
 
 
-def test_a_full_disk_at_the_last_save_is_an_error_in_words(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
+def test_a_full_disk_at_the_last_save_is_a_clear_error(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
     wanted = read(model_folder, reviews, tmp_path / "full", training__max_steps="10", training__save_strategy="no")
     with full_disk(10_000), pytest.raises(FileError, match="could not be saved"):
         training.train(wanted)
@@ -305,7 +305,7 @@ def test_evaluating_by_other_class_names_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["v.csv"]
 
 
-def test_setting_up_what_is_not_there_is_refused_in_words(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_set_up_raises_a_clear_error(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     for changes, message in (
         ({"training__output_dir": str(tmp_path / "file" / "run")}, "could not be set up"),
@@ -318,7 +318,7 @@ def test_setting_up_what_is_not_there_is_refused_in_words(model_folder: Path, re
             training.train(read(model_folder, reviews, tmp_path / "run", **changes))
 
 
-def test_a_head_of_another_size_is_on_demand_and_other_sizes_within_are_refused(
+def test_a_head_of_another_size_is_replaced_and_other_sizes_within_raise_an_error(
     run: tuple[Path, training.Result], reviews: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "three.csv").write_text("text,label\nthe good,0\nthe bad,1\na film,2\n" * 4)

@@ -71,7 +71,7 @@ def test_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff" * 64])
-def test_a_file_that_holds_no_weight_samples_raises(tmp_path: Path, content: bytes | None) -> None:
+def test_a_damaged_file_raises_a_clear_error(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / weight_samples.FILE).write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"weight_samples\.safetensors could not be read"):

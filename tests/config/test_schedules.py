@@ -49,15 +49,15 @@ def test_a_float_is_a_fraction_and_an_int_counts_steps() -> None:
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ((-1, 0), "warmup was given as -1 steps"),
-        ((0, -5), "cooldown was given as -5 steps"),
-        ((1.0, 0), "the fraction 1.0"),
+        ((-1, 0), "warmup must be 0 steps or more, got -1."),
+        ((0, -5), "cooldown must be 0 steps or more, got -5."),
+        ((1.0, 0), "warmup must be at least 0 and below 1 as a fraction of the run, got 1.0."),
         ((0, 5400.0), "give an int"),
-        ((-0.1, 0), "the fraction -0.1"),
-        ((float("nan"), 0), "the fraction nan"),
-        ((True, 0), "warmup was given as True"),
-        ((0, "0.3"), "cooldown was given as '0.3'"),
-        ((None, 0), "warmup was given as None"),
+        ((-0.1, 0), "warmup must be at least 0 and below 1 as a fraction of the run, got -0.1."),
+        ((float("nan"), 0), "as a fraction of the run, got nan."),
+        ((True, 0), "warmup must be an int (optimizer steps) or a float (fraction of the run), got True."),
+        ((0, "0.3"), "or a float (fraction of the run), got '0.3'."),
+        ((None, 0), "or a float (fraction of the run), got None."),
     ],
 )
 def test_what_is_refused(lengths: tuple[object, object], message: str) -> None:
@@ -66,8 +66,8 @@ def test_what_is_refused(lengths: tuple[object, object], message: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", [CubicSchedule(5, 5), CubicSchedule(0.6, 0.4), CubicSchedule(0.9, 40)], ids=repr)
-def test_a_run_without_a_step_to_prune_in_is_refused(schedule: CubicSchedule) -> None:
-    with pytest.raises(InvalidInputError, match="shorter than the run, which has 10"):
+def test_a_run_without_a_step_to_prune_in_raises(schedule: CubicSchedule) -> None:
+    with pytest.raises(InvalidInputError, match="must be shorter than the run, which has 10 optimizer steps"):
         schedule.check(10)
 
 

@@ -245,6 +245,6 @@ class RateFree(torch.optim.Optimizer):
 
 def test_a_budget_has_no_say_where_a_penalty_decides() -> None:
     with pytest.raises(
-        InvalidInputError, match=r"budget was given as InFlops\(tokens=128\), and GroupLasso\(penalty=1.0\) shares"
+        InvalidInputError, match=r"budget must be left out for GroupLasso\(penalty=1.0\), whose penalty sets the density"
     ):
         PruningConfig(GroupLasso(penalty=1.0), structure=Together([Heads(), Neurons()]), scope="global", budget=InFlops())

@@ -195,7 +195,12 @@ def test_a_density_that_prunes_nothing() -> None:
 
 def test_a_schedule_longer_than_the_run() -> None:
     model = Stack()
-    refuse(model, adamw(model), "A warmup of 7 and a cooldown of 3 optimizer steps", schedule=CubicSchedule(7, 3))
+    refuse(
+        model,
+        adamw(model),
+        "warmup and cooldown must be shorter than the run, which has 10 optimizer steps, got 7 and 3",
+        schedule=CubicSchedule(7, 3),
+    )
 
 
 @pytest.mark.parametrize("total", [0, -1, 2.0, True, None, "10"])

@@ -331,14 +331,18 @@ def test_on_the_way_never_fewer_than_n_are_kept(n: int, m: int) -> None:
 def test_the_structure_fixes_the_density() -> None:
     assert PruningConfig(Movement(), structure=NofM(2, 4)).values() == (1.0, 0.5)
     assert PruningConfig(Movement(), 0.5, structure=NofM(2, 4)).values() == (1.0, 0.5)
-    with pytest.raises(InvalidInputError, match=r"NofM\(n=2, m=4\) keeps 0\.5 of the weights; density was given as 0\.1"):
+    with pytest.raises(
+        InvalidInputError, match=r"density must be left out for NofM\(n=2, m=4\), which keeps 0\.5 of the weights, got 0\.1"
+    ):
         PruningConfig(Movement(), 0.1, structure=NofM(2, 4))
 
 
 @pytest.mark.parametrize("method", [SoftMovement(), SoftMovement(penalty=1.0), L0(), L0(penalty=1.0)], ids=repr)
 def test_n_of_m_takes_a_method_that_ranks(method: SoftMovement | L0) -> None:
     for density in (None, 0.5):
-        with pytest.raises(InvalidInputError, match=f"which {type(method).__name__} does not do. Take a method that ranks"):
+        with pytest.raises(
+            InvalidInputError, match=f"needs a method that ranks scores, which {type(method).__name__} does not do. Take one"
+        ):
             PruningConfig(method, density, structure=NofM(2, 4))
 
 

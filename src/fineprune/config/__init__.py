@@ -1,4 +1,4 @@
-"""What a user asks for: method, density, structure, schedule, budget, scores."""
+"""The settings of pruning: method, density, structure, schedule, budget and the storage of scores."""
 
 from .budgets import InFlops, InWeights
 from .config import PruningConfig, Rule

@@ -1,4 +1,4 @@
-"""What a density is a share of: weights, or the operations that they take."""
+"""The unit of a density: weights, or floating-point operations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from ..errors import InvalidInputError
 
 
 class Budget(ABC):
-    """What a group takes of the budget that groups share."""
+    """The cost of a group in the budget that groups share."""
 
     @abstractmethod
     def cost(self, size: int, flops: Callable[[int], int]) -> int:
-        """Returns what one group takes.
+        """Returns the cost of one group.
 
         Args:
-            size: its weights.
-            flops: its floating-point operations for each token of a text of so many tokens.
+            size: number of its weights.
+            flops: returns its floating-point operations per token, given the number of tokens of the text.
         """
 
 
@@ -30,20 +30,23 @@ class InWeights(Budget):
 
 @dataclass(frozen=True)
 class InFlops(Budget):
-    """The density is a share of the operations of what is pruned: 2 a weight and token in a linear layer; of a head
-    also the products of queries with keys and of attention with values, which grow with the text.
+    """The density is a share of the operations of the prunable weights: 2 per weight and token in a linear layer; for a
+    head also the products of queries with keys and of attention with values, which grow with the length of the text.
 
     It matters where groups of several kinds share a budget, as Together([Heads(), Neurons()]) with scope="global".
 
     Args:
-        tokens: length of the text that is counted for.
+        tokens: length of the text, in tokens.
+
+    Raises:
+        InvalidInputError: if tokens is not a whole number above 0.
     """
 
     tokens: int = 128
 
     def __post_init__(self) -> None:
         if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
-            raise InvalidInputError(f"InFlops was given tokens={self.tokens!r}; it is the length of a text, 1 or more.")
+            raise InvalidInputError(f"InFlops(tokens) must be the length of a text, 1 or more, got {self.tokens!r}.")
 
     def cost(self, size: int, flops: Callable[[int], int]) -> int:
         return flops(self.tokens)

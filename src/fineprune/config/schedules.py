@@ -1,4 +1,4 @@
-"""When how much is kept: pure functions from the optimizer step to a value."""
+"""Schedules: pure functions from the optimizer step to a density or a threshold."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class CubicSchedule(Schedule):
     Args:
         warmup: steps at the start during which nothing is pruned yet (t_i). An int counts optimizer
             steps, a float from 0 to 1 is a fraction of the run, rounded to the nearest step.
-        cooldown: steps at the end during which the final value holds (t_f), counted alike.
+        cooldown: steps at the end that run under the final value (t_f), given in the same way.
 
     Raises:
         InvalidInputError: for a negative number or a fraction of 1 or more.
@@ -46,14 +46,14 @@ class CubicSchedule(Schedule):
             length = getattr(self, name)
             if isinstance(length, bool) or not isinstance(length, int | float):
                 raise InvalidInputError(
-                    f"{name} was given as {length!r}; it takes an int (optimizer steps) or a float (fraction of the run)."
+                    f"{name} must be an int (optimizer steps) or a float (fraction of the run), got {length!r}."
                 )
             if isinstance(length, int) and length < 0:
-                raise InvalidInputError(f"{name} was given as {length} steps; a number of steps is 0 or more.")
+                raise InvalidInputError(f"{name} must be 0 steps or more, got {length}.")
             if isinstance(length, float) and not 0 <= length < 1:
                 raise InvalidInputError(
-                    f"{name} was given as the fraction {length}; a fraction is at least 0 and below 1. "
-                    f"For a number of optimizer steps give an int."
+                    f"{name} must be at least 0 and below 1 as a fraction of the run, got {length}. For a number of optimizer "
+                    "steps give an int."
                 )
 
     def steps(self, total_steps: int) -> tuple[int, int]:
@@ -68,8 +68,8 @@ class CubicSchedule(Schedule):
         warmup, cooldown = self.steps(total_steps)
         if warmup + cooldown >= total_steps:
             raise InvalidInputError(
-                f"A warmup of {warmup} and a cooldown of {cooldown} optimizer steps leave no step to prune in: together "
-                f"they must be shorter than the run, which has {total_steps}. Train longer, or shorten them."
+                f"warmup and cooldown must be shorter than the run, which has {total_steps} optimizer steps, got {warmup} and "
+                f"{cooldown}. Train longer, or shorten them."
             )
 
     def value(self, step: int, total_steps: int, initial: float, final: float) -> float:

@@ -20,7 +20,8 @@ from ..bench.timing import Spread, in_turns, timed
 from ..convert.pack import pack_folder
 from ..tasks.base import Examples, Splits, TextTask
 from ..training.recipe import Recipe
-from ..training.run import Result, evaluate, train
+from ..training.result import Result
+from ..training.run import evaluate, train
 from . import docstrings, minilm
 
 require("quickstart", "matplotlib", "transformers", "numba", "zstandard")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...config.config import class_name, in_short
+from ...config.serialization import class_name, in_short
 from .result_files import Run
 from .setting_runs import SettingRuns, grouped
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ...config.config import class_name
+from ...config.serialization import class_name
 from .formats import decimal, percent
 from .grouping import flat
 from .result_files import Run

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...config.config import class_name, kinds
+from ...config.serialization import class_name, kinds
 from ...errors import InvalidInputError, is_number
 from ...methods.base import Method
 from ...models.inspection import Count
 from ..training import model_card
 from ..training.recipe import read_yaml
-from ..training.run import RECIPE, RESULT
+from ..training.result import RECIPE, RESULT
 from ..training.weight_samples import FILE, WeightSamples
 
 ALSO_IN_RESULT = {"model", "task", "pruning", "teacher", "resume"}

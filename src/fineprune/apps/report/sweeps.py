@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import enumeration
 from ..sweep.record import RECORD
-from ..training.run import RESULT
+from ..training.result import RESULT
 
 
 def missing_trials(paths: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command `fineprune sweep`: runs the trials that are not finished, and keeps the tables up to date."""
+"""The command `fineprune sweep`: runs the trials that are not finished, and updates the tables after each."""
 
 import json
 import sys
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidInputError, TrainingError, enumeration, require
-from ..training.run import RESULT
+from ..training.result import RESULT
 from . import flags, record, tables
-from .engines import Ended, Job
+from .engines import Ending, Job
 from .flags import Sweep
 from .plan import Trial
 
@@ -19,19 +19,19 @@ require("hub", "pyarrow")
 
 import pyarrow  # noqa: E402
 
-Command = Callable[[Path, Path], tuple[str, ...]]
-"""Makes the command of a trial from its recipe and its folder."""
+TrialCommand = Callable[[Path, Path], tuple[str, ...]]
+"""Returns the command of a trial, given the paths of its recipe and its folder."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a sweep came to.
+class SweepOutcome:
+    """The tables of a sweep, and the trials that failed.
 
     Args:
         folder: of the sweep.
         trials: a row for each trial, as in trials.csv.
         summary: a row for each setting, as in summary.csv.
-        failed: what went wrong with each broken trial, by name.
+        failed: the reason of each trial that failed, by its name.
     """
 
     folder: Path
@@ -43,8 +43,8 @@ class Outcome:
         """Raises TrainingError if a trial failed."""
         if self.failed:
             raise TrainingError(
-                f"{len(self.failed)} of {self.trials.num_rows} trials failed: {enumeration(self.failed, most=5)}. The rest is "
-                f"in {self.folder}; the same command tries the failed ones again."
+                f"{len(self.failed)} of {self.trials.num_rows} trials failed: {enumeration(self.failed, most=5)}. The others "
+                f"are in {self.folder}; the same command runs the failed ones again."
             )
 
 
@@ -56,17 +56,18 @@ def train_command(recipe: Path, folder: Path) -> tuple[str, ...]:
 def run(
     arguments: Sequence[str],
     report: Callable[[str], None],
-    command: Command = train_command,
-) -> Outcome:
+    command: TrialCommand = train_command,
+) -> SweepOutcome:
     """Runs a sweep: `fineprune sweep` after its name.
 
     Args:
         arguments: of the command line.
-        report: is told of each trial that ends, in a line.
-        command: makes a trial's command from its recipe and its folder.
+        report: is called with a line of text for each trial that ends.
+        command: returns a trial's command, given its recipe and its folder.
 
     Raises:
-        InvalidInputError: for what cannot be run, or an output folder of something else; before a trial is started.
+        InvalidInputError: for settings that cannot be run, or an output folder that holds something else; before a trial
+            is started.
         TrainingError: if it is stopped with Ctrl-C.
     """
     sweep = flags.read(arguments)
@@ -75,62 +76,65 @@ def run(
             return _run(sweep, report, command)
         except KeyboardInterrupt:
             raise TrainingError(
-                f"The sweep was stopped. Its finished trials are in {sweep.folder}; the same command goes on with the others."
+                f"The sweep was stopped. Its finished trials are in {sweep.folder}; the same command runs the others."
             ) from None
 
 
-def _run(sweep: Sweep, report: Callable[[str], None], command: Command) -> Outcome:
+def _run(sweep: Sweep, report: Callable[[str], None], command: TrialCommand) -> SweepOutcome:
     folder, trials = sweep.folder.absolute(), {trial.name: trial for trial in sweep.plan.trials}
     results = {name: result for name in trials if (result := _result(folder / name))}
     waiting = [_job(folder, trial, command) for name, trial in trials.items() if name not in results]
     report(f"{len(trials)} trials, {len(results)} of them finished before; logs are in {sweep.folder / record.LOGS}")
     failed: dict[str, str] = {}
     outcome = _write(sweep, results, failed)
-    with closing(sweep.engine.run(waiting)) as ended:
-        for one in ended:
-            if result := _result(folder / one.name):
-                results[one.name] = result
+    with closing(sweep.engine.run(waiting)) as endings:
+        for ending in endings:
+            name = ending.name
+            if result := _result(folder / name):
+                results[name] = result
             else:
-                failed[one.name] = _failure(one, folder)
-            report(f"{len(results) + len(failed)} of {len(trials)}: {one.name} {failed.get(one.name) or _figures(result)}")
+                failed[name] = _failure(ending, folder)
+            report(f"{len(results) + len(failed)} of {len(trials)}: {name} {failed.get(name) or _figures(result)}")
             outcome = _write(sweep, results, failed)
     return outcome
 
 
-def _job(folder: Path, trial: Trial, command: Command) -> Job:
+def _job(folder: Path, trial: Trial, command: TrialCommand) -> Job:
     own = folder / trial.name
     words = command(folder / record.RECIPES / f"{trial.name}.yaml", own)
     return Job(trial.name, words, own, own / RESULT, _log(folder, trial.name), Path.cwd(), trial.setting.prunes)
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    """Returns what a finished trial measured; nothing if it is not finished."""
+    """Returns the result of a finished trial; an empty one if it is not finished."""
     try:
         result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{folder / RESULT} could not be read: {error}. Remove {folder} to run it anew.") from error
+        raise InvalidInputError(
+            f"{folder / RESULT} could not be read: {error}. Remove {folder} to run the trial again."
+        ) from error
     return result
 
 
-def _write(sweep: Sweep, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> Outcome:
+def _write(sweep: Sweep, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> SweepOutcome:
     ordered = {trial.name: results[trial.name] for trial in sweep.plan.trials if trial.name in results}
     made = {"trials": tables.trials(sweep.plan, ordered, failed), "summary": tables.summary(sweep.plan, ordered)}
     tables.write(sweep.folder, **made)
-    return Outcome(sweep.folder, **made, failed=dict(failed))
+    return SweepOutcome(sweep.folder, **made, failed=dict(failed))
 
 
 def _log(folder: Path, name: str) -> Path:
     return folder / record.LOGS / f"{name}.log"
 
 
-def _failure(ended: Ended, folder: Path) -> str:
-    """Says how a trial broke: the reason, the last line of its log, and where the log is."""
-    log = _log(folder, ended.name)
+def _failure(ending: Ending, folder: Path) -> str:
+    """Returns why a trial failed: the reason, the last line of its log, and where the log is."""
+    log = _log(folder, ending.name)
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing")
-    return f"{ended.problem}; the last line of {log}: {last[:400]}"
+    return f"{ending.problem}; the last line of {log}: {last[:400]}"
 
 
 def _figures(result: Mapping[str, Any]) -> str:

@@ -18,10 +18,10 @@ from .locks import take
 logger = logging.getLogger(__name__)
 
 PAUSE = 0.05
-"""Seconds between two looks at a running trial."""
+"""Seconds between two polls of a running trial."""
 
 PATIENCE = 20.0
-"""Seconds that a trial gets to stop by itself."""
+"""Seconds that a trial has to stop by itself."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Job:
 
     Args:
         name: of the trial.
-        command: program and arguments; `--resume true` is added where the folder holds a whole checkpoint.
-        folder: what the trial writes; leftovers in it without a whole checkpoint are removed.
+        command: program and arguments; `--resume true` is added if the folder holds a whole checkpoint.
+        folder: the trial's output; removed before a start if it holds files but no whole checkpoint.
         result: the file in it that is written last.
-        log: for all that the trial prints. Who runs the trial holds the lock of this file.
+        log: everything that the trial prints. The process that runs the trial holds the lock of this file.
         directory: where the command is started.
         prunes: whether a checkpoint must hold a pruner's state.
     """
@@ -48,12 +48,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
+class Ending:
     """How a trial ended.
 
     Args:
         name: of the trial.
-        problem: what went wrong, in words; empty if nothing did.
+        problem: why it failed; empty if it did not.
     """
 
     name: str
@@ -61,36 +61,36 @@ class Ended:
 
 
 class Attempt:
-    """A job under way: waits for its lock, starts the process, sees it end."""
+    """A job in progress: waits for its lock, starts its process, and polls it."""
 
     def __init__(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         self._job = job
         self._log = job.log.open("ab")
         self._process: subprocess.Popen[bytes] | None = None
-        self._told = False
+        self._warned = False
 
-    def poll(self) -> Ended | None:
+    def poll(self) -> Ending | None:
         """Returns how the trial ended, or None if it has not."""
         try:
             if self._process is None and not self._start():
                 return None
         except (OSError, FinepruneError) as error:
-            return Ended(self._job.name, f"could not be started: {error}")
+            return Ending(self._job.name, f"could not be started: {error}")
         if self._process is None:
-            return Ended(self._job.name)
+            return Ending(self._job.name)
         status = self._process.poll()
-        return None if status is None else Ended(self._job.name, self._problem(status))
+        return None if status is None else Ending(self._job.name, self._problem(status))
 
     def stop(self) -> None:
-        """Ends the process if it still runs, and lets the lock go."""
+        """Stops the process if it still runs, and releases the lock."""
         try:
             if self._process is not None and self._process.poll() is None:
-                self._end(self._process)
+                self._terminate(self._process)
         finally:
             self._log.close()
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
+    def _terminate(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()
         try:
             process.wait(PATIENCE)
@@ -99,14 +99,12 @@ class Attempt:
             process.wait()
 
     def _start(self) -> bool:
-        """Starts the process, unless the trial is finished; returns False while another process is at it."""
+        """Starts the process, unless the trial is finished; returns False while another process runs the trial."""
         job = self._job
         if not take(self._log):  # left by a sweep that was killed
-            if not self._told:
-                logger.warning(
-                    "%s is still being run by an earlier start of this sweep; waiting for it (%s).", job.name, job.log
-                )
-            self._told = True
+            if not self._warned:
+                logger.warning("%s is still run by an earlier start of this sweep; waiting for it (%s).", job.name, job.log)
+            self._warned = True
             return False
         if not job.result.is_file():
             resume = self._resume()
@@ -117,7 +115,7 @@ class Attempt:
         return True
 
     def _resume(self) -> list[str]:
-        """Returns the flags to go on from a checkpoint; removes what a run without one has left."""
+        """Returns the flags to resume from a checkpoint; without one, removes the files of an earlier run."""
         if last_whole_checkpoint(self._job.folder, self._job.prunes) is not None:
             return ["--resume", "true"]
         if self._job.folder.exists():
@@ -132,31 +130,31 @@ class Attempt:
         return f"ended with exit status {status} and without a {self._job.result.name}"
 
 
-def complete(job: Job) -> Ended:
+def complete(job: Job) -> Ending:
     """Runs one job to its end, in this thread."""
     attempt = Attempt(job)
     try:
-        while (ended := attempt.poll()) is None:
+        while (ending := attempt.poll()) is None:
             time.sleep(PAUSE)
-        return ended
+        return ending
     finally:
         attempt.stop()
 
 
-def complete_on_node(job: Job) -> Ended:
+def complete_on_node(job: Job) -> Ending:
     """Runs one job to its end in a Ray worker.
 
-    Ray's word to stop comes as SIGINT, which a worker ignores whose cluster was started in the background.
+    Ray cancels by SIGINT, which a worker ignores if its cluster was started in the background.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return complete(job)
 
 
 class Engine(Protocol):
-    """Something that runs jobs."""
+    """Runs jobs."""
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
-        """Yields how each job ended, in the order in which they do; closed before, it stops those that run."""
+    def run(self, jobs: Sequence[Job]) -> Generator[Ending, None, None]:
+        """Yields how each job ended, in the order in which they end; if closed earlier, stops the running ones."""
         ...
 
 
@@ -172,9 +170,9 @@ class Local:
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
-            raise InvalidInputError(f"--jobs was given as {self.jobs}; it is a number of trials, 1 or more.")
+            raise InvalidInputError(f"--jobs must be 1 trial or more, got {self.jobs}.")
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Ending, None, None]:
         """Runs the jobs in their order."""
         waiting = deque(jobs)
         running: list[Attempt] = []
@@ -183,10 +181,10 @@ class Local:
                 while waiting and len(running) < self.jobs:
                     running.append(Attempt(waiting.popleft()))
                 for attempt in list(running):
-                    if ended := attempt.poll():
+                    if ending := attempt.poll():
                         running.remove(attempt)
                         attempt.stop()
-                        yield ended
+                        yield ending
                 time.sleep(PAUSE)
         finally:
             for attempt in running:
@@ -200,7 +198,7 @@ class Ray:
     The nodes share the sweep's folder, the working directory and the Python environment, under the same paths.
 
     Args:
-        cpus: CPUs that each trial reserves; Ray gives it so many threads.
+        cpus: CPUs that each trial reserves; Ray gives it as many threads.
         gpus: GPUs that each trial reserves; with 0 it sees none.
     """
 
@@ -209,13 +207,11 @@ class Ray:
 
     def __post_init__(self) -> None:
         if self.cpus < 1 or self.gpus < 0:
-            raise InvalidInputError(
-                f"--cpus was given as {self.cpus} and --gpus as {self.gpus}; a trial takes 1 CPU or more, and 0 GPUs or more."
-            )
+            raise InvalidInputError(f"--cpus must be 1 or more and --gpus 0 or more, got {self.cpus} and {self.gpus}.")
         require("sweep", "ray")
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
-        """Hands all jobs to the cluster; one whose node is lost is tried a second time."""
+    def run(self, jobs: Sequence[Job]) -> Generator[Ending, None, None]:
+        """Submits all jobs to the cluster; one whose node is lost runs a second time."""
         import ray
 
         own = not ray.is_initialized()
@@ -227,11 +223,11 @@ class Ray:
             while running:
                 [reference], _ = ray.wait(list(running), num_returns=1)
                 try:
-                    ended = ray.get(reference)
+                    ending = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    ended = Ended(running[reference].name, f"was lost by Ray: {str(error).splitlines()[0]}")
+                    ending = Ending(running[reference].name, f"was lost by Ray: {str(error).splitlines()[0]}")
                 del running[reference]
-                yield ended
+                yield ending
         finally:
             for reference in running:
                 ray.cancel(reference)

@@ -9,19 +9,19 @@ from typing import Any
 from ...errors import InvalidInputError
 from . import grid, plan
 from .engines import Engine, Local, Ray
-from .plan import Plan
+from .plan import SweepPlan
 
 USAGE = "fineprune sweep RECIPE.yaml [--grid KEY=VALUE,VALUE ...] [--variants FILE] [--seeds N] [--setting value ...]"
 
 DESCRIPTION = """Runs a recipe for every choice of variant, grid and seed, and writes one table. Start it again with the same
-command: what is finished is kept, what was interrupted goes on, what failed is tried again; new variants, values and seeds
-are added. Every flag of `fineprune train` is allowed."""
+command: finished trials are kept, interrupted ones resume, failed ones run again; new variants, values and seeds are
+added. Every flag of `fineprune train` is allowed."""
 
 GRID = """a setting and its values, as a flag of `fineprune train` takes it; give it again for more settings. Commas in [], {}
-and quotes part nothing: pruning.method={class_path: Movement, init_args: {init: FromMagnitude}},Magnitude"""
+and quotes do not separate: pruning.method={class_path: Movement, init_args: {init: FromMagnitude}},Magnitude"""
 
-VARIANTS = """settings that change together: a mapping from a name to a part of a recipe, which is laid over the recipe. What
-names a class_path replaces the class with all its settings; `pruning: null` is a dense run"""
+VARIANTS = """settings that change together: a mapping from a name to a partial recipe, which wins over the recipe. A block
+with a class_path replaces the class with all its settings; `pruning: null` is a dense run"""
 
 SEEDS = """how many seeds, counted from the recipe's own training.seed (default: 1); or the seeds themselves, with commas: 5,6
 (for one: 5,)"""
@@ -32,23 +32,23 @@ data and the Python environment under the same paths; without RAY_ADDRESS, a clu
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that was asked for.
+    """A sweep as its flags describe it.
 
     Args:
-        plan: what it runs.
+        plan: its trials.
         folder: for everything that it writes.
-        engine: where it runs.
-        choices: the flags it was asked for with, for the record.
+        engine: where the trials run.
+        choices: its flags, for the record.
     """
 
-    plan: Plan
+    plan: SweepPlan
     folder: Path
     engine: Engine
     choices: dict[str, Any]
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the parser of what a sweep takes beside the flags of `fineprune train`."""
+    """Returns the parser of the flags that a sweep has beside those of `fineprune train`."""
     made = argparse.ArgumentParser(usage=USAGE, description=DESCRIPTION, allow_abbrev=False, exit_on_error=False)
     made.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE", help=GRID)
     made.add_argument("--variants", metavar="FILE.yaml", help=VARIANTS)
@@ -65,7 +65,7 @@ def read(arguments: Sequence[str]) -> Sweep:
     """Reads a sweep from command-line arguments, and every recipe in it; writes nothing.
 
     Raises:
-        InvalidInputError: for what cannot be run.
+        InvalidInputError: for flags or recipes that cannot be run.
     """
     first = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
     try:
@@ -84,6 +84,6 @@ def _engine(chosen: argparse.Namespace) -> Engine:
     others = {"local": ("cpus", "gpus"), "ray": ("jobs",)}[chosen.engine]
     given = [f"--{name}" for name in others if getattr(chosen, name) is not None]
     if given:
-        raise InvalidInputError(f"{given[0]} was given, which --engine {chosen.engine} does not take. Leave it out.")
+        raise InvalidInputError(f"{given[0]} must be left out for --engine {chosen.engine}.")
     settings = {name: value for name in ("jobs", "cpus", "gpus") if (value := getattr(chosen, name)) is not None}
     return Local(**settings) if chosen.engine == "local" else Ray(**settings)

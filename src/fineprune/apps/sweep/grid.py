@@ -1,4 +1,4 @@
-"""Settings as text: a grid's values apart, and a name for them that a folder can bear."""
+"""Settings as text: the values of a grid, and folder names made of them."""
 
 import hashlib
 import re
@@ -13,44 +13,44 @@ def read_grids(texts: Iterable[str]) -> dict[str, list[str]]:
     """Reads `KEY=VALUE,VALUE,...` texts into the values of each key.
 
     Raises:
-        InvalidInputError: for a text that is not so, and a key or a value that is given twice.
+        InvalidInputError: for a text of another form, and a key or a value that is given twice.
     """
     grids: dict[str, list[str]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
         if not equals or not key or key.startswith("-"):
-            raise InvalidInputError(f"--grid was given as {text!r}; it is KEY=VALUE,VALUE as in pruning.density=0.3,0.1")
+            raise InvalidInputError(f"--grid must be KEY=VALUE,VALUE as in pruning.density=0.3,0.1, got {text!r}.")
         if key in grids:
-            raise InvalidInputError(f"--grid {key} was given twice. Give all its values in one: --grid {key}=A,B,C")
+            raise InvalidInputError(f"--grid must be given once for {key}, with all its values: --grid {key}=A,B,C")
         grids[key] = [_unquoted(value) for value in split(values)]
         if len(set(grids[key])) < len(grids[key]) or "" in grids[key]:
-            raise InvalidInputError(f"--grid was given as {text!r}, with a value that is empty or that is there twice.")
+            raise InvalidInputError(f"--grid must have different values, none of them empty, got {text!r}.")
     return grids
 
 
 def split(text: str) -> list[str]:
-    """Splits at the commas that stand in no brackets, braces or quotes.
+    """Splits at the commas outside brackets, braces and quotes.
 
     Raises:
-        InvalidInputError: if one of those is not closed, or closed and never opened.
+        InvalidInputError: if one of these is not closed, or closed and not opened.
     """
-    parts, depth, quote = [""], 0, ""
+    pieces, depth, quote = [""], 0, ""
     for character in text:
         if quote:
             quote = "" if character == quote else quote
-        elif character in QUOTES and parts[-1].rstrip()[-1:] in ("", ",", ":", *OPENING):
+        elif character in QUOTES and pieces[-1].rstrip()[-1:] in ("", ",", ":", *OPENING):
             quote = character
         else:
             depth += (character in OPENING) - (character in CLOSING)
         if depth < 0:
             break
         if character == "," and not depth and not quote:
-            parts.append("")
+            pieces.append("")
         else:
-            parts[-1] += character
+            pieces[-1] += character
     if depth or quote:
         raise InvalidInputError(f"{text!r} has brackets, braces or quotes that do not match.")
-    return [part.strip() for part in parts]
+    return [piece.strip() for piece in pieces]
 
 
 def _unquoted(value: str) -> str:
@@ -59,13 +59,13 @@ def _unquoted(value: str) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """Returns the last word of each key, or the whole keys where two end alike."""
+    """Returns the last word of each key, or the whole keys if two have the same last word."""
     last = [key.rpartition(".")[2] for key in keys]
     return last if len(set(last)) == len(last) else list(keys)
 
 
 def slug(text: str, most: int = 40) -> str:
-    """Returns a text as a piece of a file name: as it is where it can be, else what is readable of it and a hash of it."""
+    """Returns a text as a piece of a file name: unchanged if possible, otherwise its readable characters and a hash."""
     if re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*", text) and len(text) <= most:
         return text
     readable = re.sub(r"[^A-Za-z0-9._+]+", "-", re.sub(r"class_path|init_args", "", text)).strip("-.")

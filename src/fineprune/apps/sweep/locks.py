@@ -1,4 +1,4 @@
-"""A file as a lock: held for as long as any process has it open, and let go by the system when the last one dies."""
+"""A file as a lock: held while any process has it open, and released by the system when the last of them ends."""
 
 import errno
 from typing import IO, Any
@@ -11,10 +11,10 @@ import fcntl  # noqa: E402
 
 
 def take(file: IO[Any]) -> bool:
-    """Takes the lock of a file opened for writing; returns False if somebody holds it.
+    """Takes the lock of a file opened for writing; returns False if another process holds it.
 
-    The lock belongs to the open file: a process that was started with the file holds it too, and keeps it when
-    the one that took it is gone.
+    The lock belongs to the open file: a child process that inherits the file holds the lock too, and keeps it when its
+    parent has ended.
 
     Raises:
         FileError: if the file system has no locks.
@@ -25,6 +25,6 @@ def take(file: IO[Any]) -> bool:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         raise FileError(
-            f"{file.name} cannot be locked: {error}. A sweep needs a file system with locks; choose another --output."
+            f"{file.name} cannot be locked: {error}. A sweep needs a file system with locks: give another --output."
         ) from error
     return True

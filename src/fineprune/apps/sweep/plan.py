@@ -1,10 +1,8 @@
-"""What a sweep runs: variants x grids x seeds, each read as a recipe before anything is written."""
+"""The trials of a sweep: variants x grids x seeds, each read as a recipe before anything is written."""
 
 import itertools
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidInputError, require
@@ -20,17 +18,17 @@ VARIANT = "variant"
 """The column of a variant's name."""
 
 OWN = {"training.seed": "--seeds", "training.output_dir": "--output"}
-"""What the sweep sets itself in every trial, and the flag that says how."""
+"""The settings that the sweep itself sets in every trial, and the flags for them."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class SweepSetting:
     """One choice of a variant and of a value for each key of the grid; with a seed it is a trial.
 
     Args:
         choices: the variant's name, if there are variants, and each grid key's value as it was given.
         recipe: all settings as the recipe's keys and values, without those in `OWN`.
-        prunes: whether it is no dense run.
+        prunes: whether the run prunes; False for a dense run.
     """
 
     choices: dict[str, str]
@@ -41,16 +39,16 @@ class Setting:
     def name(self) -> str:
         """The choices as a file name; empty for a sweep over seeds alone."""
         keys = [key for key in self.choices if key != VARIANT]
-        parts = [grid.slug(self.choices[VARIANT])] if VARIANT in self.choices else []
-        parts += [f"{short}-{grid.slug(self.choices[key])}" for key, short in zip(keys, grid.short_keys(keys), strict=True)]
-        return grid.slug("-".join(parts), most=180) if parts else ""
+        pieces = [grid.slug(self.choices[VARIANT])] if VARIANT in self.choices else []
+        pieces += [f"{short}-{grid.slug(self.choices[key])}" for key, short in zip(keys, grid.short_keys(keys), strict=True)]
+        return grid.slug("-".join(pieces), most=180) if pieces else ""
 
 
 @dataclass(frozen=True)
 class Trial:
     """One run of a sweep."""
 
-    setting: Setting
+    setting: SweepSetting
     seed: int
 
     @property
@@ -66,8 +64,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that a sweep runs, in the order of its tables.
+class SweepPlan:
+    """The trials of a sweep, in the order of its tables.
 
     Args:
         settings: in the order of the variants, then of the grids.
@@ -75,13 +73,13 @@ class Plan:
         output: the recipe's own `training.output_dir`.
     """
 
-    settings: tuple[Setting, ...]
+    settings: tuple[SweepSetting, ...]
     seeds: tuple[int, ...]
     output: str
 
     @property
     def trials(self) -> list[Trial]:
-        """Every run: each setting with its seeds, one after the other."""
+        """Each setting with each seed."""
         return [Trial(setting, seed) for setting in self.settings for seed in self.seeds]
 
 
@@ -91,20 +89,20 @@ def make(
     grids: Mapping[str, Sequence[str]],
     variants: Mapping[str, Mapping[str, Any]],
     seeds: str,
-) -> Plan:
+) -> SweepPlan:
     """Reads the recipe of every setting; writes nothing.
 
     Args:
-        base: the recipe's file. None: `flags` say everything.
+        base: the recipe's file; None: there are only `flags`.
         flags: of `fineprune train`; they win over the recipe and over the variants.
         grids: the values of each key, as the flags of `fineprune train` take them.
-        variants: partial recipes by name, laid over the recipe. None given: one without a name.
-        seeds: how many, from the recipe's own seed on; or the seeds themselves, with commas (`5,6`; one: `5,`).
+        variants: partial recipes by name, which win over the recipe; if empty, one variant without a name.
+        seeds: their number, counted from the recipe's own seed, or the seeds themselves, with commas (`5,6`; one: `5,`).
 
     Raises:
-        InvalidInputError: for a setting that `fineprune train` would refuse, two that are the same, or two of one name.
+        InvalidInputError: for a setting that `fineprune train` does not take, and for two settings or names that are the same.
     """
-    _check_foreign_flags(grids)
+    _check_grid_keys(grids)
     content = {} if base is None else recipe.read_yaml(base)
     points = [
         ({VARIANT: name} if name else {}) | dict(zip(grids, values, strict=True))
@@ -112,18 +110,18 @@ def make(
         for values in itertools.product(*grids.values())
     ]
     read = [_read(overlay(content, variants.get(point.get(VARIANT, ""), {})), flags, point) for point in points]
-    plan = Plan(
+    plan = SweepPlan(
         tuple(_setting(point, one) for point, one in zip(points, read, strict=True)),
         _seeds(seeds, read[0].training.seed),
         str(read[0].training.output_dir),
     )
-    _check_same_data(read)
+    _check_own_settings(read)
     _check_different(plan)
     return plan
 
 
 def overlay(base: Any, changes: Any) -> Any:
-    """Lays keys and values over others: mappings are merged, but one that names a class replaces what was there."""
+    """Returns a recipe with changes: mappings are merged, but one that names a class replaces the one before."""
     if not isinstance(base, Mapping) or not isinstance(changes, Mapping) or "class_path" in changes:
         return changes
     return {**base, **{key: overlay(base.get(key), value) for key, value in changes.items()}}
@@ -133,45 +131,42 @@ def read_variants(path: str) -> dict[str, dict[str, Any]]:
     """Reads a YAML file of partial recipes by name; one that changes nothing may be empty.
 
     Raises:
-        InvalidInputError: if it is something else.
+        InvalidInputError: if it holds something else.
     """
     variants = {str(name): {} if changes is None else changes for name, changes in recipe.read_yaml(path).items()}
     wrong = [name for name, changes in variants.items() if not name or not isinstance(changes, dict)]
     if wrong or not variants:
-        raise InvalidInputError(f"{path} is to hold variants: a name for each, and under it keys and values as in a recipe.")
+        raise InvalidInputError(f"{path} must hold variants: a name for each, and under it keys and values as in a recipe.")
     return variants
 
 
 def _read(content: Mapping[str, Any], flags: Sequence[str], choices: Mapping[str, str]) -> Recipe:
     chosen = [f"--{key}={value}" for key, value in choices.items() if key != VARIANT]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
-        try:
-            return recipe.read([str(path), *flags, *chosen])
-        except InvalidInputError as error:
-            raise InvalidInputError(f"With {described(choices)}: {error}" if choices else str(error)) from error
+    try:
+        return recipe.read([*flags, *chosen], base=content)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"With {described(choices)}: {error}" if choices else str(error)) from error
 
 
-def _setting(choices: dict[str, str], read: Recipe) -> Setting:
+def _setting(choices: dict[str, str], read: Recipe) -> SweepSetting:
     if read.resume:
-        raise InvalidInputError("--resume was given; a sweep that is started again goes on by itself. Leave it out.")
+        raise InvalidInputError("--resume must be left out: a sweep that is started again resumes by itself.")
     content: dict[str, Any] = yaml.safe_load(read.source)
     for key in OWN:
         block, _, name = key.partition(".")
         content.get(block, {}).pop(name, None)
-    return Setting(choices, content, read.pruning is not None)
+    return SweepSetting(choices, content, read.pruning is not None)
 
 
 def _seeds(text: str, first: int) -> tuple[int, ...]:
     try:
-        numbers = [int(part) for part in text.removesuffix(",").split(",")]
+        numbers = [int(number) for number in text.removesuffix(",").split(",")]
     except ValueError:
         numbers = []
     seeds = numbers if "," in text else [first + number for number in range(numbers[0] if numbers else 0)]
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InvalidInputError(
-            f"--seeds was given as {text!r}; it is how many, 1 or more, or different seeds with commas: 5,6 (for one: 5,)."
+            f"--seeds must be their number, 1 or more, or different seeds with commas, as 5,6 (for one: 5,), got {text!r}."
         )
     return tuple(seeds)
 
@@ -181,23 +176,23 @@ def described(choices: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in choices.items()) or "no choice"
 
 
-def _check_foreign_flags(grids: Mapping[str, Sequence[str]]) -> None:
+def _check_grid_keys(grids: Mapping[str, Sequence[str]]) -> None:
     for key in grids:
         if key in OWN:
-            raise InvalidInputError(f"--grid was given for {key}, which a sweep sets itself: use {OWN[key]}.")
+            raise InvalidInputError(f"--grid must not set {key}, which the sweep itself sets: use {OWN[key]}.")
 
 
-def _check_same_data(read: Sequence[Recipe]) -> None:
-    """Variants come by here with what `_check_foreign_flags` refuses in a grid."""
+def _check_own_settings(read: Sequence[Recipe]) -> None:
+    """Raises for variants that set what `_check_grid_keys` rejects in a grid."""
     if len({one.training.seed for one in read}) > 1 or len({one.training.output_dir for one in read}) > 1:
         own = " and ".join(f"{key} ({flag})" for key, flag in OWN.items())
-        raise InvalidInputError(f"The variants differ in what a sweep sets itself: {own}. Take these out of the variants.")
+        raise InvalidInputError(f"The variants must not set what the sweep itself sets: {own}. Remove these from the variants.")
 
 
-def _check_different(plan: Plan) -> None:
+def _check_different(plan: SweepPlan) -> None:
     for first, second in itertools.combinations(plan.settings, 2):
         if first.recipe == second.recipe:
             both = f"{described(first.choices)} and {described(second.choices)}"
-            raise InvalidInputError(f"Two trials are the same: {both}. Leave one out; a flag wins over what a variant says.")
+            raise InvalidInputError(f"Two trials are the same: {both}. Leave one out; a flag wins over a variant.")
         if first.name.casefold() == second.name.casefold():
-            raise InvalidInputError(f"Two trials would share the folder {first.name}. Give the variants distinct names.")
+            raise InvalidInputError(f"Two trials have the same folder, {first.name}. Give the variants different names.")

@@ -1,4 +1,4 @@
-"""A sweep's own folder: which trials belong to it, and that nobody else is at it. Written in `sweep.json`."""
+"""The folder of a sweep: `sweep.json` records its trials, and a lock keeps other processes out."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +21,15 @@ RECORD, LOCK, RECIPES, LOGS = "sweep.json", "sweep.lock", "recipes", "logs"
 
 @contextmanager
 def claimed(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -> Iterator[None]:
-    """Holds a folder for a sweep: a new one, or one where it was started before with the same trials or fewer.
+    """Locks a folder for a sweep: a new one, or that of an earlier start with the same trials or fewer.
 
     Args:
         folder: of the sweep.
         trials: all that it runs.
-        choices: what else to write down: the grids, the variants, the seeds.
+        choices: the grids, the variants and the seeds, for the record.
 
     Raises:
-        InvalidInputError: if the folder holds something else, other trials or other settings, or is held.
+        InvalidInputError: if the folder holds something else, other trials or other settings, or is locked.
         FileError: if it cannot be written.
     """
     _check_own_folder(folder)
@@ -54,7 +54,7 @@ def _lock(folder: Path) -> Any:
 
 
 def _check_own_folder(folder: Path) -> None:
-    """A start that was killed before it wrote the record has left the lock at most, and the record's beginning."""
+    """Raises for other files; a start that was killed before it wrote the record leaves at most the lock and a part of it."""
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file. Give another --output.")
     if not folder.is_dir() or (folder / RECORD).is_file():
@@ -62,8 +62,8 @@ def _check_own_folder(folder: Path) -> None:
     foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith(f".{RECORD}."))
     if foreign:
         raise InvalidInputError(
-            f"{folder} holds other files ({enumeration(foreign)}) and no {RECORD}, so it is no sweep's folder. "
-            "Give another --output; nothing is overwritten."
+            f"{folder} holds other files ({enumeration(foreign)}) and no {RECORD}, so it is not the folder of a sweep. "
+            "Nothing is overwritten: give another --output."
         )
 
 
@@ -89,13 +89,13 @@ def _check_unchanged(folder: Path, recorded: Mapping[str, str], trials: Sequence
     left_out = [name for name in recorded if name not in wanted]
     if left_out:
         raise InvalidInputError(
-            f"{folder} holds a sweep with trials that are not asked for now: {enumeration(left_out, most=3)}. A sweep may "
-            "grow by variants, values and seeds, but not shrink. Ask for these too, or give another --output."
+            f"{folder} holds a sweep with more trials: {enumeration(left_out, most=3)}. A sweep may grow by variants, values "
+            "and seeds, but not shrink. Add these, or give another --output."
         )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Says of each setting that is not the same in two recipes what it was and what it is."""
+    """Returns a phrase for each setting that differs between two recipes: what it was and what it is."""
     first, second = _flat(before), _flat(now)
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     return [f"{key} was {first.get(key, 'not given')} and is {second.get(key, 'not given')}" for key in keys]
@@ -112,22 +112,23 @@ def _check_free(folder: Path, names: Sequence[str]) -> None:
     occupied = [name for name in names if (folder / name).exists()]
     if occupied:
         raise InvalidInputError(
-            f"{folder} holds {enumeration(occupied, most=3)}, not made by this sweep. Move that away, or give another --output."
+            f"{folder} holds {enumeration(occupied, most=3)}, which this sweep did not write. Move it away, or give "
+            "another --output."
         )
 
 
 def _write(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -> None:
-    """Writes the recipe of each trial, and at first the record, without which a trial's folder is not touched."""
+    """Writes the record and then the recipe of each trial; without a record, no trial's folder is touched."""
     facts = {"fineprune": VERSION, **choices, "trials": {trial.name: trial.source for trial in trials}}
     try:
-        for left in folder.glob(".*.tmp"):
-            left.unlink()
+        for temporary in folder.glob(".*.tmp"):
+            temporary.unlink()
         _write_text(folder / RECORD, json.dumps(facts, indent=2) + "\n")
         (folder / RECIPES).mkdir(exist_ok=True)
         for trial in trials:
             _write_text(folder / RECIPES / f"{trial.name}.yaml", trial.source)
     except OSError as error:
-        raise FileError(f"{folder} could not be written: {error}. Free some space, or give another --output.") from error
+        raise FileError(f"{folder} could not be written: {error}. Free disk space, or give another --output.") from error
 
 
 def _write_text(path: Path, text: str) -> None:

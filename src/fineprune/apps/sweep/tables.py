@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import FileError, require
 from ...files import replace_whole
-from .plan import VARIANT, Plan, Setting
+from .plan import VARIANT, SweepPlan, SweepSetting
 
 require("hub", "pyarrow")
 
@@ -17,23 +17,23 @@ import pyarrow  # noqa: E402
 import pyarrow.parquet  # noqa: E402
 
 Results = Mapping[str, Mapping[str, Any]]
-"""What the finished trials measured, by name in the order of the plan, as `result.json` holds it."""
+"""The `result.json` of each finished trial, by name in the order of the plan."""
 
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 MEASURED = {"density": float, "remaining_weights": float, "whole_model_density": float, "seconds": float, "steps": int}
-"""Figures of `result.json` beside the metrics."""
+"""Figures of `result.json` other than the metrics."""
 
 ARROW = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
 
 
-def trials(plan: Plan, results: Results, failed: Iterable[str]) -> pyarrow.Table:
+def trials(plan: SweepPlan, results: Results, failed: Iterable[str]) -> pyarrow.Table:
     """Returns a row for each trial, in the order of the plan.
 
     Args:
-        plan: what the sweep runs.
+        plan: the trials.
         results: of the finished trials.
-        failed: names of the trials that broke.
+        failed: names of the failed trials.
     """
     kinds, metrics, failed = _kinds(plan), _metrics(results), set(failed)
     rows = []
@@ -47,7 +47,7 @@ def trials(plan: Plan, results: Results, failed: Iterable[str]) -> pyarrow.Table
     return _table(rows, kinds | {"seed": int, "status": str} | dict.fromkeys(metrics, float) | MEASURED | {"folder": str})
 
 
-def summary(plan: Plan, results: Results) -> pyarrow.Table:
+def summary(plan: SweepPlan, results: Results) -> pyarrow.Table:
     """Returns a row for each setting, in the order of the plan.
 
     It holds the number of finished seeds, and over these the mean, the sample standard deviation (empty
@@ -61,14 +61,14 @@ def summary(plan: Plan, results: Results) -> pyarrow.Table:
         done = [measured[name] for name in names if name in measured]
         row = {**_choices(setting, kinds), "seeds": len(done)}
         for figure in figures:
-            row |= _spread(figure, [one[figure] for one in done if figure in one])
+            row |= _statistics(figure, [one[figure] for one in done if figure in one])
         rows.append(row)
-    columns = [name for figure in figures for name in _spread(figure, [])]
+    columns = [name for figure in figures for name in _statistics(figure, [])]
     return _table(rows, kinds | {"seeds": int} | dict.fromkeys(columns, float))
 
 
 def write(folder: Path, **tables: pyarrow.Table) -> None:
-    """Writes each table as NAME.csv and NAME.parquet, the old or the new but never a piece.
+    """Writes each table as NAME.csv and NAME.parquet, each of them whole or not at all.
 
     Raises:
         FileError: if the disk is full or the folder cannot be written.
@@ -78,7 +78,7 @@ def write(folder: Path, **tables: pyarrow.Table) -> None:
             replace_whole(folder / f"{name}.csv", lambda path, table=table: _write_csv(table, path))  # type: ignore[misc]
             replace_whole(folder / f"{name}.parquet", lambda path, table=table: pyarrow.parquet.write_table(table, path))  # type: ignore[misc]
     except OSError as error:
-        raise FileError(f"The tables could not be written in {folder}: {error}. Free some space and start again.") from error
+        raise FileError(f"The tables could not be written in {folder}: {error}. Free disk space and start again.") from error
 
 
 def _write_csv(table: pyarrow.Table, path: Path) -> None:
@@ -98,12 +98,12 @@ def shown(summary: pyarrow.Table) -> tuple[list[str], list[list[str]]]:
 
 
 def _shown(row: Mapping[str, Any], figure: str) -> str:
-    parts = [row[f"{figure}_mean"], row[f"{figure}_std"]]
-    return " ± ".join(f"{part:.4f}" for part in parts if part is not None)
+    figures = [row[f"{figure}_mean"], row[f"{figure}_std"]]
+    return " ± ".join(f"{value:.4f}" for value in figures if value is not None)
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    if any(map(math.isnan, values)):  # which is neither less nor greater than anything
+def _statistics(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    if any(map(math.isnan, values)):  # NaN is neither less nor greater than a number
         values = [math.nan] * len(values)
     finite = all(map(math.isfinite, values))
     return {
@@ -118,8 +118,8 @@ def _metrics(results: Results) -> list[str]:
     return list(dict.fromkeys(name for result in results.values() for name in result["metrics"]))
 
 
-def _kinds(plan: Plan) -> dict[str, type]:
-    """Returns whether each choice is a column of whole numbers, of numbers, or of text as it was given."""
+def _kinds(plan: SweepPlan) -> dict[str, type]:
+    """Returns the type of each choice's column: int, float, or str for text as it was given."""
     keys = plan.settings[0].choices
     return {key: str if key == VARIANT else _kind([setting.choices[key] for setting in plan.settings]) for key in keys}
 
@@ -134,7 +134,7 @@ def _kind(values: Sequence[str]) -> type:
     return str
 
 
-def _choices(setting: Setting, kinds: Mapping[str, type]) -> dict[str, Any]:
+def _choices(setting: SweepSetting, kinds: Mapping[str, type]) -> dict[str, Any]:
     return {key: kinds[key](value) for key, value in setting.choices.items()}
 
 

@@ -1,10 +1,10 @@
-"""The model card: README.md beside a saved model, in the Hub's format; a user's own text is never touched."""
+"""The model card: README.md beside a saved model, in the Hub's format. A user's own text is never overwritten."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...config.config import class_name, in_short, kinds
+from ...config.serialization import class_name, in_short, kinds
 from ...errors import require
 from ...structures.linked import Linked
 from ...version import VERSION
@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 FILE = "README.md"
 
-MARK = "<!-- Written by fineprune, and written anew with the model. Take this line out to keep a text of your own. -->"
+MARK = "<!-- Written by fineprune, and rewritten with the model. Remove this line to keep a text of your own. -->"
 
 PAPER = "The method is that of Movement Pruning: Adaptive Sparsity by Fine-Tuning (Sanh, Wolf, Rush 2020, arXiv 2005.07683)."
 
@@ -26,11 +26,11 @@ PIPELINES = {
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForCausalLM": "text-generation",
 }
-"""The Hub's name for what a head does."""
+"""The Hub's name for the task of a head."""
 
 
 def write(folder: str | Path, facts: Mapping[str, Any]) -> bool:
-    """Writes the card of a model into its folder, unless a text without this room's mark lies there.
+    """Writes the card of a model into its folder, unless there is a README.md without this module's mark.
 
     Args:
         folder: of the saved model.
@@ -47,7 +47,7 @@ def write(folder: str | Path, facts: Mapping[str, Any]) -> bool:
 
 
 def text(facts: Mapping[str, Any], name: str) -> str:
-    """Returns the card of a run: the Hub's metadata, what was done, what it came to, and how to load the model."""
+    """Returns the card of a run: the Hub's metadata, how the model was made, its figures, and how to load it."""
     pruned = facts.get("pruning") is not None
     done = _pruning(facts) if pruned else "Nothing was pruned."
     rows = [("density of the prunable weights", facts["density"]), ("density of the whole model", facts["whole_model_density"])]
@@ -56,12 +56,12 @@ def text(facts: Mapping[str, Any], name: str) -> str:
     by = f"{'Pruned while it was fine-tuned' if pruned else 'Fine-tuned'} with fineprune {facts['versions']['fineprune']}."
     story = [f"{_origin(facts)} {done}", _table([*rows, *facts["metrics"].items()])]
     if pruned and _has_whole_groups(facts["pruning"]):
-        story.append("Whole groups are zero in it: `fineprune shrink FOLDER NEW_FOLDER` takes them out, with the same output.")
+        story.append("Whole groups are zero in it: `fineprune shrink FOLDER NEW_FOLDER` removes them, with the same output.")
     return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if _moves(facts) else by)
 
 
 def imported(name: str, head: str, method: str, threshold: float | None, density: float) -> str:
-    """Returns the card of a checkpoint of the paper's released code that was made a plain one.
+    """Returns the card of an imported checkpoint of the paper's released code.
 
     Args:
         name: of the model.
@@ -71,7 +71,7 @@ def imported(name: str, head: str, method: str, threshold: float | None, density
         density: of the whole model.
     """
     at = "" if threshold is None else f", final threshold {threshold}"
-    story = [f"A checkpoint of the paper's released code, made a plain one: method `{method}`{at}."]
+    story = [f"An imported checkpoint of the paper's released code: method `{method}`{at}."]
     data = ModelCardData(library_name="transformers", tags=["fineprune", "pruning", "movement-pruning"])
     table = _table([("density of the whole model", density)])
     return _card(data.to_yaml().strip(), name, [*story, table], head, f"Imported with fineprune {VERSION}. {PAPER}")
@@ -83,8 +83,8 @@ def _card(metadata: str, name: str, story: list[str], head: str, by: str) -> str
 model = {head}.from_pretrained("{name}")  # this folder, or its name on the Hub
 tokenizer = AutoTokenizer.from_pretrained("{name}")"""
     plain = "It is a plain Transformers checkpoint; the pruned weights are zeros in it."
-    parts = [f"---\n{metadata}\n---", MARK, f"# {name}", *story, "## How to load it", plain, f"```python\n{load}\n```", by]
-    return "\n\n".join(parts) + "\n"
+    sections = [f"---\n{metadata}\n---", MARK, f"# {name}", *story, "## How to load it", plain, f"```python\n{load}\n```", by]
+    return "\n\n".join(sections) + "\n"
 
 
 def _metadata(facts: Mapping[str, Any], name: str) -> str:
@@ -154,7 +154,7 @@ def _pruning(facts: Mapping[str, Any]) -> str:
     ruled = f", with rules for {', '.join(rules)}" if rules else ""
     return (
         f"Meanwhile it was pruned by `{_method(facts)}` ({structure}{ruled}): "
-        f"{facts['density']:.2%} of the prunable weights are left, {facts['whole_model_density']:.2%} of the whole model."
+        f"{facts['density']:.2%} of the prunable weights are nonzero, {facts['whole_model_density']:.2%} of the whole model."
     )
 
 

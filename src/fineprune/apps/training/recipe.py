@@ -1,17 +1,20 @@
-"""A recipe: one run as data. A model, a task, what to prune, and how to train. Read from YAML and flags."""
+"""A recipe: one run as data. Model, task, pruning and training, read from YAML and flags."""
 
 import dataclasses
-import itertools
-import re
-from collections.abc import Iterator, Sequence
+import functools
+import json
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...config.config import CHOICES, PruningConfig, kinds
+from ...config.config import PruningConfig
+from ...config.serialization import Reader, annotations, import_path, is_own, kinds, with_bare_names
 from ...distillation import Distillation
 from ...errors import InvalidInputError, nearest, require
 from ...methods.base import Method
+from ...version import VERSION
 from ..tasks import glue, language  # noqa: F401, a task is found by its class, once its module is imported
 from ..tasks.base import Task
 from ..tasks.squad import task  # noqa: F401
@@ -25,7 +28,8 @@ import yaml  # noqa: E402
 from transformers import TrainingArguments  # noqa: E402
 
 DEFAULTS = {
-    "task": {"class_path": f"{TextClassification.__module__}.{TextClassification.__qualname__}"},
+    "model": "",  # which raises an error of its own
+    "task": {"class_path": import_path(TextClassification)},
     "training.output_dir": "runs/fineprune",
     "training.eval_strategy": "epoch",
     "training.save_strategy": "epoch",
@@ -45,16 +49,19 @@ class Recipe:
         model: pretrained model to start from: a name on the Hub or a folder.
         task: the data.
         training: Transformers' TrainingArguments.
-        pruning: what to prune, and how far. None: a dense run.
+        pruning: how the model is pruned. None: a dense run.
         teacher: a trained model with the same task and classes, to distil from: a name on the Hub or a folder.
         distillation: the temperature and the weights of the two losses; only with a teacher.
-        max_length: texts are cut to so many tokens.
+        max_length: tokens that a text is cut to.
         config: settings of the model's config to change before it is loaded, as
             {"num_hidden_layers": 3} to keep the first three layers only.
         frozen_modules: modules that are not trained: names or endings of names, or one regular
-            expression. ["embeddings"] is what the paper's runs do.
-        resume: go on from the last whole checkpoint in training.output_dir instead of starting anew.
+            expression. ["embeddings"] is the setting of the paper's runs.
+        resume: resume from the last whole checkpoint in training.output_dir.
         source: the recipe as YAML, as it was read; written beside the model.
+
+    Raises:
+        InvalidInputError: for a max_length below 1, or distillation without a teacher.
     """
 
     model: str
@@ -70,82 +77,88 @@ class Recipe:
     source: str = ""
 
     def __post_init__(self) -> None:
+        if not self.model:
+            raise InvalidInputError("The recipe lacks model. Set it: in the recipe, or with --model.")
         if self.max_length < 1:
-            raise InvalidInputError(f"max_length was given as {self.max_length}; it is a number of tokens, 1 or more.")
+            raise InvalidInputError(f"max_length must be 1 token or more, got {self.max_length}.")
         if self.teacher is None and self.distillation != Distillation():
-            raise InvalidInputError(f"{self.distillation} was given without a teacher. Set teacher to a trained model.")
+            raise InvalidInputError(f"{self.distillation} needs a teacher. Set teacher to a trained model.")
 
 
 USAGE = "fineprune train [RECIPE.yaml] [--setting value ...]"
 
-READ = [setting.name for setting in dataclasses.fields(Recipe) if setting.name != "source"]
+Flag = tuple[str, str | None]
+"""The name of a flag, and its value as it stands on the command line."""
+
+FROM_JSONARGPARSE = ("print_config", "pruning", "training", "distillation")
+"""Flags that print the settings, or read a block of them from a file."""
+
+FIELDS = [setting.name for setting in dataclasses.fields(Recipe) if setting.name != "source"]
 
 
-def parser(prune: bool = True, usage: str = USAGE) -> jsonargparse.ArgumentParser:
+def read(arguments: Sequence[str], usage: str = USAGE, base: Mapping[str, Any] | None = None) -> Recipe:
+    """Reads a recipe from command-line arguments: `[RECIPE.yaml] [--setting value ...]`, where flags win over the file.
+
+    A recipe without `pruning` is a dense run.
+
+    Args:
+        arguments: of the command line.
+        usage: the first line of the help.
+        base: the content of a recipe over which the arguments win.
+
+    Raises:
+        InvalidInputError: for an unknown setting, with the nearest known name, or a value of the wrong type.
+    """
+    flags = list(_flags(arguments))
+    contents = [_checked(base)] if base else []
+    contents += [_checked(read_yaml(value)) for name, value in flags if name == "recipe" and value is not None]
+    words = [f"--recipe={yaml.safe_dump(content, sort_keys=False)}" for content in contents]
+    words += [word for name, value in flags if name != "recipe" for word in _checked_flag(name, value)]
+    names = [name for name, _ in flags]
+    asks_for_help = any(name in ("h", "help") or name.endswith(".help") for name in names)
+    pruning = [content["pruning"] for content in contents if content.get("pruning") is not None]
+    prune = asks_for_help or bool(pruning) or any(name.startswith("pruning") for name in names)
+    has_method = any("method" in block for block in pruning) or any(name.startswith("pruning.method") for name in names)
+    if prune and not asks_for_help and not has_method:
+        choices = ", ".join(sorted(kind.__name__ for kind in kinds(Method)))
+        raise InvalidInputError(f"The recipe lacks pruning.method. Set it to one of {choices}.")
+    return _parse(recipe_parser(prune, usage), words)
+
+
+def _parse(parser: jsonargparse.ArgumentParser, words: Sequence[str]) -> Recipe:
+    try:
+        settings = parser.parse_args(words)
+        objects = parser.instantiate(settings)
+    except InvalidInputError:
+        raise
+    except (jsonargparse.ArgumentError, ValueError) as error:  # jsonargparse wraps errors of objects in a list in its own
+        cause = _innermost(error)
+        if isinstance(cause, InvalidInputError):
+            raise cause from None
+        raise InvalidInputError(f"The recipe cannot be used: {' '.join(str(error).split())}") from error
+    settings.resume = False  # how this run was started is no part of the recipe
+    content = yaml.safe_load(parser.dump(settings, skip_default=True, format="yaml"))
+    source = yaml.safe_dump(with_bare_names(content), sort_keys=False)
+    return Recipe(**{name: objects.get(name) for name in FIELDS}, source=source)
+
+
+def recipe_parser(prune: bool = True, usage: str = USAGE) -> jsonargparse.ArgumentParser:
     """Returns the parser of a recipe: the help and the checks are made from the dataclasses.
 
     Args:
         prune: False leaves `--pruning` out, for a dense run.
         usage: the first line of the help.
     """
-    made = jsonargparse.ArgumentParser(usage=usage, exit_on_error=False)
-    made.add_argument("--recipe", action="config", help="YAML file with any of the settings below; flags win over it.")
-    made.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
+    parser = jsonargparse.ArgumentParser(usage=usage, exit_on_error=False)
+    parser.add_argument("--recipe", action="config", help="YAML file with any of the settings below; flags win over it.")
+    parser.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
     if prune:
-        made.add_class_arguments(PruningConfig, "pruning")
-        made.add_argument("--pruning.version", type=str, help=jsonargparse.SUPPRESS)  # what PruningConfig.to_dict writes
+        parser.add_class_arguments(PruningConfig, "pruning")
     else:
-        made.add_argument("--pruning", type=type(None), help=jsonargparse.SUPPRESS)
-    made.add_class_arguments(TrainingArguments, "training")
-    made.set_defaults(DEFAULTS)
-    return made
-
-
-def read(arguments: Sequence[str], usage: str = USAGE) -> Recipe:
-    """Reads a recipe from command-line arguments: `[RECIPE.yaml] [--flag value ...]`, flags winning.
-
-    A recipe without `pruning` is a dense run.
-
-    Raises:
-        InvalidInputError: for an unknown key (the nearest known one is offered) or a value of the wrong type.
-    """
-    arguments = [part for argument in arguments for part in _separate(argument)]
-    if arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, "--recipe")
-    prune = _prunes(arguments)
-    made = parser(prune, usage)
-    try:
-        settings = made.parse_args(arguments)
-        settings.pop("pruning.version", None)
-        objects = made.instantiate(settings)
-    except jsonargparse.ArgumentError as error:
-        raise InvalidInputError(_sentence(str(error), made)) from error
-    except InvalidInputError:
-        raise
-    except ValueError as error:  # jsonargparse wraps what is refused in a list; the rest is from TrainingArguments
-        if isinstance(_innermost(error), InvalidInputError):
-            raise _innermost(error) from None
-        raise InvalidInputError(f"The training settings cannot be used: {' '.join(str(error).split())}") from error
-    settings.resume = False  # how this run was started is no part of what it is
-    source = made.dump(settings, skip_default=True, format="yaml")
-    return Recipe(**{name: objects.get(name) for name in READ}, source=source)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    return error if error.__cause__ is None else _innermost(error.__cause__)
-
-
-def _separate(argument: str) -> list[str]:
-    """Writes `--recipe=PATH` as two arguments."""
-    return ["--recipe", argument.removeprefix("--recipe=")] if argument.startswith("--recipe=") else [argument]
-
-
-def _prunes(arguments: Sequence[str]) -> bool:
-    """Whether the recipe or a flag says anything of pruning, or help is asked for."""
-    if any(argument in ("-h", "--help") or argument.startswith("--pruning") for argument in arguments):
-        return True
-    files = [path for flag, path in itertools.pairwise(arguments) if flag == "--recipe"]
-    return any(read_yaml(path).get("pruning") is not None for path in files)
+        parser.add_argument("--pruning", type=type(None), help=jsonargparse.SUPPRESS)
+    parser.add_class_arguments(TrainingArguments, "training")
+    parser.set_defaults(DEFAULTS)
+    return parser
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -157,47 +170,85 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InvalidInputError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
-        raise InvalidInputError(f"The recipe {path} holds {type(content).__name__}, not keys and values.")
+        raise InvalidInputError(f"The recipe {path} must be keys and values, got {type(content).__name__}.")
     return content
 
 
-UNKNOWN = re.compile(
-    r"Option '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: (\S+)|"
-    r"[Kk]ey '([^']+)' is not expected|Expected a dot import path string: (\S+)"
-)
-"""How jsonargparse reports a name that it does not know."""
+class RecipeReader(Reader):
+    """Checks the settings of a recipe, and gives each class of this library the import path that jsonargparse takes.
+
+    A recipe may complete another, so a choice may have settings without a class. A class of another package stays as it is:
+    jsonargparse imports it.
+    """
+
+    def make(self, kind: type[Any], settings: dict[str, Any]) -> Any:
+        return settings
+
+    def make_choice(self, kind: type[Any], settings: dict[str, Any]) -> Any:
+        return {"class_path": import_path(kind), **({"init_args": settings} if settings else {})}
+
+    def without_class(self, base: type[Any], values: Mapping[str, Any], where: str) -> Any:
+        if "class_path" in values:
+            return super().without_class(base, values, where)
+        known = {name: annotation for kind in kinds(base) for name, annotation in annotations(kind).items()}
+        unknown = [name for name in values if name not in known and name != "init_args"]
+        if unknown:
+            raise InvalidInputError(f"{base.__name__} has no setting {unknown[0]!r}; {nearest(str(unknown[0]), known)}")
+        return {
+            name: self.read(known[name], value, f"{where}.{name}") if name in known else self.without_class(base, value, where)
+            for name, value in values.items()
+        }
+
+    def unknown_class(self, base: type[Any], path: str, where: str) -> Any:
+        return path if "." in path and not is_own(path) else super().unknown_class(base, path, where)
 
 
-def _sentence(error: str, made: jsonargparse.ArgumentParser) -> str:
-    """Turns a parser's error into one sentence, with the nearest known name where one was not known."""
-    unknown = UNKNOWN.search(error)
-    if unknown:
-        given = next(name for name in unknown.groups() if name).removeprefix("--").partition("=")[0]
-        known = set(_known(made, full="." in given))
-        if given in known:
-            return f"The recipe has {given!r} where another choice belongs: {' '.join(error.split())}"
-        return f"The recipe has no setting or choice {given!r}; {nearest(given, known)}"
-    keys = re.findall(r'[Kk]ey "([^"]+)"', error)
-    lacking = re.search(r"the following arguments are required: (.+)", error)
-    if keys and lacking:
-        return f"{'.'.join(keys)} lacks {lacking[1]}."
-    if lacking:
-        choice = f" to one of {', '.join(kind.__name__ for kind in kinds(Method))}" if lacking[1] == "pruning.method" else ""
-        return f"The recipe lacks {lacking[1]}. Set it{choice}: in the recipe, or with --{lacking[1]}."
-    values = re.findall(r"(?:Given value|Got value): (.+)", error)
-    expected = list(dict.fromkeys(re.findall(r"Expected an? (.+?)(?:: |\. |\.?$)", error, re.MULTILINE)))
-    if keys and values and expected:
-        wanted = " or ".join("null" if "NoneType" in kind else re.sub(r"<class '(.+)'>", r"\1", kind) for kind in expected)
-        quoted = f' Quoted, it is a text: "{values[0]}".' if "str" in wanted.split(" or ") and values[0].isdecimal() else ""
-        return f"{'.'.join(dict.fromkeys(keys))} was given as {values[0]}; it takes {wanted}.{quoted}"
-    return " ".join(error.split())
+def _flags(arguments: Sequence[str]) -> Iterator[Flag]:
+    """Yields the flags of a command line; a first word that is none names the recipe."""
+    words = list(arguments)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--recipe")
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if not name.startswith("--") and name != "-h":
+            raise InvalidInputError(f"The recipe has no setting {name!r}. Settings are flags: --name value.")
+        takes_next = not equals and words and not words[0].startswith("--")
+        yield name.lstrip("-"), value if equals else words.pop(0) if takes_next else None
 
 
-def _known(made: jsonargparse.ArgumentParser, full: bool) -> Iterator[str]:
-    """Yields the names of all settings: whole ones, or only the last word of each."""
-    for name in made.get_defaults().keys():  # noqa: SIM118, a Namespace is no mapping
-        yield name if full else name.rpartition(".")[2]
-    bases: tuple[type[Any], ...] = (*CHOICES, Task)
-    for kind in [kind for base in bases for kind in kinds(base)]:
-        yield kind.__name__
-        yield from (setting.name for setting in dataclasses.fields(kind))
+def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a YAML file, checked."""
+    rest, pruning = dict(content), content.get("pruning")
+    if not isinstance(pruning, Mapping):
+        return RecipeReader().settings(Recipe, rest)
+    del rest["pruning"]
+    settings = dict(pruning)
+    reader = RecipeReader(settings.pop("version", VERSION))
+    return {**RecipeReader().settings(Recipe, rest), "pruning": reader.settings(PruningConfig, settings, "pruning")}
+
+
+def _checked_flag(name: str, value: str | None) -> list[str]:
+    """Returns a flag as jsonargparse takes it, checked."""
+    if value is None or name.endswith(".help") or name in FROM_JSONARGPARSE:
+        return [f"--{name}", *([] if value is None else [value])]
+    path = name.removesuffix("+").split(".")
+    try:
+        loaded = yaml.safe_load(value)
+    except yaml.YAMLError:
+        loaded = value
+    try:
+        checked = RecipeReader().settings(Recipe, _nested(path, loaded))
+    except InvalidInputError:
+        if isinstance(loaded, str | list | dict):
+            raise
+        checked = RecipeReader().settings(Recipe, _nested(path, value))  # a number is a text too
+    read: Any = functools.reduce(operator.getitem, path, checked)
+    return [f"--{name}={read if isinstance(read, str) else json.dumps(read) if isinstance(read, dict | list) else value}"]
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    return {path[0]: _nested(path[1:], value)} if path else value
+
+
+def _innermost(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _innermost(error.__cause__)

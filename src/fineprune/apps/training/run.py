@@ -2,15 +2,11 @@
 
 import copy
 import json
-import platform
 import tempfile
 import time
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...errors import FileError, FinepruneError, InvalidInputError, nearest, require
@@ -21,11 +17,11 @@ from ...pruner.build import assign
 from ...trainer.callback import PruningCallback
 from ...trainer.checkpoints import last_whole_checkpoint
 from ...trainer.distillation_trainer import DistillationTrainer
-from ...version import VERSION
 from ..tasks.base import Prepared, Task
 from . import model_card
 from .pretrained import check_length, freeze, give_padding, load_pretrained
 from .recipe import Recipe
+from .result import RECIPE, RESULT, Result
 from .weight_samples import WeightSamples
 
 require("hub", "transformers", "accelerate", "datasets", "sklearn")
@@ -41,31 +37,9 @@ from transformers import (  # noqa: E402
 )
 from transformers.trainer_callback import ExportableState  # noqa: E402
 
-RECIPE, RESULT = "recipe.yaml", "result.json"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to.
-
-    Args:
-        metrics: the task's figures on the validation split, the one to compare by first.
-        inspection: what is left of the model, counted on its weights.
-        seconds: wall time of training, evaluations included, of a resumed run also what came before the checkpoint;
-            None for an evaluation alone.
-        seed: of the run.
-        history: Trainer's log, a dictionary each time something was logged.
-    """
-
-    metrics: dict[str, float]
-    inspection: Inspection
-    seconds: float | None
-    seed: int
-    history: list[dict[str, Any]]
-
 
 class Stopwatch(TrainerCallback, ExportableState):
-    """Counts the seconds of training; every checkpoint keeps those before it, for a run that goes on from there."""
+    """Counts the seconds of training. Every checkpoint stores them, so that a resumed run continues the count."""
 
     def __init__(self, before: float = 0.0) -> None:
         self.before = before
@@ -73,15 +47,15 @@ class Stopwatch(TrainerCallback, ExportableState):
 
     @classmethod
     def resumed(cls, checkpoint: str | None) -> "Stopwatch":
-        """Returns one that goes on from a checkpoint, from 0 where it kept none."""
+        """Returns one that continues from a checkpoint, or from 0 if the checkpoint stores no seconds."""
         if checkpoint is None:
             return cls()
-        kept = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
-        return cls(kept[cls.__name__]["attributes"]["before"] if cls.__name__ in kept else 0.0)
+        stored = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
+        return cls(stored[cls.__name__]["attributes"]["before"] if cls.__name__ in stored else 0.0)
 
     @property
     def seconds(self) -> float:
-        """So far."""
+        """Seconds until now."""
         return self.before + time.perf_counter() - self._start
 
     def state(self) -> dict[str, Any]:
@@ -93,10 +67,12 @@ def train(recipe: Recipe) -> Result:
     """Runs a recipe and writes the pruned model, its tokenizer, the recipe and the result into `training.output_dir`.
 
     Args:
-        recipe: what to run.
+        recipe: model, task, pruning and training.
 
     Raises:
         InvalidInputError: for data, a model or settings that cannot be used; before anything is written.
+        TrainingError: if a gradient is NaN or infinite.
+        FileError: if the run cannot be saved.
     """
     folder = Path(recipe.training.output_dir or "")
     _check_free(folder, recipe.resume)
@@ -170,20 +146,20 @@ def _trainer(
     arguments = recipe.training
     metric = (arguments.metric_for_best_model or recipe.task.metrics[0]).removeprefix("eval_")
     if metric not in recipe.task.metrics:
-        raise InvalidInputError(f"metric_for_best_model was given as {metric!r}; {nearest(metric, recipe.task.metrics)}")
+        raise InvalidInputError(f"metric_for_best_model has no choice {metric!r}; {nearest(metric, recipe.task.metrics)}")
     if arguments.metric_for_best_model is not None:
         arguments.greater_is_better = recipe.task.greater_is_better and not metric.endswith("loss")
     if prepared.ordered and arguments.train_sampling_strategy == "group_by_length":
         raise InvalidInputError(
-            "train_sampling_strategy was given as 'group_by_length', which evaluates in another order too, and this task "
-            "counts on the order. Leave it out; windows are of about one length anyway."
+            "train_sampling_strategy must not be 'group_by_length' for this task: it changes the order of the validation data "
+            "too, on which the task relies. Leave it out; its windows have about the same length anyway."
         )
-    parts = prepared.validation
+    validation = prepared.validation
     settings: dict[str, Any] = {
         "model": model,
         "args": arguments,
         "train_dataset": prepared.train,
-        "eval_dataset": parts[""] if list(parts) == [""] else parts,
+        "eval_dataset": validation[""] if list(validation) == [""] else validation,
         "processing_class": tokenizer,
         "data_collator": prepared.collator,
         "compute_metrics": prepared.metrics,
@@ -201,7 +177,7 @@ def _trainer(
 
 
 def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
-    """Trains; where the config does not fit the model or the run, leaves no empty folder behind."""
+    """Trains; removes the empty output folder if the config does not fit the model or the run."""
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except InvalidInputError:
@@ -210,9 +186,9 @@ def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
         raise
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         if isinstance(error, FinepruneError) or (isinstance(error, RuntimeError) and "inline_container" not in str(error)):
-            raise  # but torch.save's way to say that a file cannot grow
+            raise  # "inline_container" is torch.save's error where a file cannot grow
         raise FileError(
-            f"A checkpoint could not be saved in {folder}: {error}. Free some space, then --resume true."
+            f"A checkpoint could not be saved in {folder}: {error}. Free disk space and resume with --resume true."
         ) from error
 
 
@@ -236,7 +212,7 @@ def _figures(logged: dict[str, float], task: Task) -> dict[str, float]:
 
 
 def _inspect(model: nn.Module, callback: PruningCallback | None) -> Inspection:
-    """Counts what is left, of what was pruned or of what a pruner would prune by default."""
+    """Counts the nonzero weights among the pruned ones, or of a dense run among those that are pruned by default."""
     if callback is not None and callback.summary is not None:
         return callback.summary
     return inspect(model, targets.find(model))
@@ -245,47 +221,13 @@ def _inspect(model: nn.Module, callback: PruningCallback | None) -> Inspection:
 def _check_free(folder: Path, resume: bool) -> None:
     if not resume and folder.is_dir() and any(folder.iterdir()):
         raise InvalidInputError(
-            f"{folder} already holds a run, or other files. Give --resume true to go on with a run, or another "
-            "--training.output_dir; nothing is overwritten."
+            f"{folder} already holds a run, or other files, and nothing is overwritten. Resume the run with --resume true, or "
+            "give another --training.output_dir."
         )
 
 
-def facts(trainer: Trainer, recipe: Recipe, result: Result) -> dict[str, Any]:
-    """Returns what `result.json` holds: every figure of a run, with what it was measured on."""
-    return {
-        "metrics": result.metrics,
-        "headline": {"metric": recipe.task.metrics[0], "greater_is_better": recipe.task.greater_is_better},
-        "model": recipe.model,
-        "head": recipe.task.head,
-        "teacher": recipe.teacher,
-        "task": {"class": type(recipe.task).__name__, **_plain(vars(recipe.task))},
-        "pruning": None if recipe.pruning is None else recipe.pruning.to_dict(),
-        "density": result.inspection.density,
-        "remaining_weights": result.inspection.remaining_weights,
-        "whole_model_density": result.inspection.whole_model.density,
-        "layers": [asdict(layer) for layer in result.inspection.layers],
-        "seconds": result.seconds,
-        "steps": trainer.state.global_step,
-        "seed": result.seed,
-        "machine": {
-            "processor": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "device": str(trainer.args.device),
-            "processes": trainer.args.world_size,
-        },
-        "versions": {"fineprune": VERSION, **{name: version(name) for name in ("torch", "transformers")}},
-        "date": time.strftime("%Y-%m-%d"),
-        "history": result.history,
-    }
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns those settings that JSON can hold: names and numbers, not a task's own data."""
-    return {name: value for name, value in settings.items() if isinstance(value, str | int | float | list | None)}
-
-
 def _save(trainer: Trainer, recipe: Recipe, result: Result, weight_samples: WeightSamples, folder: Path) -> None:
-    measured = facts(trainer, recipe, result)
+    content = result.to_dict(recipe, trainer)
     try:
         trainer.save_model(str(folder))  # on every rank: where weights are sharded, the first one fetches them
         if not trainer.is_world_process_zero():
@@ -293,11 +235,11 @@ def _save(trainer: Trainer, recipe: Recipe, result: Result, weight_samples: Weig
         weight_samples.save(folder)
         if recipe.source:
             (folder / RECIPE).write_text(recipe.source, encoding="utf-8")
-        model_card.write(folder, measured)
-        text = json.dumps(measured, indent=2) + "\n"
+        model_card.write(folder, content)
+        text = json.dumps(content, indent=2) + "\n"
         replace_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))  # last: with it a run is finished
     except (OSError, safetensors.SafetensorError) as error:
         raise FileError(
-            f"The run could not be saved in {folder}: {error}. Free some space; "
-            "if a checkpoint was saved, --resume true finishes the run."
+            f"The run could not be saved in {folder}: {error}. Free disk space; if a checkpoint was saved, --resume true "
+            "finishes the run."
         ) from error

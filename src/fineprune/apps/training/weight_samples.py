@@ -1,4 +1,4 @@
-"""A sample of every pruned matrix, before and after: enough to draw what pruning did, without the models."""
+"""Samples of every pruned matrix before and after training, from which the report draws without loading the models."""
 
 import math
 from collections.abc import Iterable
@@ -17,17 +17,17 @@ from ...pruner.pruner import Pruner
 FILE = "weight_samples.safetensors"
 
 MOST = 200_000
-"""Weights in a sample, over all matrices."""
+"""Weights that are sampled at most, over all matrices."""
 
 
 @dataclass(frozen=True)
 class WeightSamples:
-    """The same places of each matrix, evenly spread over it, as flat tensors by the matrix' name.
+    """Weights and scores at the same places of each matrix, evenly spread, as flat float32 tensors by the matrix's name.
 
     Args:
         pretrained: weights before training.
-        weights: effective weights after it; empty before.
-        scores: of those places at the end; empty where a method has none of its own.
+        weights: effective weights after training; empty before.
+        scores: scores after training; empty for a method that stores none.
     """
 
     pretrained: dict[str, Tensor]
@@ -36,12 +36,12 @@ class WeightSamples:
 
     @classmethod
     def of(cls, model: nn.Module, names: Iterable[str]) -> "WeightSamples":
-        """Samples the named parameters of a model that is not yet trained."""
+        """Samples the named parameters of a model before training."""
         names = list(names)
         return cls({name: _sample(tensor, len(names)) for name, tensor in _parameters(model, names).items()}, {}, {})
 
     def finished(self, model: nn.Module, pruner: Pruner | None) -> "WeightSamples":
-        """Returns the sample with the trained weights and the scores."""
+        """Returns the samples with the trained weights and the scores."""
         weights = {name: _sample(tensor, len(self.pretrained)) for name, tensor in _parameters(model, self.pretrained).items()}
         scores = {} if pruner is None else pruner.scores()
         return WeightSamples(self.pretrained, weights, {name: _sample(tensor, len(weights)) for name, tensor in scores.items()})
@@ -54,11 +54,11 @@ class WeightSamples:
 
     @classmethod
     def load(cls, folder: str | Path) -> "WeightSamples":
-        """Reads what `save` wrote. Raises InvalidInputError for a file that is missing or something else."""
+        """Reads what `save` wrote. Raises InvalidInputError for a file that is missing or damaged."""
         try:
             tensors = load_file(Path(folder) / FILE)
         except Exception as error:  # safetensors raises its own, and OSError
-            raise InvalidInputError(f"{Path(folder) / FILE} could not be read: {error}. Train again to make it.") from error
+            raise InvalidInputError(f"{Path(folder) / FILE} could not be read: {error}. Train again to write it.") from error
 
         def of_kind(kind: str) -> dict[str, Tensor]:
             return {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
@@ -72,9 +72,9 @@ def _parameters(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def _sample(tensor: Tensor, matrices: int) -> Tensor:
-    """Returns places of one of so many matrices, evenly spread over it, as a copy in float32 on the CPU."""
+    """Returns evenly spread places of a matrix, one of `matrices`, as a copy in float32 on the CPU."""
     tensor = process_group.of(tensor).joined(process_group.local(tensor))
     stride = max(-(-tensor.numel() * matrices // MOST), 1)
-    while math.gcd(stride, math.prod(tensor.shape[1:])) > 1:  # a shared factor would pass by the same columns in every row
+    while math.gcd(stride, math.prod(tensor.shape[1:])) > 1:  # a shared factor would skip the same columns in every row
         stride += 1
     return tensor.reshape(-1)[::stride].to("cpu", torch.float32, copy=True)
