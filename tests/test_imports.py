@@ -69,7 +69,7 @@ def test_the_names_come_in_every_way_of_importing() -> None:
         "assert Pruner is fineprune.Pruner and load is fineprune.load\n"
         "assert {name for name in fineprune.__all__ if name not in globals()} == set()"
     )
-    run("import fineprune; assert fineprune.masks.apply_mask is fineprune.apply_mask")
+    run("import fineprune; assert fineprune.masks.apply.apply_mask is fineprune.apply_mask")
     run("from fineprune import apps, errors; import fineprune; assert fineprune.errors is errors")
     run("import fineprune; assert {*fineprune.__all__, 'masks', '__version__'} <= set(dir(fineprune))")
     assert pickle.loads(pickle.dumps(fineprune.Movement())) == fineprune.Movement()

@@ -3,45 +3,28 @@
 from .compress.loading import from_pretrained, load
 from .compress.shrinking.shrink import shrink
 from .compress.vocabulary.select import select_vocabulary
-from .config import CubicSchedule, InFlops, InWeights, PruningConfig, Rule, Schedule
+from .config.budgets import InFlops, InWeights
+from .config.config import PruningConfig, Rule
+from .config.schedules import CubicSchedule, Schedule
 from .distillation import Distillation
 from .errors import FileError, FinepruneError, InvalidInputError, MissingExtraError, TrainingError
-from .masks import AppliedMask, apply_mask
-from .methods import (
-    L0,
-    Constant,
-    FromMagnitude,
-    GroupLasso,
-    KaimingUniform,
-    LearnedMethod,
-    Magnitude,
-    Method,
-    Movement,
-    PenalisedMethod,
-    Random,
-    ScoreInit,
-    SoftMovement,
-    StochasticMethod,
-    Uniform,
-)
+from .masks.apply import AppliedMask, apply_mask
+from .methods.base import LearnedMethod, Method, PenalisedMethod, StochasticMethod
+from .methods.group_lasso import GroupLasso
+from .methods.inits import Constant, FromMagnitude, KaimingUniform, ScoreInit, Uniform
+from .methods.l0 import L0
+from .methods.magnitude import Magnitude, Random
+from .methods.movement import Movement, SoftMovement
 from .models.inspection import Inspection, inspect
-from .pruner import Pruner
-from .scores import BFloat16Scores, FullScores, LowRankScores
-from .sparse import BFloat16, Float32, Int8, to_dense, to_sparse
-from .structures import (
-    Blocks,
-    Columns,
-    EmbeddingColumns,
-    Heads,
-    HiddenFeatures,
-    Layers,
-    Neurons,
-    NofM,
-    Rows,
-    Structure,
-    Together,
-    Unstructured,
-)
+from .pruner.pruner import Pruner
+from .scores.bfloat16 import BFloat16Scores
+from .scores.full import FullScores
+from .scores.low_rank import LowRankScores
+from .sparse.convert import to_dense, to_sparse
+from .sparse.format import BFloat16, Float32, Int8
+from .structures.across_matrices import EmbeddingColumns, Heads, HiddenFeatures, Layers, Neurons, Together
+from .structures.base import Structure
+from .structures.within_matrix import Blocks, Columns, NofM, Rows, Unstructured
 from .version import VERSION
 
 __version__ = VERSION

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidInputError, is_number, nearest
+from ..methods import group_lasso, l0, magnitude, movement  # noqa: F401, choices are found among the classes that are imported
 from ..methods.base import LearnedMethod, Method, StochasticMethod
 from ..methods.penalised import PenalisedScores
+from ..scores import bfloat16, low_rank  # noqa: F401
 from ..scores.base import ScoreForm
 from ..scores.full import FullScores
 from ..selection.scopes import SCOPES, Scope
+from ..structures import across_matrices  # noqa: F401
 from ..structures.base import Structure
 from ..structures.within_matrix import Unstructured
 from ..version import VERSION

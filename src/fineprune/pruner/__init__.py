@@ -1,5 +1,1 @@
 """Attaches the core to a model and an optimizer: hooks, questions, saving and resuming."""
-
-from .pruner import Pruner
-
-__all__ = ["Pruner"]
