@@ -253,7 +253,7 @@ def hear_of_a_change(rank: int, world_size: int) -> None:
     model(torch.ones(2, 16, dtype=torch.float64)).sum().backward()
     if rank == 1:
         process_group.local(model.blocks[0][0].weight.detach())[0, 0] += 1
-    with pytest.raises(TrainingError, match="something other than the optimizer changed"):
+    with pytest.raises(TrainingError, match="Something other than the optimizer changed"):
         optimizer.step()
     pruner.detach()
 
