@@ -586,5 +586,7 @@ def test_version_is_a_word_of_the_config_alone() -> None:
 
 @pytest.mark.parametrize("version", [None, 1, 0.1, "", "banana", "v1.0", [0, 1], True])
 def test_a_malformed_version_is_refused(version: object) -> None:
-    with pytest.raises(InvalidInputError, match=r"version must be the version of fineprune that wrote it, as '0\.1\.0', got"):
+    with pytest.raises(
+        InvalidInputError, match=rf"version must be the version of fineprune that wrote it, as '{re.escape(VERSION)}', got"
+    ):
         PruningConfig.from_dict(PruningConfig(Movement(), 0.1).to_dict() | {"version": version})
