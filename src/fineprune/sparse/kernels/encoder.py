@@ -1,6 +1,6 @@
 """A whole encoder of the BERT family in compiled code: tokens stay features x tokens from its first layer to its last.
 
-A layer is x = norm(x + W_o attention(x)), x = norm(x + W_2 activation(W_1 x)). Its steps are `LAYER_PHASES`.
+A layer is x = norm(x + W_o attention(x)), x = norm(x + W_2 activation(W_1 x)). Its steps are phases, see `run_encoder`.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from .matmul import (
 from .memory import load_word
 from .reductions import layer_norm
 from .simd import BYTES, ROWS_TOGETHER, floats_at, pointers_to
-from .work import chained, compiled, entry_point
+from .work import compiled, entry_point, inlined, run_phase
 
 QUERY, KEY, VALUE, OUTPUT, FIRST, SECOND, MATRICES = range(7)
 """The matrices of a layer, in order."""
@@ -165,7 +165,7 @@ def _add(task: Any, context: Any, number: Any, band: Any, source: Any, features:
     multiply_piece(matrix, piece, band, inputs, width, job.vector_bytes, target, 1, block, weights_like, inputs_like)
 
 
-@compiled
+@inlined
 def _add_attention(task: Any, context: Any) -> None:
     _add(task, context, OUTPUT, 0, context.job.context, context.layer.features)
 
@@ -190,12 +190,12 @@ def _expand(task: Any, context: Any) -> None:
         put(rows, target + row * width * job.vector_bytes, inputs_like)
 
 
-@compiled
+@inlined
 def _contract(task: Any, context: Any) -> None:
     _add(task, context, SECOND, 0, context.job.inner, context.layer.neurons)
 
 
-@compiled
+@inlined
 def _contract_rest(task: Any, context: Any) -> None:
     _add(task, context, SECOND, 1, context.job.inner, context.layer.neurons)
 
@@ -211,75 +211,53 @@ def _norm(task: Any, context: Any, scale: Any, shift: Any, epsilon: Any) -> None
     _lower(job, base, inside, width, context.inputs_like)
 
 
-@compiled
+@inlined
 def _norm_attention(task: Any, context: Any) -> None:
     layer = context.layer
     _norm(task, context, layer.attention_scale, layer.attention_shift, layer.attention_epsilon)
 
 
-@compiled
+@inlined
 def _norm_output(task: Any, context: Any) -> None:
     _norm(task, context, context.layer.scale, context.layer.shift, context.layer.epsilon)
 
 
-@compiled
+@inlined
 def _attend(task: Any, context: Any) -> None:
     attend(context.job, context.layer, task, context.scores, context.block, context.inputs_like)
 
 
-@compiled
-def _units(context: Any) -> Any:
-    """Groups of vectors that are counted together."""
-    return context.job.vectors // context.job.step
-
-
-@compiled
-def _pieces(context: Any) -> Any:
-    """Pieces of the rows of one matrix, on each tile."""
-    return PIECES * (-(-context.job.vectors // WIDEST))
-
-
-@compiled
-def _projections(context: Any) -> Any:
-    """Pieces of the queries, the keys and the values, on each tile."""
-    return 3 * _pieces(context)
-
-
-@compiled
-def _heads(context: Any) -> Any:
-    """Heads, for each group of queries."""
-    return context.job.groups * context.layer.heads
-
-
-LAYER_PHASES = (
-    (_project, _projections),
-    (_attend, _heads),
-    (_add_attention, _pieces),
-    (_norm_attention, _units),
-    (_expand, _pieces),
-    (_contract, _pieces),
-    (_contract_rest, _pieces),
-    (_norm_output, _units),
-)
-"""The phases of each layer, in order: what runs one task, and what counts the tasks."""
-
-run_load, run_layer, run_store = chained([(_load, _units)]), chained(LAYER_PHASES), chained([(_store, _units)])
+PHASES_OF_LAYER = 8
 
 
 def phases(depth: int) -> int:
     """Returns the number of phases of an encoder: loading, those of each layer, storing."""
-    return 2 + len(LAYER_PHASES) * depth
+    return 2 + PHASES_OF_LAYER * depth
 
 
 @entry_point
 def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
-    """Runs tasks of an ENCODE until none is left; any number of threads may run it at once."""
+    """Runs tasks of an ENCODE until none is left; any number of threads may run it at once.
+
+    The phases stand one after the other, since numba cannot keep compiled code that takes functions from a table.
+    """
     layers = numba.carray(layers_at(job.layers), max(job.depth, 1))
     scores = scratch(max(job.each, 1) * LANES * NARROW * LANES)
     block = scratch((max(ROWS_TOGETHER, job.widest, job.hidden) + 2) * WIDEST * LANES)
+    units, pieces = job.vectors // job.step, PIECES * (-(-job.vectors // WIDEST))
     context = EncoderContext(job, layers[0], scores, block, weights_like, inputs_like)
-    phase = run_load(0, context)
+    run_phase(job.counters, 0, units, _load, context)
+    phase = 1
     for number in range(job.depth):
-        context = EncoderContext(job, layers[number], scores, block, weights_like, inputs_like)
-        phase = run_layer(phase, context)
-    run_store(phase, context)
+        layer = layers[number]
+        context = EncoderContext(job, layer, scores, block, weights_like, inputs_like)
+        run_phase(job.counters, phase, 3 * pieces, _project, context)
+        run_phase(job.counters, phase + 1, job.groups * layer.heads, _attend, context)
+        run_phase(job.counters, phase + 2, pieces, _add_attention, context)
+        run_phase(job.counters, phase + 3, units, _norm_attention, context)
+        run_phase(job.counters, phase + 4, pieces, _expand, context)
+        run_phase(job.counters, phase + 5, pieces, _contract, context)
+        run_phase(job.counters, phase + 6, pieces, _contract_rest, context)
+        run_phase(job.counters, phase + 7, units, _norm_output, context)
+        phase += PHASES_OF_LAYER
+    run_phase(job.counters, phase, units, _store, context)

@@ -4,7 +4,7 @@ A phase is over when all its tasks are done; so nobody ever waits for a thread t
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -29,6 +29,11 @@ OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model
 def compiled(function: Callable[..., Any]) -> Any:
     """Compiles a function that runs beside other threads. What is kept for the next process is the code that calls it."""
     return numba.njit(**OPTIONS)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compiles a function into each of its callers, which may pass it compiled functions and still be kept."""
+    return numba.njit(inline="always", **OPTIONS)(function)
 
 
 def entry_point(function: Callable[..., Any]) -> Any:
@@ -84,7 +89,7 @@ def take(counters: Any, phase: Any, tasks: Any) -> Any:
     return -1
 
 
-@compiled
+@inlined
 def run_phase(counters: Any, phase: Any, tasks: Any, run_task: Any, context: Any) -> None:
     """Runs tasks of a phase until none is left, and returns once all are done.
 
@@ -98,29 +103,3 @@ def run_phase(counters: Any, phase: Any, tasks: Any, run_task: Any, context: Any
         run_task(task, context)
         next_task(counters + 8 * (LINE * phase + 8))  # one more is done
         task = take(counters, phase, tasks)
-
-
-def chained(phases: Sequence[tuple[Any, Any]]) -> Any:
-    """Returns a compiled function that runs phases one after the other, and returns the number of the next phase.
-
-    It takes the number of the first phase, and a context with `job.counters`. Compiled code cannot loop over functions of
-    different types, so each phase calls the rest.
-
-    Args:
-        phases: compiled functions: what runs one task, see `run_phase`, and what counts the tasks, of the context.
-    """
-    if not phases:
-        return _nothing
-    (run_task, tasks_of), run_rest = phases[0], chained(phases[1:])
-
-    @compiled
-    def run(phase: Any, context: Any) -> Any:
-        run_phase(context.job.counters, phase, tasks_of(context), run_task, context)
-        return run_rest(phase + 1, context)
-
-    return run
-
-
-@compiled
-def _nothing(phase: Any, context: Any) -> Any:
-    return phase
