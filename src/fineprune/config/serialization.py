@@ -24,11 +24,9 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def kinds(base: type[Any]) -> Iterator[type[Any]]:
-    """Yields the classes that can be made of an abstract one, those written outside this package too."""
-    for kind in base.__subclasses__():
-        if dataclasses.is_dataclass(kind):
-            yield kind
-        yield from kinds(kind)
+    """Yields the classes that can be made of an abstract one, those written outside this package too; each once."""
+    found = [kind for child in base.__subclasses__() for kind in (child, *kinds(child)) if dataclasses.is_dataclass(kind)]
+    yield from dict.fromkeys(found)
 
 
 def import_path(kind: type[Any]) -> str:
