@@ -25,8 +25,8 @@ class Movement(LearnedMethod):
     The straight-through gradient reaches kept and pruned weights alike: a score falls while the
     weight moves toward zero and rises while it moves away. S learns by Adam without decay.
 
-    By default the scores are initialised from the magnitude, not as the paper's 0: in runs of 800 steps scores initialised at 0
-    lose to magnitude pruning, and scores from the magnitude do not (measured: docs/measurements/defaults.md). The paper's form is
+    By default the scores are initialised from the magnitude, not as the paper's 0: in runs of 800 steps scores that start at 0
+    lose to magnitude pruning, and scores from the magnitude do not (docs/measurements/defaults.md). The paper's form is
     `Movement(init=Constant(0.0))`.
 
     Args:
