@@ -14,9 +14,9 @@ from conftest import tiny_bert
 from fineprune import InvalidInputError
 from fineprune.apps import cli
 from fineprune.apps.bench import command, measuring, memory
-from fineprune.apps.bench.forms import Dense, Form, Masked, Packed, Runner, Saved, Sparse, fill_zeros
+from fineprune.apps.bench.forms import DenseForm, Form, MaskedForm, PackedForm, Runner, SavedModel, SparseForm, fill_zeros
 from fineprune.apps.bench.registry import FORMS
-from fineprune.apps.bench.results import HEADINGS, Measurement, Row
+from fineprune.apps.bench.results import HEADINGS, BenchRow, Measurement
 from fineprune.apps.bench.runtimes import OnnxRuntime, OpenVino
 from fineprune.apps.bench.shapes import Shape, random_batch, read_shapes
 from fineprune.apps.bench.timing import Spread, Timing, in_turns, timed
@@ -40,14 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def saved(folder: Path) -> Saved:
-    return Saved(folder, from_pretrained(folder))
+def saved(folder: Path) -> SavedModel:
+    return SavedModel(folder, from_pretrained(folder))
 
 
-def row(**settings: Any) -> Row:
+def row(**settings: Any) -> BenchRow:
     spread = Spread(2.0, 1.5, 3.0)
     given = {"shape": "8x16", "batch": 8, "weights": "sparse", "runtime": "fineprune", "precision": "fp32"}
-    return Row(
+    return BenchRow(
         **{**given, "latency": spread, "faster": spread, "memory": 3_000_000, "file": 1_500_000, "difference": 1e-6, **settings}
     )
 
@@ -100,14 +100,14 @@ def test_shapes_are_read(text: str, shapes: list[Shape]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1x", "axb", "1x2x3", "1,", "1.5x2"])
-def test_what_is_no_shape_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInputError, match="it is batch x tokens"):
+def test_what_is_no_shape_raises(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="must be batch x tokens"):
         read_shapes(text)
 
 
 @pytest.mark.parametrize("text", ["0x4", "1x0", "-1"])
-def test_a_shape_of_nothing_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInputError, match="its numbers are 1 or more"):
+def test_a_shape_of_nothing_raises(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="must have numbers of 1 or more, got"):
         read_shapes(text)
 
 
@@ -131,19 +131,19 @@ def test_images_have_the_models_size() -> None:
 @pytest.mark.parametrize(
     ("kind", "shape", "words"),
     [
-        ("bert", Shape(2), "for a bert model it is batch x tokens"),
-        ("vit", Shape(2, 8), "for a vit model it is the batch alone"),
-        ("t5", Shape(2, 8), "and a target text; what is measured here"),
+        ("bert", Shape(2), "for a bert model must be batch x tokens"),
+        ("vit", Shape(2, 8), "for a vit model must be the batch alone"),
+        ("t5", Shape(2, 8), "and a target text; the bench measures"),
         ("wav2vec2", Shape(2, 8), "takes input_values"),
     ],
 )
-def test_another_kind_of_input_is_refused(kind: str, shape: Shape, words: str) -> None:
+def test_another_kind_of_input_raises(kind: str, shape: Shape, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         random_batch(build(kind), shape)
 
 
-def test_a_text_too_long_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match=r"given as 1x33, and the model has positions for 32 tokens\. Give 32 at most"):
+def test_a_text_too_long_raises() -> None:
+    with pytest.raises(InvalidInputError, match=r"at most 32 tokens, the positions of the model, got 1x33\. Give 32 at most"):
         random_batch(tiny_bert(), Shape(1, 33))
 
 
@@ -164,7 +164,7 @@ def test_zeros_are_filled_as_large_as_what_is_left() -> None:
     assert 0 < model[1].weight.abs().max().item() < 0.2
 
 
-def test_every_form_gives_what_the_saved_model_gives(saved: Saved, tmp_path: Path) -> None:
+def test_every_form_gives_what_the_saved_model_gives(saved: SavedModel, tmp_path: Path) -> None:
     batch = random_batch(saved.model, SHAPE)
     with torch.inference_mode():
         expected = saved.model(**batch).logits
@@ -178,46 +178,46 @@ def test_every_form_gives_what_the_saved_model_gives(saved: Saved, tmp_path: Pat
         assert form.bytes_on_disk(prepared) > 1000, form.name
 
 
-def test_files_are_as_large_as_they_are(saved: Saved, tmp_path: Path) -> None:
+def test_files_are_as_large_as_they_are(saved: SavedModel, tmp_path: Path) -> None:
     batch = random_batch(saved.model, SHAPE)
     numbers = 4 * sum(parameter.numel() for parameter in saved.model.parameters())
     sizes = {}
-    for form in (Dense(), Packed(), OnnxRuntime(), OpenVino()):
+    for form in (DenseForm(), PackedForm(), OnnxRuntime(), OpenVino()):
         place = tmp_path / form.name
         place.mkdir()
         sizes[form.name] = form.bytes_on_disk(form.prepare(saved, batch, place))
         written = sum(path.stat().st_size for path in place.rglob("*") if path.is_file() and path.suffix != ".json")
         assert sizes[form.name] == written, form.name
     dense, packed, *_ = sizes.values()
-    assert dense == Masked().bytes_on_disk(saved.folder) == pytest.approx(numbers, rel=0.1)
+    assert dense == MaskedForm().bytes_on_disk(saved.folder) == pytest.approx(numbers, rel=0.1)
     assert packed < dense / 2
 
 
-def test_a_model_saved_in_bfloat16_is_run_in_float32_and_its_file_stays_small(saved: Saved, tmp_path: Path) -> None:
+def test_a_model_saved_in_bfloat16_is_run_in_float32_and_its_file_stays_small(saved: SavedModel, tmp_path: Path) -> None:
     narrow = tmp_path / "narrow"
     from_pretrained(saved.folder).bfloat16().save_pretrained(narrow)
-    batch, given = random_batch(saved.model, SHAPE), Saved(narrow, from_pretrained(narrow).float())
-    for form in (Dense(), Masked(), Sparse()):
+    batch, given = random_batch(saved.model, SHAPE), SavedModel(narrow, from_pretrained(narrow).float())
+    for form in (DenseForm(), MaskedForm(), SparseForm()):
         place = tmp_path / form.name
         place.mkdir()
         prepared = form.prepare(given, batch, place)
         assert form.load(prepared, 1)(batch).dtype == torch.float32
-        assert form.bytes_on_disk(prepared) < 0.7 * Masked().bytes_on_disk(saved.folder)
+        assert form.bytes_on_disk(prepared) < 0.7 * MaskedForm().bytes_on_disk(saved.folder)
 
 
-def test_the_peak_memory_grows_with_the_model(saved: Saved, tmp_path: Path) -> None:
+def test_the_peak_memory_grows_with_the_model(saved: SavedModel, tmp_path: Path) -> None:
     """Numbers of 32 MB that are all needed do not fit into less."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 1 << 17}
     larger = BertModel(BertConfig(vocab_size=100, **sizes))
     larger.save_pretrained(tmp_path / "larger")
     batch = random_batch(saved.model, SHAPE)
     memory.safetensors.torch.save_file(batch, tmp_path / "batch.safetensors")
-    peak = memory.peak(Masked(), tmp_path / "larger", tmp_path / "batch.safetensors", 1, [type(larger).__module__])
+    peak = memory.peak(MaskedForm(), tmp_path / "larger", tmp_path / "batch.safetensors", 1, [type(larger).__module__])
     assert peak is not None
     assert 4 * 2 * 32 * (1 << 17) < peak < 500_000_000
 
 
-class Broken(Masked):
+class Broken(MaskedForm):
     """A runtime that cannot run the model."""
 
     weights = "broken"
@@ -226,7 +226,7 @@ class Broken(Masked):
         raise RuntimeError("no such operation:\n Frobnicate " + "and so on " * 100)
 
 
-class Wrong(Masked):
+class Wrong(MaskedForm):
     """A runtime that computes something else."""
 
     weights = "wrong"
@@ -236,16 +236,18 @@ class Wrong(Masked):
         return lambda batch: run(batch) * 1.01
 
 
-class NotHere(Masked):
+class NotHere(MaskedForm):
     """A runtime that is not installed."""
 
     weights = "not here"
     packages = ("torch", "frobnicate", "frobnicate_tools")
 
 
-def test_what_fails_or_is_missing_is_told_of_and_the_rest_is_measured(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_and_missing_forms_are_reported_and_the_rest_measured(
+    saved: SavedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(measuring, "peak", lambda *_: None)
-    forms: list[Form] = [Dense(), Broken(), NotHere(), Wrong(), Masked()]
+    forms: list[Form] = [DenseForm(), Broken(), NotHere(), Wrong(), MaskedForm()]
     found = measuring.measure(saved, [SHAPE, Shape(1, 4)], forms, threads=1, rounds=2)
     assert [(row.shape, row.weights) for row in found.rows] == [
         (shape, weights) for shape in ("2x8", "1x4") for weights in ("dense", "wrong", "masked")
@@ -260,9 +262,9 @@ def test_what_fails_or_is_missing_is_told_of_and_the_rest_is_measured(saved: Sav
     assert found.rows[2].difference == 0.0
 
 
-def test_a_process_that_fails_is_told_of(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_fails_is_reported(saved: SavedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.sys, "executable", "false")
-    found = measuring.measure(saved, [SHAPE], [Masked()], threads=1, rounds=1)
+    found = measuring.measure(saved, [SHAPE], [MaskedForm()], threads=1, rounds=1)
     assert found.rows[0].memory is None
     assert found.remarks == ["masked, PyTorch fp32 failed with code 1 in a process of its own: "]
 
@@ -337,7 +339,7 @@ def test_images_are_measured_and_nothing_is_written_unasked(
 ) -> None:
     build("vit").save_pretrained(tmp_path / "vit")
     monkeypatch.setattr(measuring, "peak", lambda *_: None)
-    monkeypatch.setattr(command, "FORMS", {form.name: form for form in (Dense(), Masked(), OnnxRuntime())})
+    monkeypatch.setattr(command, "FORMS", {form.name: form for form in (DenseForm(), MaskedForm(), OnnxRuntime())})
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "vit", "--shapes", "1,3", "--rounds", "1", "--threads", "1"]) == 0
     assert "masked, ONNX Runtime fp32" in capsys.readouterr().out
@@ -347,9 +349,9 @@ def test_images_are_measured_and_nothing_is_written_unasked(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--rounds", "0"], "rounds was given as 0; it is 1 or more"),
-        (["--threads", "-1"], "threads was given as -1; it is 1 or more"),
-        (["--shapes", "128"], "for a bert model it is batch x tokens"),
+        (["--rounds", "0"], "rounds must be 1 or more, got 0"),
+        (["--threads", "-1"], "threads must be 1 or more, got -1"),
+        (["--shapes", "128"], "for a bert model must be batch x tokens"),
         (["--shapes", "1x64"], "Give 32 at most"),
     ],
 )
@@ -358,7 +360,7 @@ def test_wrong_input_is_one_sentence(folder: Path, flags: list[str], words: str,
     assert words in capsys.readouterr().err
 
 
-def test_a_packed_model_is_refused(saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    packed = Packed().prepare(saved, {}, tmp_path)
+def test_a_packed_model_raises(saved: SavedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = PackedForm().prepare(saved, {}, tmp_path)
     assert cli.main(["bench", str(packed)]) == 2
     assert "Give the folder of the model that it was packed from" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from ...compress.packing.load import is_packed
 from ...compress.resizing.building import folder_of
 from ...errors import InvalidInputError, require
 from ...files import check_free, new_folder
-from .forms import Saved
+from .forms import SavedModel
 from .measuring import measure
 from .registry import FORMS
 from .results import Measurement
@@ -31,7 +31,7 @@ def bench_folder(
         output: new folder for bench.json, bench.md and bench.png; None: nothing is written.
         shapes: batch x tokens, separated by commas; for images the batch alone, as 1,8.
         threads: of each form; None: as many as PyTorch takes.
-        rounds: that count.
+        rounds: in which the forms take turns.
 
     Raises:
         InvalidInputError: if the folder or a setting cannot be used; before anything is measured.
@@ -43,7 +43,7 @@ def bench_folder(
     model, before = from_pretrained(folder).float(), torch.get_num_threads()
     model.config.use_cache = False  # one pass, and nothing to go on from
     try:
-        measurement = measure(Saved(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
+        measurement = measure(SavedModel(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
     finally:
         torch.set_num_threads(before)
     if output is not None:
@@ -54,16 +54,16 @@ def bench_folder(
 def _check_arguments(folder: str, output: str | None, numbers: Mapping[str, int | None]) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
-            raise InvalidInputError(f"{name} was given as {number}; it is 1 or more.")
+            raise InvalidInputError(f"{name} must be 1 or more, got {number}.")
     if output is not None:
         require("report", "matplotlib")
         check_free(output)
     if is_packed(folder):
-        raise InvalidInputError(f"{folder} is packed. Give the folder of the model that it was packed from: it is packed here.")
+        raise InvalidInputError(f"{folder} is packed. Give the folder of the model that it was packed from.")
 
 
 def write(measurement: Measurement, folder: Path, title: str) -> None:
-    """Writes a measurement as JSON, as a table with what may be said of it, and as a picture."""
+    """Writes a measurement as JSON, as a table with its verdicts, and as a picture."""
     from .drawing import draw
 
     lines = [f"# {title}", measurement.table(), "\n".join(f"- {line}" for line in measurement.sentences())]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...errors import require
-from .results import Measurement, Row
+from .results import BenchRow, Measurement
 
 require("report", "matplotlib")
 
@@ -21,7 +21,7 @@ WIDTH, LINE = 7.5, 0.33
 
 
 def draw(measurement: Measurement, title: str) -> Figure:
-    """Draws the median latencies, with the range from the tenth to the ninetieth of a hundred."""
+    """Draws the median latencies, with the range from the 10th to the 90th percentile."""
     shapes = list(dict.fromkeys(row.shape for row in measurement.rows))
     panels = {shape: [row for row in measurement.rows if row.shape == shape] for shape in shapes}
     heights = [len(rows) + 2 for rows in panels.values()]
@@ -33,7 +33,7 @@ def draw(measurement: Measurement, title: str) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, shape: str, rows: Sequence[Row]) -> None:
+def _draw_panel(axes: Axes, shape: str, rows: Sequence[BenchRow]) -> None:
     medians = [row.latency.median for row in rows]
     ranges = [[row.latency.median - row.latency.low for row in rows], [row.latency.high - row.latency.median for row in rows]]
     places = range(len(rows))
@@ -49,5 +49,5 @@ def _draw_panel(axes: Axes, shape: str, rows: Sequence[Row]) -> None:
     axes.set_title(f"{shape}: milliseconds, the median and 10 to 90 % of the rounds", fontsize=9, loc="left")
 
 
-def _colour(row: Row) -> str:
+def _colour(row: BenchRow) -> str:
     return COLOURS.get(row.weights, OTHERS) if row.runtime in ("PyTorch", "fineprune") else OTHERS

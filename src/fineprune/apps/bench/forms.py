@@ -19,25 +19,25 @@ Runner = Callable[[Batch], Tensor]
 """Runs a model once; returns its first output, as the logits."""
 
 UNPRUNED_SPREAD = 0.02
-"""Standard deviation of random weights where a matrix has none left to take it from; BERT is initialised with it."""
+"""Standard deviation of random weights where a matrix has none left to measure; BERT is initialised with it."""
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A saved model, and what was loaded from there, in float32."""
+class SavedModel:
+    """The folder of a saved model, and the model loaded from it, in float32."""
 
     folder: Path
     model: PreTrainedModel
 
 
 class Form(ABC):
-    """A way to run a saved model: `prepare` writes what it is loaded from, `load` does what a user would do with that.
+    """A way to run a saved model: `prepare` writes the files that it is loaded from, `load` loads them as a user would.
 
     Both are apart so that the peak memory can be that of a process that only loads and runs.
 
     Attributes:
-        weights: what becomes of the weights.
-        runtime: what runs them.
+        weights: how the weights are stored.
+        runtime: the library that runs them.
         precision: of the weights.
         packages: that must be installed, by the names under which they are imported.
         tolerance: how far the outputs may be from those of the saved model, as a fraction of the largest one; None where
@@ -54,40 +54,40 @@ class Form(ABC):
 
     @property
     def name(self) -> str:
-        """What the form is called."""
+        """The name of the form, as in tables."""
         return f"{self.weights}, {self.runtime} {self.precision}"
 
     def missing(self) -> list[str]:
-        """Returns the packages that it needs and that are not installed."""
+        """Returns the needed packages that are not installed."""
         return [package for package in self.packages if find_spec(package) is None]
 
     @abstractmethod
-    def prepare(self, saved: Saved, batch: Batch, workplace: Path) -> Path:
-        """Returns the file or folder that the form is loaded from; what must be written goes into the workplace.
+    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
+        """Returns the file or folder that the form is loaded from; new files go into the workspace.
 
         Args:
             saved: the model.
             batch: input of the shape that it will be run with.
-            workplace: a folder for this shape alone.
+            workspace: a folder for this shape alone.
         """
 
     @abstractmethod
     def load(self, prepared: Path, threads: int) -> Runner:
-        """Loads the form, to be run with so many threads."""
+        """Loads the form, to be run with that number of threads."""
 
     def bytes_on_disk(self, prepared: Path) -> int:
-        """Returns the size of what holds the weights."""
+        """Returns the size of the files that hold the weights."""
         return sum(path.stat().st_size for path in prepared.glob("*.safetensors"))
 
 
 @dataclass(frozen=True)
-class Masked(Form):
+class MaskedForm(Form):
     """The saved model, zeros and all."""
 
     weights = "masked"
     runtime = "PyTorch"
 
-    def prepare(self, saved: Saved, batch: Batch, workplace: Path) -> Path:
+    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
         """Returns the folder of the model."""
         return saved.folder
 
@@ -98,22 +98,22 @@ class Masked(Form):
 
 
 @dataclass(frozen=True)
-class Dense(Masked):
-    """The model with random weights in the place of its zeros: what fine-tuning without pruning gives, in time and size."""
+class DenseForm(MaskedForm):
+    """The model with its zeros replaced by random weights: as slow and as large as one fine-tuned without pruning."""
 
     weights = "dense"
     comparable = False
 
-    def prepare(self, saved: Saved, batch: Batch, workplace: Path) -> Path:
+    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
         """Saves the filled model."""
         model = from_pretrained(saved.folder)  # its numbers are of the type that was saved
         fill_zeros(model)
-        save(model, workplace / self.weights)
-        return workplace / self.weights
+        save(model, workspace / self.weights)
+        return workspace / self.weights
 
 
 @dataclass(frozen=True)
-class Sparse(Masked):
+class SparseForm(MaskedForm):
     """The saved model, run without multiplying by its zeros."""
 
     weights = "sparse"
@@ -129,7 +129,7 @@ class Sparse(Masked):
 
 
 @dataclass(frozen=True)
-class Packed(Form):
+class PackedForm(Form):
     """The compact file with int8 values, run without unpacking the zeros."""
 
     weights = "packed"
@@ -138,12 +138,12 @@ class Packed(Form):
     packages = ("numba", "zstandard")
     tolerance = None
 
-    def prepare(self, saved: Saved, batch: Batch, workplace: Path) -> Path:
+    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
         """Packs the folder of the model."""
         from ..convert.pack import pack_folder
 
-        pack_folder(str(saved.folder), str(workplace / self.weights))
-        return workplace / self.weights
+        pack_folder(str(saved.folder), str(workspace / self.weights))
+        return workspace / self.weights
 
     def load(self, prepared: Path, threads: int) -> Runner:
         """Loads the compact file."""
@@ -154,7 +154,7 @@ class Packed(Form):
 
 
 def runner_of(model: nn.Module) -> Runner:
-    """Returns what runs a model of Transformers."""
+    """Returns a runner of a Transformers model."""
 
     @torch.inference_mode()
     def run(batch: Batch) -> Tensor:
@@ -166,9 +166,9 @@ def runner_of(model: nn.Module) -> Runner:
 
 @torch.no_grad()
 def fill_zeros(model: nn.Module) -> None:
-    """Puts random numbers in the place of the zeros of each matrix, as large as the weights that are left in it."""
+    """Replaces the zeros of each matrix by random numbers, as large as its other weights."""
     for parameter in model.parameters():
         kept = parameter != 0
         if parameter.ndim > 1 and not kept.all():
-            spread = float(parameter[kept].std()) if int(kept.sum()) > 1 else UNPRUNED_SPREAD
-            parameter.copy_(torch.where(kept, parameter, spread * torch.randn_like(parameter)))
+            deviation = float(parameter[kept].std()) if int(kept.sum()) > 1 else UNPRUNED_SPREAD
+            parameter.copy_(torch.where(kept, parameter, deviation * torch.randn_like(parameter)))

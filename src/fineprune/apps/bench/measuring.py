@@ -17,21 +17,21 @@ import torch
 from torch import Tensor
 
 from ...errors import enumeration
-from .forms import Dense, Form, Runner, Saved, runner_of
+from .forms import DenseForm, Form, Runner, SavedModel, runner_of
 from .memory import peak
-from .results import Measurement, Row
+from .results import BenchRow, Measurement
 from .shapes import Batch, Shape, random_batch
 from .timing import Timing, in_turns, timed
 
 PACKAGES = ("fineprune", "torch", "transformers", "numba", "onnxruntime", "openvino")
-"""Whose versions belong to a measurement."""
+"""Packages whose versions belong to a measurement."""
 
 LONGEST = 300
-"""Characters that are shown of an error of others."""
+"""Characters that are shown of an error message of another package."""
 
 
-def measure(saved: Saved, shapes: Sequence[Shape], forms: Sequence[Form], threads: int, rounds: int) -> Measurement:
-    """Measures forms of a saved model; one that fails is told of, and does not stop the others.
+def measure(saved: SavedModel, shapes: Sequence[Shape], forms: Sequence[Form], threads: int, rounds: int) -> Measurement:
+    """Measures forms of a saved model; one that fails is reported, and does not stop the others.
 
     Args:
         saved: the model.
@@ -47,17 +47,17 @@ def measure(saved: Saved, shapes: Sequence[Shape], forms: Sequence[Form], thread
     absent = {form.name: form.missing() for form in forms if form.missing()}
     present = [form for form in forms if form.name not in absent]
     remarks = [f"{name} was not measured: {enumeration(missing)} not installed here." for name, missing in absent.items()]
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     for shape, batch in batches.items():
-        with TemporaryDirectory() as workplace:
-            bench = Bench(saved, shape, batch, threads, Path(workplace))
+        with TemporaryDirectory() as workspace:
+            bench = Bench(saved, shape, batch, threads, Path(workspace))
             rows += bench.rows(present, rounds)
             remarks += bench.remarks
     return Measurement(rows, list(dict.fromkeys(remarks)), conditions(threads, rounds))
 
 
 def conditions(threads: int, rounds: int) -> dict[str, Any]:
-    """Returns under which conditions a measurement holds."""
+    """Returns the conditions under which a measurement holds."""
     return {
         "threads": threads,
         "rounds": rounds,
@@ -76,12 +76,12 @@ def _version(package: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Ready:
+class LoadedForm:
     """A form that has been loaded and run once.
 
     Args:
         form: which.
-        prepared: what it was loaded from.
+        prepared: the file or folder that it was loaded from.
         run: runs it once.
         difference: of its output from that of the saved model, as a fraction of the largest one; None for other weights.
     """
@@ -101,43 +101,43 @@ class Bench:
         shape: of the input.
         batch: input of that shape.
         threads: for each form.
-        workplace: an empty folder, for what is written on the way.
-        remarks: what went wrong so far, in sentences.
+        workspace: an empty folder for temporary files.
+        remarks: the failures so far, in sentences.
     """
 
-    saved: Saved
+    saved: SavedModel
     shape: Shape
     batch: Batch
     threads: int
-    workplace: Path
+    workspace: Path
     remarks: list[str] = field(default_factory=list)
 
-    def rows(self, forms: Sequence[Form], rounds: int) -> list[Row]:
-        """Makes the forms ready, compares their outputs, takes their times in turns, and then their memory."""
+    def rows(self, forms: Sequence[Form], rounds: int) -> list[BenchRow]:
+        """Loads the forms, compares their outputs, measures their times in turns, and then their memory."""
         safetensors.torch.save_file(self.batch, self.given)
         expected = runner_of(self.saved.model)(self.batch)
-        ready = [found for form in forms if (found := self._ready(form, expected)) is not None]
-        timings = in_turns({one.form.name: timed(partial(one.run, self.batch)) for one in ready}, rounds)
-        return [self._row(one, timings) for one in ready]
+        loaded = [found for form in forms if (found := self._load(form, expected)) is not None]
+        timings = in_turns({one.form.name: timed(partial(one.run, self.batch)) for one in loaded}, rounds)
+        return [self._row(one, timings) for one in loaded]
 
     @property
     def given(self) -> Path:
         """The file with the input."""
-        return self.workplace / "batch.safetensors"
+        return self.workspace / "batch.safetensors"
 
-    def _ready(self, form: Form, expected: Tensor) -> Ready | None:
-        place = self.workplace / form.name
+    def _load(self, form: Form, expected: Tensor) -> LoadedForm | None:
+        place = self.workspace / form.name
         place.mkdir()
         try:
             prepared = form.prepare(self.saved, self.batch, place)
             run = form.load(prepared, self.threads)
             outputs = run(self.batch)
-        except Exception as error:  # whatever an exporter or another runtime raises
+        except Exception as error:  # an exporter or another runtime may raise anything
             self.remarks.append(f"{form.name} failed with {type(error).__name__}: {shorten(str(error), LONGEST)}")
             return None
         difference = relative_difference(outputs, expected) if form.comparable else None
         self._remark_difference(form, difference)
-        return Ready(form, prepared, run, difference)
+        return LoadedForm(form, prepared, run, difference)
 
     def _remark_difference(self, form: Form, difference: float | None) -> None:
         if difference is None or form.tolerance is None or difference <= form.tolerance:
@@ -147,9 +147,9 @@ class Bench:
             f"rounding explains {form.tolerance:.0e}. Its times are those of something else."
         )
 
-    def _row(self, ready: Ready, timings: dict[str, Timing]) -> Row:
-        form, timing, dense = ready.form, timings[ready.form.name], timings.get(Dense().name)
-        return Row(
+    def _row(self, loaded: LoadedForm, timings: dict[str, Timing]) -> BenchRow:
+        form, timing, dense = loaded.form, timings[loaded.form.name], timings.get(DenseForm().name)
+        return BenchRow(
             shape=str(self.shape),
             batch=self.shape.batch,
             weights=form.weights,
@@ -157,17 +157,17 @@ class Bench:
             precision=form.precision,
             latency=timing.spread,
             faster=None if dense is None or dense is timing else timing.times_faster_than(dense),
-            memory=self._memory(ready),
-            file=form.bytes_on_disk(ready.prepared),
-            difference=ready.difference,
+            memory=self._memory(loaded),
+            file=form.bytes_on_disk(loaded.prepared),
+            difference=loaded.difference,
         )
 
-    def _memory(self, ready: Ready) -> int | None:
+    def _memory(self, loaded: LoadedForm) -> int | None:
         try:
-            return peak(ready.form, ready.prepared, self.given, self.threads, [type(self.saved.model).__module__])
+            return peak(loaded.form, loaded.prepared, self.given, self.threads, [type(self.saved.model).__module__])
         except subprocess.CalledProcessError as error:
             why = shorten("".join(error.stderr.splitlines()[-1:]), LONGEST)
-            self.remarks.append(f"{ready.form.name} failed with code {error.returncode} in a process of its own: {why}")
+            self.remarks.append(f"{loaded.form.name} failed with code {error.returncode} in a process of its own: {why}")
             return None
 
 

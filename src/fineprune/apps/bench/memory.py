@@ -20,14 +20,14 @@ def peak(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequenc
     """Returns the peak memory of loading a form and running it, over what importing takes, in bytes.
 
     Args:
-        form: what is loaded.
-        prepared: what it is loaded from.
+        form: to load.
+        prepared: the file or folder that it is loaded from.
         batch: a file with the input.
         threads: that it runs with.
         modules: to import before counting, as the one of the model's class.
 
     Returns:
-        None where the system does not tell, as outside Linux.
+        None where the system does not report it, as outside Linux.
 
     Raises:
         subprocess.CalledProcessError: if the process fails.
@@ -40,13 +40,13 @@ def peak(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequenc
 
 
 def high_water_mark() -> int:
-    """Returns the most memory that this process has held, in bytes; `getrusage` would tell of its parent's, too."""
+    """Returns the most memory that this process has held, in bytes; `getrusage` would include its parent's."""
     status = STATUS.read_text(encoding="utf-8")
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def run_alone(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequence[str]) -> int:
-    """Does in this process what `peak` says, and returns the bytes."""
+    """Measures `peak` in this process, and returns the bytes."""
     given = safetensors.torch.load_file(batch)
     for module in modules:
         importlib.import_module(module)
@@ -58,7 +58,7 @@ def run_alone(form: Form, prepared: Path, batch: Path, threads: int, modules: Se
 
 
 def main() -> None:
-    """Measures what the command line says, and writes the bytes."""
+    """Measures the form of the command line, and prints the bytes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("form", choices=FORMS)
     parser.add_argument("prepared", type=Path)

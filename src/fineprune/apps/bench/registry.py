@@ -1,7 +1,9 @@
 """All forms that are measured, in the order in which they are shown."""
 
-from .forms import Dense, Form, Masked, Packed, Sparse
+from .forms import DenseForm, Form, MaskedForm, PackedForm, SparseForm
 from .runtimes import OnnxRuntime, OpenVino
 
-FORMS: dict[str, Form] = {form.name: form for form in (Dense(), Masked(), Sparse(), Packed(), OnnxRuntime(), OpenVino())}
-"""By name; the first is what the others are compared with."""
+FORMS: dict[str, Form] = {
+    form.name: form for form in (DenseForm(), MaskedForm(), SparseForm(), PackedForm(), OnnxRuntime(), OpenVino())
+}
+"""By name; the others are compared with the first."""

@@ -1,4 +1,4 @@
-"""What a measurement came to: rows, what could not be measured, and what may be said of it."""
+"""The results of a measurement: rows, remarks, and the statements that they support."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,12 +11,12 @@ HEADINGS = ("shape", "form", "median ms", "90 % ms", "a second", "times faster",
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One form of a model at one shape.
 
     Args:
         shape: batch x tokens.
-        batch: how many texts or images.
+        batch: number of texts or images.
         weights, runtime, precision: of the form.
         latency: milliseconds.
         faster: how many times faster than the dense form it was; the range is that of the ratios within each round. None for
@@ -44,11 +44,11 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What the form is called."""
+        """The name of the form, as in tables."""
         return f"{self.weights}, {self.runtime} {self.precision}"
 
     def verdict(self) -> str:
-        """Says what was measured against the dense form, and no more."""
+        """Returns the comparison with the dense form, as far as the rounds can tell."""
         if self.faster is None:
             return "not compared, since the dense form could not be measured"
         if self.faster.low > 1:
@@ -78,11 +78,11 @@ class Measurement:
 
     Args:
         rows: a form at a shape each.
-        remarks: what could not be measured, and outputs that differ, in sentences.
+        remarks: forms that could not be measured, and outputs that differ, in sentences.
         conditions: under which it holds: machine, threads, rounds, versions, date.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[BenchRow]
     remarks: Sequence[str]
     conditions: dict[str, Any]
 
@@ -101,6 +101,6 @@ class Measurement:
         return {"rows": [row.facts() for row in self.rows], "remarks": list(self.remarks), **self.conditions}
 
     def sentences(self) -> list[str]:
-        """Returns what may be said of each form but the dense one, and the remarks."""
+        """Returns the verdict on each form but the dense one, and the remarks."""
         verdicts = [f"{row.name} at {row.shape}: {row.verdict()}." for row in self.rows if row.weights != "dense"]
         return [*verdicts, *self.remarks]

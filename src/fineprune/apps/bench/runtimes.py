@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO: what else one would run a model with on this machine."""
+"""ONNX Runtime and OpenVINO, for comparison."""
 
 import contextlib
 import logging
@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .forms import Form, Runner, Saved
+from .forms import Form, Runner, SavedModel
 from .shapes import Batch
 
 
 class Precision(Enum):
-    """What OpenVINO computes with; the values are its own names."""
+    """The types that OpenVINO computes with, by its own names."""
 
     FP32 = "f32"
     BF16 = "bf16"
@@ -31,15 +31,15 @@ class OnnxRuntime(Form):
     runtime = "ONNX Runtime"
     packages = ("onnxruntime", "onnx", "onnxscript")
 
-    def prepare(self, saved: Saved, batch: Batch, workplace: Path) -> Path:
+    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
         """Exports the model."""
         with quiet():
             from transformers.exporters.configs import OnnxConfig
             from transformers.exporters.exporter_onnx import OnnxExporter
 
             exported = OnnxExporter().export(saved.model, dict(batch), config=OnnxConfig(dynamic=False))
-            OnnxExporter.save_program(exported.program, workplace / "model.onnx")
-        return workplace / "model.onnx"
+            OnnxExporter.save_program(exported.program, workspace / "model.onnx")
+        return workspace / "model.onnx"
 
     def load(self, prepared: Path, threads: int) -> Runner:
         """Opens the exported model."""
@@ -58,15 +58,15 @@ class OpenVino(Form):
     runtime = "OpenVINO"
     packages = ("openvino",)
 
-    def prepare(self, saved: Saved, batch: Batch, workplace: Path) -> Path:
+    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
         """Exports the model."""
         with quiet():
             from transformers.exporters.configs import OpenVINOConfig
             from transformers.exporters.exporter_openvino import OpenVINOExporter
 
             exported = OpenVINOExporter().export(saved.model, dict(batch), config=OpenVINOConfig(dynamic=False))
-            OpenVINOExporter.save_program(exported.program, workplace / "model.xml")
-        return workplace / "model.xml"
+            OpenVINOExporter.save_program(exported.program, workspace / "model.xml")
+        return workspace / "model.xml"
 
     def load(self, prepared: Path, threads: int) -> Runner:
         """Compiles the exported model."""
@@ -120,7 +120,7 @@ def open_vino(file: Path, threads: int, precision: Precision) -> Runner:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps to itself what exporters say on the way; what they raise goes through."""
+    """Silences the output of exporters; their errors pass."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         level = logging.root.manager.disable

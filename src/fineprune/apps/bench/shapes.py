@@ -1,4 +1,4 @@
-"""How much goes through a model at once, and random input of that shape."""
+"""The shape of a model's input, and random input of that shape."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ IMAGES = "pixel_values"
 
 @dataclass(frozen=True)
 class Shape:
-    """How much goes through a model at once.
+    """The shape of a model's input.
 
     Args:
         batch: texts, or images.
@@ -29,7 +29,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         if self.batch < 1 or (self.tokens is not None and self.tokens < 1):
-            raise InvalidInputError(f"A shape was given as {self}; its numbers are 1 or more.")
+            raise InvalidInputError(f"A shape must have numbers of 1 or more, got {self}.")
 
     def __str__(self) -> str:
         return str(self.batch) if self.tokens is None else f"{self.batch}x{self.tokens}"
@@ -45,8 +45,8 @@ def read_shapes(text: str) -> list[Shape]:
         numbers = [[int(number) for number in part.split("x", maxsplit=1)] for part in text.lower().split(",")]
     except ValueError as error:
         raise InvalidInputError(
-            f"shapes was given as {text!r}; it is batch x tokens, separated by commas, as 1x128,8x128, or for images the "
-            "batch alone, as 1,8."
+            f"shapes must be batch x tokens, separated by commas, as 1x128,8x128, or for images the batch alone, as 1,8; got "
+            f"{text!r}."
         ) from error
     return list(dict.fromkeys(Shape(*one) for one in numbers))
 
@@ -62,17 +62,17 @@ def random_batch(model: PreTrainedModel, shape: Shape) -> Batch:
     if main not in ("input_ids", IMAGES) or model.config.is_encoder_decoder:
         raise InvalidInputError(
             f"A {model.config.model_type} model takes {main}{' and a target text' if model.config.is_encoder_decoder else ''}; "
-            "what is measured here is models that take one text, or images."
+            "the bench measures models that take one text, or images."
         )
     if (main == IMAGES) != (shape.tokens is None):
         wanted = "the batch alone, as 1,8" if main == IMAGES else "batch x tokens, as 1x128,8x128"
-        raise InvalidInputError(f"A shape was given as {shape}; for a {model.config.model_type} model it is {wanted}.")
+        raise InvalidInputError(f"A shape for a {model.config.model_type} model must be {wanted}, got {shape}.")
     if shape.tokens is None:
         return {IMAGES: torch.randn(_image(model, shape), generator=generator)}
     most = learned_positions(model)
     if most is not None and shape.tokens > most:
         raise InvalidInputError(
-            f"A shape was given as {shape}, and the model has positions for {most} tokens. Give {most} at most."
+            f"A shape must have at most {most} tokens, the positions of the model, got {shape}. Give {most} at most."
         )
     words = model.get_input_embeddings().get_parameter("weight").shape[0]
     ids = torch.randint(0, words, (shape.batch, shape.tokens), generator=generator)

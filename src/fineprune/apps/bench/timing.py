@@ -1,4 +1,4 @@
-"""Takes the time of several ways to do the same, in turns, so that a machine's moods fall on all of them alike."""
+"""Times several ways to do the same in turns, so that changes of the machine's speed affect all of them alike."""
 
 import statistics
 import time
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 
 Timed = Callable[[], float]
-"""Does it once, and returns the seconds that it took."""
+"""Runs once, and returns the seconds that it took."""
 
-WARM_UP = 2
+WARMUP = 2
 """Rounds that are not counted."""
 
 PAUSE = 0.05
@@ -18,7 +18,7 @@ PAUSE = 0.05
 
 @dataclass(frozen=True)
 class Spread:
-    """A median, and the range from the tenth to the ninetieth of a hundred."""
+    """A median, and the range from the 10th to the 90th percentile."""
 
     median: float
     low: float
@@ -50,7 +50,7 @@ class Timing:
 
 
 def timed(run: Callable[[], object]) -> Timed:
-    """Returns what does it once, and says how many seconds that took."""
+    """Returns a function that runs once and returns the seconds that it took."""
 
     def take() -> float:
         start = time.perf_counter()
@@ -61,7 +61,7 @@ def timed(run: Callable[[], object]) -> Timed:
 
 
 def in_turns(ways: Mapping[str, Timed], rounds: int, pause: float = PAUSE) -> dict[str, Timing]:
-    """Takes the time of each way once a round, in an order drawn anew for each round.
+    """Takes the time of each way once a round, in a random order for each round.
 
     Before the timed run of a way there is a pause, then one of its runs that is not counted: it finds its threads awake and
     its weights in the caches as far as they fit, whoever ran before.
@@ -73,10 +73,10 @@ def in_turns(ways: Mapping[str, Timed], rounds: int, pause: float = PAUSE) -> di
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     order, shuffler = list(ways), Random(0)
-    for _ in range(WARM_UP + rounds):
+    for _ in range(WARMUP + rounds):
         shuffler.shuffle(order)
         for name in order:
             time.sleep(pause)
             ways[name]()
             seconds[name].append(ways[name]())
-    return {name: Timing(tuple(1e3 * second for second in taken[WARM_UP:])) for name, taken in seconds.items()}
+    return {name: Timing(tuple(1e3 * second for second in taken[WARMUP:])) for name, taken in seconds.items()}
