@@ -79,11 +79,6 @@ def pass_through(name: str, function: Callable[..., Any], arguments: Sequence[st
     return {"arguments": arguments}
 
 
-def pass_through_with_report(name: str, function: Callable[..., Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """Passes the command line, and a function that prints a line of progress."""
-    return {"arguments": arguments, "report": functools.partial(print, flush=True)}
-
-
 @dataclass(frozen=True)
 class Command:
     """One command.
@@ -125,7 +120,7 @@ COMMANDS = {
         "run a recipe over a grid and seeds: fineprune sweep RECIPE.yaml --grid pruning.density=0.1,0.03 --seeds 3",
         "sweep.command:run",
         tables.show_sweep,
-        pass_through_with_report,
+        pass_through,
     ),
     "report": Command(
         "one HTML page about runs or sweeps, with the paper's figures: fineprune report RUN ...",

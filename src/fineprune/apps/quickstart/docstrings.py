@@ -75,7 +75,7 @@ def load(library: str | Path | None = None, *, modules: int = 20) -> Docstrings:
     if modules < 2:
         raise InvalidInputError(f"modules must be 2 or more, got {modules}.")
     folder = Path(sysconfig.get_paths()["stdlib"] if library is None else library)
-    texts = _distinct(_documented(folder))
+    texts = _distinct((docstring, name) for name, path in _sources(folder) for docstring in _docstrings(path.read_bytes()))
     counts = Counter(module for _, module in texts)
     if len(counts) < modules:
         raise InvalidInputError(
@@ -86,15 +86,8 @@ def load(library: str | Path | None = None, *, modules: int = 20) -> Docstrings:
     return _split(_distinct(_hide(texts, names)), sorted(names))
 
 
-def _documented(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields every docstring with its module, in sorted order of the files."""
-    for module, path in _sources(folder):
-        for docstring in _docstrings(path.read_bytes()):
-            yield docstring, module
-
-
 def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yields the public modules' files; those of a package only inside it, as site-packages may hold many others."""
+    """Yields the public modules' files in sorted order; those of a package only inside it, as site-packages may hold others."""
     for entry in sorted(folder.glob("*")):
         name = TWINS.get(entry.stem, entry.stem)
         if name in SKIPPED or not name.isidentifier() or name.startswith("_"):
@@ -116,10 +109,9 @@ def _docstrings(source: bytes) -> Iterator[str]:
     except (SyntaxError, ValueError):  # ValueError: null bytes, before Python 3.11.4
         return
     for node in (tree, *_statements(tree)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node, clean=False)
-            if docstring:
-                yield docstring
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and (docstring := ast.get_docstring(node, clean=False)):
+            yield docstring
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -143,15 +135,10 @@ def _distinct(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     shared = set()
     for text, module in texts:
         line = " ".join(text.split()[:MOST_WORDS])
-        beginning = _beginning(line)
+        beginning = tuple(re.findall(r"[^\W\d_]+", line.casefold())[:SAME_WORDS])  # without digits and punctuation
         if len(beginning) >= LEAST_WORDS and first.setdefault(beginning, (line, module))[1] != module:
             shared.add(beginning)
     return [entry for beginning, entry in first.items() if beginning not in shared]
-
-
-def _beginning(text: str) -> tuple[str, ...]:
-    """Returns the first words of a text, without case, digits and punctuation."""
-    return tuple(re.findall(r"[^\W\d_]+", text.casefold())[:SAME_WORDS])
 
 
 def _split(texts: list[tuple[str, str]], names: list[str]) -> Docstrings:

@@ -32,14 +32,7 @@ data and the Python environment under the same paths; without RAY_ADDRESS, a clu
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its flags describe it.
-
-    Args:
-        plan: its trials.
-        folder: for everything that it writes.
-        engine: where the trials run.
-        choices: its flags, for the record.
-    """
+    """A sweep as its flags describe it: trials, the folder for all its files, an engine, and the flags, for the record."""
 
     plan: SweepPlan
     folder: Path
@@ -62,12 +55,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read(arguments: Sequence[str]) -> Sweep:
-    """Reads a sweep from command-line arguments, and every recipe in it; writes nothing.
-
-    Raises:
-        InvalidInputError: for flags or recipes that cannot be run.
-    """
-    first = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
+    """Reads a sweep from command-line arguments, and every recipe in it; writes nothing."""
+    first = [word for word in arguments[:1] if not word.startswith("-")]
     try:
         chosen, flags = parser().parse_known_args(list(arguments[len(first) :]))
     except argparse.ArgumentError as error:

@@ -10,11 +10,7 @@ OPENING, CLOSING, QUOTES = "[{", "]}", "'\""
 
 
 def read_grids(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Reads `KEY=VALUE,VALUE,...` texts into the values of each key.
-
-    Raises:
-        InvalidInputError: for a text of another form, and a key or a value that is given twice.
-    """
+    """Reads `KEY=VALUE,VALUE,...` texts into the values of each key."""
     grids: dict[str, list[str]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
@@ -29,11 +25,7 @@ def read_grids(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def split(text: str) -> list[str]:
-    """Splits at the commas outside brackets, braces and quotes.
-
-    Raises:
-        InvalidInputError: if one of these is not closed, or closed and not opened.
-    """
+    """Splits at the commas outside brackets, braces and quotes."""
     pieces, depth, quote = [""], 0, ""
     for character in text:
         if quote:

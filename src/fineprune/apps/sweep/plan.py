@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import InvalidInputError, require
+import yaml
+
+from ...errors import InvalidInputError
 from ..training import recipe
 from ..training.recipe import Recipe
 from . import grid
-
-require("hub", "yaml")
-
-import yaml  # noqa: E402
 
 VARIANT = "variant"
 """The column of a variant's name."""
@@ -28,12 +26,10 @@ class SweepSetting:
     Args:
         choices: the variant's name, if there are variants, and each grid key's value as it was given.
         recipe: all settings as the recipe's keys and values, without those in `OWN`.
-        prunes: whether the run prunes; False for a dense run.
     """
 
     choices: dict[str, str]
     recipe: dict[str, Any]
-    prunes: bool
 
     @property
     def name(self) -> str:
@@ -62,16 +58,15 @@ class Trial:
         training = {**self.setting.recipe.get("training", {}), "seed": self.seed}
         return yaml.safe_dump({**self.setting.recipe, "training": training}, sort_keys=False)
 
+    @property
+    def prunes(self) -> bool:
+        """Whether it prunes; False for a dense run."""
+        return self.setting.recipe.get("pruning") is not None
+
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The trials of a sweep, in the order of its tables.
-
-    Args:
-        settings: in the order of the variants, then of the grids.
-        seeds: each setting is run with each.
-        output: the recipe's own `training.output_dir`.
-    """
+    """Each setting with each seed, in the order of the tables; `output` is the recipe's own `training.output_dir`."""
 
     settings: tuple[SweepSetting, ...]
     seeds: tuple[int, ...]
@@ -102,7 +97,8 @@ def make(
     Raises:
         InvalidInputError: for a setting that `fineprune train` does not take, and for two settings or names that are the same.
     """
-    _check_grid_keys(grids)
+    if own := [key for key in grids if key in OWN]:
+        raise InvalidInputError(f"--grid must not set {own[0]}, which the sweep itself sets: use {OWN[own[0]]}.")
     content = {} if base is None else recipe.read_yaml(base)
     points = [
         ({VARIANT: name} if name else {}) | dict(zip(grids, values, strict=True))
@@ -110,14 +106,15 @@ def make(
         for values in itertools.product(*grids.values())
     ]
     read = [_read(overlay(content, variants.get(point.get(VARIANT, ""), {})), flags, point) for point in points]
-    plan = SweepPlan(
-        tuple(_setting(point, one) for point, one in zip(points, read, strict=True)),
-        _seeds(seeds, read[0].training.seed),
-        str(read[0].training.output_dir),
-    )
-    _check_own_settings(read)
-    _check_different(plan)
-    return plan
+    settings = tuple(_setting(point, one) for point, one in zip(points, read, strict=True))
+    first = read[0].training
+    if any((one.training.seed, one.training.output_dir) != (first.seed, first.output_dir) for one in read):
+        both = " and ".join(f"{key} ({flag})" for key, flag in OWN.items())
+        raise InvalidInputError(
+            f"The variants must not set what the sweep itself sets: {both}. Remove these from the variants."
+        )
+    _check_different(settings)
+    return SweepPlan(settings, _seeds(seeds, first.seed), str(first.output_dir))
 
 
 def overlay(base: Any, changes: Any) -> Any:
@@ -128,11 +125,7 @@ def overlay(base: Any, changes: Any) -> Any:
 
 
 def read_variants(path: str) -> dict[str, dict[str, Any]]:
-    """Reads a YAML file of partial recipes by name; one that changes nothing may be empty.
-
-    Raises:
-        InvalidInputError: if it holds something else.
-    """
+    """Reads a YAML file of partial recipes by name; one that changes nothing may be empty."""
     variants = {str(name): {} if changes is None else changes for name, changes in recipe.read_yaml(path).items()}
     wrong = [name for name, changes in variants.items() if not name or not isinstance(changes, dict)]
     if wrong or not variants:
@@ -155,7 +148,7 @@ def _setting(choices: dict[str, str], read: Recipe) -> SweepSetting:
     for key in OWN:
         block, _, name = key.partition(".")
         content.get(block, {}).pop(name, None)
-    return SweepSetting(choices, content, read.pruning is not None)
+    return SweepSetting(choices, content)
 
 
 def _seeds(text: str, first: int) -> tuple[int, ...]:
@@ -176,21 +169,8 @@ def described(choices: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in choices.items()) or "no choice"
 
 
-def _check_grid_keys(grids: Mapping[str, Sequence[str]]) -> None:
-    for key in grids:
-        if key in OWN:
-            raise InvalidInputError(f"--grid must not set {key}, which the sweep itself sets: use {OWN[key]}.")
-
-
-def _check_own_settings(read: Sequence[Recipe]) -> None:
-    """Raises for variants that set what `_check_grid_keys` rejects in a grid."""
-    if len({one.training.seed for one in read}) > 1 or len({one.training.output_dir for one in read}) > 1:
-        own = " and ".join(f"{key} ({flag})" for key, flag in OWN.items())
-        raise InvalidInputError(f"The variants must not set what the sweep itself sets: {own}. Remove these from the variants.")
-
-
-def _check_different(plan: SweepPlan) -> None:
-    for first, second in itertools.combinations(plan.settings, 2):
+def _check_different(settings: Sequence[SweepSetting]) -> None:
+    for first, second in itertools.combinations(settings, 2):
         if first.recipe == second.recipe:
             both = f"{described(first.choices)} and {described(second.choices)}"
             raise InvalidInputError(f"Two trials are the same: {both}. Leave one out; a flag wins over a variant.")

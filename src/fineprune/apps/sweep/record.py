@@ -6,15 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileError, InvalidInputError, enumeration, require
+import yaml
+
+from ...errors import FileError, InvalidInputError, enumeration
 from ...files import replace_whole
 from ...version import VERSION
 from .locks import take
 from .plan import Trial
-
-require("hub", "yaml")
-
-import yaml  # noqa: E402
 
 RECORD, LOCK, RECIPES, LOGS = "sweep.json", "sweep.lock", "recipes", "logs"
 
@@ -23,10 +21,7 @@ RECORD, LOCK, RECIPES, LOGS = "sweep.json", "sweep.lock", "recipes", "logs"
 def claimed(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -> Iterator[None]:
     """Locks a folder for a sweep: a new one, or that of an earlier start with the same trials or fewer.
 
-    Args:
-        folder: of the sweep.
-        trials: all that it runs.
-        choices: the grids, the variants and the seeds, for the record.
+    The record holds all trials and the choices: the grids, the variants and the seeds.
 
     Raises:
         InvalidInputError: if the folder holds something else, other trials or other settings, or is locked.
@@ -40,7 +35,12 @@ def claimed(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -
             )
         recorded = _recorded(folder)
         _check_unchanged(folder, recorded, trials)
-        _check_free(folder, [trial.name for trial in trials if trial.name not in recorded])
+        occupied = [trial.name for trial in trials if trial.name not in recorded and (folder / trial.name).exists()]
+        if occupied:
+            raise InvalidInputError(
+                f"{folder} holds {enumeration(occupied, most=3)}, which this sweep did not write. Move it away, or give "
+                "another --output."
+            )
         _write(folder, trials, choices)
         yield
 
@@ -106,15 +106,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat
-
-
-def _check_free(folder: Path, names: Sequence[str]) -> None:
-    occupied = [name for name in names if (folder / name).exists()]
-    if occupied:
-        raise InvalidInputError(
-            f"{folder} holds {enumeration(occupied, most=3)}, which this sweep did not write. Move it away, or give "
-            "another --output."
-        )
 
 
 def _write(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -> None:

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileError, require
+import pyarrow
+import pyarrow.parquet
+
+from ...errors import FileError
 from ...files import replace_whole
 from .plan import VARIANT, SweepPlan, SweepSetting
-
-require("hub", "pyarrow")
-
-import pyarrow  # noqa: E402
-import pyarrow.parquet  # noqa: E402
 
 Results = Mapping[str, Mapping[str, Any]]
 """The `result.json` of each finished trial, by name in the order of the plan."""
@@ -28,13 +26,7 @@ ARROW = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
 
 
 def trials(plan: SweepPlan, results: Results, failed: Iterable[str]) -> pyarrow.Table:
-    """Returns a row for each trial, in the order of the plan.
-
-    Args:
-        plan: the trials.
-        results: of the finished trials.
-        failed: names of the failed trials.
-    """
+    """Returns a row for each trial, in the order of the plan, given the results and the names of those that failed."""
     kinds, metrics, failed = _kinds(plan), _metrics(results), set(failed)
     rows = []
     for trial in plan.trials:
@@ -68,11 +60,7 @@ def summary(plan: SweepPlan, results: Results) -> pyarrow.Table:
 
 
 def write(folder: Path, **tables: pyarrow.Table) -> None:
-    """Writes each table as NAME.csv and NAME.parquet, each of them whole or not at all.
-
-    Raises:
-        FileError: if the disk is full or the folder cannot be written.
-    """
+    """Writes each table as NAME.csv and NAME.parquet, each of them whole or not at all."""
     try:
         for name, table in tables.items():
             replace_whole(folder / f"{name}.csv", lambda path, table=table: _write_csv(table, path))  # type: ignore[misc]
