@@ -134,8 +134,8 @@ def test_a_name_fits_any_file_system_and_no_two_texts_share_one(first: str, seco
     assert first == second or name != grid.slug(second)
 
 
-def made(bench: Bench, *more: str) -> plan.SweepPlan:
-    return flags.read([str(bench.recipe), *more]).plan
+def made(bench: Bench, *more: str) -> plan.Sweep:
+    return flags.read([str(bench.recipe), *more])
 
 
 def test_trials_are_grids_times_seeds_in_order(bench: Bench) -> None:

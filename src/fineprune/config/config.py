@@ -201,12 +201,8 @@ class PruningConfig:
         Raises:
             InvalidInputError: for an unknown key or class, with the nearest known name, or a value that cannot be.
         """
-        version, settings = VERSION, values
-        if isinstance(values, dict):
-            settings = dict(values)
-            version = settings.pop("version", VERSION)
-        reader = Reader(version)
-        config: PruningConfig = reader.make(cls, reader.settings(cls, settings))
+        reader = Reader()
+        config: PruningConfig = reader.make(cls, reader.versioned(cls, values))
         return config
 
 

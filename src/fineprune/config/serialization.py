@@ -5,10 +5,8 @@ class name where it has no settings. A class of this library goes by its name, a
 """
 
 import dataclasses
-import functools
 import inspect
 import logging
-import operator
 import re
 import types
 import typing
@@ -67,9 +65,14 @@ def plain(value: Any) -> Any:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     settings, path = plain_settings(value), import_path(type(value))
-    if not any(inspect.isabstract(base) for base in type(value).__mro__):
+    if not is_choice(type(value)):
         return {name: setting for name, setting in settings.items() if setting is not None}
     return {"class_path": type(value).__name__ if is_own(path) else path, "init_args": settings}
+
+
+def is_choice(kind: type[Any]) -> bool:
+    """Whether a class is one of several choices, which share an abstract one."""
+    return any(inspect.isabstract(base) for base in kind.__mro__)
 
 
 def with_bare_names(value: Any) -> Any:
@@ -87,21 +90,19 @@ class Reader:
     A class is looked up among the subclasses of the annotated one; nothing is imported.
 
     Settings that a newer version wrote and this one does not know are left out with a warning; otherwise they are errors.
-
-    Args:
-        version: the version of fineprune that wrote the values. Raises InvalidInputError if it is not one.
     """
 
-    def __init__(self, version: Any = VERSION) -> None:
-        self._is_newer = _numbers(version) > _numbers(VERSION)
+    _is_newer = False
+
+    def versioned(self, kind: type[Any], values: Any, where: str = "") -> dict[str, Any]:
+        """Reads the fields of a dataclass from plain values with the `version` of fineprune that wrote them; see `settings`."""
+        if isinstance(values, Mapping):
+            self._is_newer = _numbers(values.get("version", VERSION)) > _numbers(VERSION)
+            values = {name: value for name, value in values.items() if name != "version"}
+        return self.settings(kind, values, where)
 
     def settings(self, kind: type[Any], values: Any, where: str = "") -> dict[str, Any]:
-        """Reads the fields of a dataclass.
-
-        Args:
-            kind: the dataclass.
-            values: plain values by the names of its fields.
-            where: the setting that they are for, as `pruning.method`.
+        """Reads the fields of a dataclass; `where` is the setting that the plain values are for, as `pruning.method`.
 
         Raises:
             InvalidInputError: for an unknown setting or class, with the nearest known name, or a value of another type.
@@ -113,9 +114,7 @@ class Reader:
             if key in known:
                 read[key] = self.read(known[key], value, f"{where}.{key}" if where else key)
             elif self._is_newer:
-                logger.warning(
-                    "%s: the setting %r of a newer fineprune than this (%s) is left out.", kind.__name__, key, VERSION
-                )
+                logger.warning("%s: the setting %r of a newer fineprune than %s is left out.", kind.__name__, key, VERSION)
             else:
                 raise InvalidInputError(f"{kind.__name__} has no setting {key!r}; {nearest(str(key), known)}")
         return read
@@ -144,7 +143,7 @@ class Reader:
         kind = _find(base, path)
         if kind is None:
             return self.unknown_class(base, path, where)
-        return self.make_choice(kind, self.settings(kind, {} if settings is None else settings, where))
+        return self.make(kind, self.settings(kind, {} if settings is None else settings, where))
 
     def without_class(self, base: type[Any], values: Mapping[str, Any], where: str) -> Any:
         """Raises InvalidInputError for settings of a class that is not named."""
@@ -164,10 +163,6 @@ class Reader:
         except TypeError as error:
             raise InvalidInputError(f"{kind.__name__} could not be made from {settings!r}: {error}.") from error
 
-    def make_choice(self, kind: type[Any], settings: dict[str, Any]) -> Any:
-        """Makes an object of a class that was chosen by name."""
-        return self.make(kind, settings)
-
 
 def annotations(kind: type[Any]) -> dict[str, Any]:
     """Returns the annotation of each field of a dataclass; Any where it names something that only type checkers import."""
@@ -181,9 +176,7 @@ def annotations(kind: type[Any]) -> dict[str, Any]:
 
 def options(annotation: Any) -> tuple[type[Any], ...]:
     """Returns the members of a union, or the annotation alone."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return functools.reduce(operator.add, map(options, typing.get_args(annotation)))
-    return (annotation,)
+    return typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
 
 
 def _find(base: type[Any], path: str) -> type[Any] | None:

@@ -90,7 +90,8 @@ class MaskedForm(Form):
 
     def model(self, prepared: Path) -> nn.Module:
         """Loads the model into PyTorch."""
-        return from_pretrained(prepared).float()
+        model: nn.Module = from_pretrained(prepared).float()
+        return model
 
 
 class DenseForm(MaskedForm):

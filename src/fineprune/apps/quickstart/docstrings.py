@@ -109,9 +109,10 @@ def _docstrings(source: bytes) -> Iterator[str]:
     except (SyntaxError, ValueError):  # ValueError: null bytes, before Python 3.11.4
         return
     for node in (tree, *_statements(tree)):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and (docstring := ast.get_docstring(node, clean=False)):
-            yield docstring
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node, clean=False)
+            if docstring:
+                yield docstring
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

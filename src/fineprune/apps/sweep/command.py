@@ -15,8 +15,7 @@ from ...errors import InvalidInputError, TrainingError, enumeration
 from ..training.result import RESULT
 from . import flags, record, tables
 from .engines import Job
-from .flags import Sweep
-from .plan import Trial
+from .plan import Sweep, Trial
 
 print_at_once = partial(print, flush=True)
 
@@ -65,7 +64,7 @@ def run(
         TrainingError: if it is stopped with Ctrl-C.
     """
     sweep = flags.read(arguments)
-    with record.claimed(sweep.folder, sweep.plan.trials, sweep.choices):
+    with record.claimed(sweep.folder, sweep.trials, sweep.choices):
         try:
             return _run(sweep, report, command)
         except KeyboardInterrupt:
@@ -75,7 +74,7 @@ def run(
 
 
 def _run(sweep: Sweep, report: Callable[[str], None], command: TrialCommand) -> SweepOutcome:
-    folder, trials = sweep.folder.absolute(), {trial.name: trial for trial in sweep.plan.trials}
+    folder, trials = sweep.folder.absolute(), {trial.name: trial for trial in sweep.trials}
     results = {name: result for name in trials if (result := _result(folder / name))}
     waiting = [_job(folder, trial, command) for name, trial in trials.items() if name not in results]
     report(f"{len(trials)} trials, {len(results)} of them finished before; logs are in {sweep.folder / record.LOGS}")
@@ -116,8 +115,8 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _write(sweep: Sweep, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> SweepOutcome:
-    ordered = {trial.name: results[trial.name] for trial in sweep.plan.trials if trial.name in results}
-    made = {"trials": tables.trials(sweep.plan, ordered, failed), "summary": tables.summary(sweep.plan, ordered)}
+    ordered = {trial.name: results[trial.name] for trial in sweep.trials if trial.name in results}
+    made = {"trials": tables.trials(sweep, ordered, failed), "summary": tables.summary(sweep, ordered)}
     tables.write(sweep.folder, **made)
     return SweepOutcome(sweep.folder, **made, failed=dict(failed))
 

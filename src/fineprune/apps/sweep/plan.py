@@ -3,14 +3,17 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainingArguments
 
 from ...errors import InvalidInputError
 from ..training import recipe
 from ..training.recipe import Recipe
 from . import grid
+from .engines import Engine
 
 VARIANT = "variant"
 """The column of a variant's name."""
@@ -65,12 +68,20 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class SweepPlan:
-    """Each setting with each seed, in the order of the tables; `output` is the recipe's own `training.output_dir`."""
+class Sweep:
+    """A sweep as its flags describe it: each setting with each seed, in the order of the tables.
 
-    settings: tuple[SweepSetting, ...]
-    seeds: tuple[int, ...]
-    output: str
+    Args:
+        folder: for everything that it writes.
+        engine: where the trials run.
+        choices: its flags, for the record.
+    """
+
+    settings: Sequence[SweepSetting]
+    seeds: Sequence[int]
+    folder: Path
+    engine: Engine
+    choices: dict[str, Any]
 
     @property
     def trials(self) -> list[Trial]:
@@ -78,24 +89,16 @@ class SweepPlan:
         return [Trial(setting, seed) for setting in self.settings for seed in self.seeds]
 
 
-def make(
-    base: str | None,
-    flags: Sequence[str],
-    grids: Mapping[str, Sequence[str]],
-    variants: Mapping[str, Mapping[str, Any]],
-    seeds: str,
-) -> SweepPlan:
-    """Reads the recipe of every setting; writes nothing.
+def read_settings(
+    base: str | None, flags: Sequence[str], grids: Mapping[str, Sequence[str]], variants: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[SweepSetting], TrainingArguments]:
+    """Reads the recipe of every setting, and returns the settings and the recipe's own training arguments; writes nothing.
 
     Args:
         base: the recipe's file; None: there are only `flags`.
         flags: of `fineprune train`; they win over the recipe and over the variants.
         grids: the values of each key, as the flags of `fineprune train` take them.
         variants: partial recipes by name, which win over the recipe; if empty, one variant without a name.
-        seeds: their number, counted from the recipe's own seed, or the seeds themselves, with commas (`5,6`; one: `5,`).
-
-    Raises:
-        InvalidInputError: for a setting that `fineprune train` does not take, and for two settings or names that are the same.
     """
     if own := [key for key in grids if key in OWN]:
         raise InvalidInputError(f"--grid must not set {own[0]}, which the sweep itself sets: use {OWN[own[0]]}.")
@@ -106,7 +109,7 @@ def make(
         for values in itertools.product(*grids.values())
     ]
     read = [_read(overlay(content, variants.get(point.get(VARIANT, ""), {})), flags, point) for point in points]
-    settings = tuple(_setting(point, one) for point, one in zip(points, read, strict=True))
+    settings = [_setting(point, one) for point, one in zip(points, read, strict=True)]
     first = read[0].training
     if any((one.training.seed, one.training.output_dir) != (first.seed, first.output_dir) for one in read):
         both = " and ".join(f"{key} ({flag})" for key, flag in OWN.items())
@@ -114,7 +117,7 @@ def make(
             f"The variants must not set what the sweep itself sets: {both}. Remove these from the variants."
         )
     _check_different(settings)
-    return SweepPlan(settings, _seeds(seeds, first.seed), str(first.output_dir))
+    return settings, first
 
 
 def overlay(base: Any, changes: Any) -> Any:
@@ -151,7 +154,8 @@ def _setting(choices: dict[str, str], read: Recipe) -> SweepSetting:
     return SweepSetting(choices, content)
 
 
-def _seeds(text: str, first: int) -> tuple[int, ...]:
+def read_seeds(text: str, first: int) -> list[int]:
+    """Reads the number of seeds, counted from the first, or the seeds themselves, with commas (`5,6`; one: `5,`)."""
     try:
         numbers = [int(number) for number in text.removesuffix(",").split(",")]
     except ValueError:
@@ -161,7 +165,7 @@ def _seeds(text: str, first: int) -> tuple[int, ...]:
         raise InvalidInputError(
             f"--seeds must be their number, 1 or more, or different seeds with commas, as 5,6 (for one: 5,), got {text!r}."
         )
-    return tuple(seeds)
+    return seeds
 
 
 def described(choices: Mapping[str, str]) -> str:
