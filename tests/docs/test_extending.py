@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import CamembertConfig, CamembertModel
 
+import fineprune
 from conftest import Stack, adamw, dense, loss_of, masks, scores, stack_batches, train
 from fineprune import Magnitude, Movement, Pruner, PruningConfig
+from fineprune.models.anatomy import find_blocks
+from fineprune.sparse.encoders import FusedEncoder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -32,7 +36,7 @@ def outside() -> dict[str, Any]:
 
 
 def test_each_is_under_twenty_five_lines() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert max(len(block.splitlines()) for block in BLOCKS) < 25
 
 
@@ -92,3 +96,21 @@ def test_all_together_and_through_json(outside: dict[str, Any], attach: Attach) 
     train(model, optimizer, stack_batches(10))
     pruner.close()
     assert pruner.density() == 0.25
+
+
+def test_the_architecture(outside: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 50}
+    model = CamembertModel(CamembertConfig(**sizes)).eval()
+    blocks = find_blocks(model)
+    assert [block.name for block in blocks] == ["encoder.layer.0", "encoder.layer.1"]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".intermediate.dense." in name:
+                parameter[:8] = 0.0  # eight neurons that give nothing
+    smaller, ids = fineprune.shrink(model), torch.arange(3, 15)[None]
+    assert smaller.encoder.layer[0].intermediate.dense.out_features == 16
+    expected = model(ids).last_hidden_state
+    assert torch.allclose(smaller(ids).last_hidden_state, expected, atol=1e-5)
+    sparse = fineprune.to_sparse(model, threshold_density=1.0)
+    assert isinstance(sparse.encoder, FusedEncoder)
+    assert torch.allclose(sparse(ids).last_hidden_state, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A sparse matrix in memory: what it keeps, and that it comes back."""
+"""A sparse matrix in memory: what it keeps, and that it converts back."""
 
 import copy
 
@@ -19,7 +19,7 @@ def random_matrix(rows: int, cols: int, density: float, seed: int = 0) -> Tensor
 
 
 def stored(dense: Tensor, values: Values | None = None, together: int = 1) -> SparseMatrix:
-    """Returns a matrix by groups of so many rows."""
+    """Returns a matrix by groups of `together` rows."""
     matrix = SparseMatrix.from_dense(dense, values)
     return matrix if together == 1 else matrix.grouped(together)
 
@@ -32,7 +32,7 @@ def stored(dense: Tensor, values: Values | None = None, together: int = 1) -> Sp
     st.sampled_from([1, 3, 4]),
     st.integers(0, 99),
 )
-def test_float32_comes_back_to_the_bit(rows: int, cols: int, density: float, together: int, seed: int) -> None:
+def test_float32_comes_back_bit_for_bit(rows: int, cols: int, density: float, together: int, seed: int) -> None:
     dense = random_matrix(rows, cols, density, seed)
     matrix = stored(dense, together=together)
     assert torch.equal(matrix.to_dense().view(torch.int32), dense.view(torch.int32))
@@ -88,7 +88,7 @@ def test_a_copy_is_the_same() -> None:
         (torch.tensor([[1.0, float("inf")]]), "NaN or infinite"),
     ],
 )
-def test_what_cannot_be_stored_is_refused(dense: Tensor, says: str) -> None:
+def test_what_cannot_be_stored_raises(dense: Tensor, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
         SparseMatrix.from_dense(dense)
 

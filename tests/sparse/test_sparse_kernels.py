@@ -186,7 +186,7 @@ def test_copies_have_addresses_of_their_own() -> None:
     inputs = torch.randn(3, 10)
     wanted = layer(inputs)
     other = copy.deepcopy(layer)
-    assert other.described.record["values"] != layer.described.record["values"]
+    assert other.matrix.record["values"] != layer.matrix.record["values"]
     assert torch.equal(other(inputs), wanted)
 
 
@@ -206,7 +206,7 @@ def test_activations_are_those_of_pytorch(activation: Activation) -> None:
     assert torch.allclose(layer(numbers[:, None])[:, 0], activation(numbers.double()).float(), rtol=1e-5, atol=2e-6)
 
 
-def test_wrong_inputs_are_refused() -> None:
+def test_wrong_inputs_raise() -> None:
     layer = SparseLinear(SparseMatrix.from_dense(random_matrix(4, 3, 1.0)))
     with pytest.raises(InvalidInputError, match="3 features last"):
         layer(torch.zeros(2, 4))

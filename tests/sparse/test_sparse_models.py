@@ -234,7 +234,7 @@ def test_images() -> None:
 
 
 @pytest.mark.parametrize("name", [*FUSED, *OTHERS])
-def test_to_dense_gives_the_model_back_to_the_bit(name: str) -> None:
+def test_to_dense_gives_the_model_back_bit_for_bit(name: str) -> None:
     model = prune((FUSED | OTHERS)[name]())
     before = {key: value.clone() for key, value in model.state_dict().items()}
     sparse = fineprune.to_sparse(model, 0.5)
@@ -417,10 +417,10 @@ def test_one_layer_alone() -> None:
     assert "in_features=9, out_features=5" in repr(sparse)
 
 
-def test_wrong_input_is_refused() -> None:
+def test_wrong_input_raises() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     for threshold in (-0.1, 1.5, "0.5", True, float("nan")):
-        with pytest.raises(InvalidInputError, match="threshold_density"):
+        with pytest.raises(InvalidInputError, match="threshold_density must be from 0 to 1, got"):
             fineprune.to_sparse(model, threshold)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match=r"model\.float\(\)"):
         fineprune.to_sparse(nn.Linear(4, 4).half(), 1.0)
@@ -428,9 +428,9 @@ def test_wrong_input_is_refused() -> None:
         fineprune.to_sparse(nn.Linear(4, 4, device="meta"), 1.0)
     with pytest.raises(InvalidInputError, match="sparse already"):
         fineprune.to_sparse(fineprune.to_sparse(model, 1.0))
-    with pytest.raises(InvalidInputError, match="values was given"):
+    with pytest.raises(InvalidInputError, match="values must be Float32"):
         fineprune.to_sparse(model, values="int8")  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match="activations was given"):
+    with pytest.raises(InvalidInputError, match="activations must be Float32"):
         fineprune.to_sparse(model, activations=Int8())  # type: ignore[arg-type]
 
 

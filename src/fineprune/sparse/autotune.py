@@ -1,4 +1,4 @@
-"""Whether a layer is faster sparse or dense, and in which form: by a measurement on this machine."""
+"""Measures on this machine whether a layer is faster sparse or dense, and chooses how its rows are stored."""
 
 import functools
 import statistics
@@ -15,7 +15,7 @@ from .linear import SparseLinear
 from .records import Activations
 
 TOKENS = 128
-"""How many tokens the layers are measured with."""
+"""Tokens that layers are measured with."""
 
 ROUNDS = 5
 
@@ -26,8 +26,8 @@ BLOCK_GAIN = 1.6
 """Rows that are computed together load each input once for all of them: about twice as fast for each stored value."""
 
 
-def suited(matrix: SparseMatrix) -> SparseMatrix:
-    """Returns a matrix that is stored row by row by groups of rows instead, if these keep mostly the same columns."""
+def best_grouping(matrix: SparseMatrix) -> SparseMatrix:
+    """Returns a matrix row by row as it is stored, or by groups of rows, if these keep mostly the same columns."""
     grouped = matrix.grouped(ROWS_TOGETHER)
     return grouped if grouped.values.numel() <= BLOCK_GAIN * matrix.values.numel() else matrix
 
@@ -51,13 +51,13 @@ def _is_faster(rows: int, cols: int, together: int, share: float, activations: A
 
 
 @torch.inference_mode()
-def _times(*ways: Callable[[], Tensor]) -> list[float]:
-    """Returns the median seconds of each way; they take turns, after one round that warms up."""
-    taken: list[list[float]] = [[] for _ in ways]
+def _times(*runs: Callable[[], Tensor]) -> list[float]:
+    """Returns the median seconds of each run; they take turns, after one warmup round."""
+    taken: list[list[float]] = [[] for _ in runs]
     for number in range(ROUNDS + 1):
-        for seconds, way in zip(taken, ways, strict=True):
+        for seconds, run in zip(taken, runs, strict=True):
             start = time.perf_counter()
-            way()
+            run()
             if number:
                 seconds.append(time.perf_counter() - start)
     return [statistics.median(seconds) for seconds in taken]

@@ -27,8 +27,8 @@ def to_sparse(
     """Returns a model that computes the same on the CPU without multiplying by zeros. The one given stays as it is.
 
     Each linear layer becomes sparse where that is faster on this machine, by a measurement with 128 tokens; the encoders of
-    BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet and what is built like them run fused. What stays dense is shared with the
-    model given. It is for inference: in evaluation mode, with no gradients for its sparse layers.
+    BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT and MPNet run fused. Tensors that stay dense are shared with the model given.
+    It is for inference: in evaluation mode, with no gradients for its sparse layers.
 
     Args:
         model: any module on the CPU in float32, as loaded by Transformers.
@@ -37,7 +37,7 @@ def to_sparse(
         activations: how the inputs of products are stored: `Float32()`, which is the default, or `BFloat16()`.
 
     Raises:
-        InvalidInputError: for another device or type, a threshold that cannot be, or a model that is sparse already.
+        InvalidInputError: for another device or type, a threshold outside 0 to 1, or a model that is sparse already.
         MissingExtraError: if numba is not installed.
     """
     require("sparse", "numba")
@@ -67,16 +67,14 @@ def assemble(
         The model, in evaluation mode.
     """
     require("sparse", "numba")
-    from .autotune import MOST_DENSITY, is_faster, suited
+    from .autotune import MOST_DENSITY, best_grouping, is_faster
     from .encoders import fuse
 
-    way, most = (
-        Float32() if activations is None else activations,
-        MOST_DENSITY if threshold_density is None else threshold_density,
-    )
+    inputs = Float32() if activations is None else activations
+    most = MOST_DENSITY if threshold_density is None else threshold_density
     modules = dict(model.named_modules())
-    sparse = {name: suited(matrix) for name, matrix in matrices.items() if matrix.density <= most}
-    chosen = {name: matrix for name, matrix in sparse.items() if threshold_density is not None or is_faster(matrix, way)}
+    sparse = {name: best_grouping(matrix) for name, matrix in matrices.items() if matrix.density <= most}
+    chosen = {name: matrix for name, matrix in sparse.items() if threshold_density is not None or is_faster(matrix, inputs)}
     for name in matrices.keys() - chosen.keys():
         _fill(modules[name], matrices[name])
     free = _linear_layers(model)
@@ -85,11 +83,11 @@ def assemble(
         kept = next(chosen[layer].values.dtype for layer in inside if layer in chosen)
         values = next(kind for kind in (Float32(), BFloat16(), Int8()) if kind.dtype == kept)
         rest = [layer for layer in inside if layer not in chosen]
-        chosen |= {layer: suited(_stored(layer, _matrix(free[layer]), values)) for layer in rest}
+        chosen |= {layer: best_grouping(_stored(layer, _matrix(free[layer]), values)) for layer in rest}
     for name, matrix in chosen.items():
-        model = _put(model, name, _sparse(modules[name], matrix, way))
+        model = _put(model, name, _sparse(modules[name], matrix, inputs))
     for encoder, config, _ in fused:
-        fuse(encoder, config, way)
+        fuse(encoder, config, inputs)
     return model.eval()
 
 
@@ -116,7 +114,7 @@ def _fusable(
 
 
 def to_dense(model: nn.Module) -> nn.Module:
-    """Returns the model that `to_sparse` was given; what stayed dense is shared.
+    """Returns the model that `to_sparse` was given; tensors that stayed dense are shared.
 
     With `BFloat16()` or `Int8()` values its weights are those that the sparse model computes with, else they are the same.
     """
@@ -139,23 +137,23 @@ def _check_arguments(model: Any, threshold_density: Any, values: Any, activation
 
     if threshold_density is not None and not (is_number(threshold_density) and 0 <= threshold_density <= 1):
         raise InvalidInputError(
-            f"threshold_density was given as {threshold_density!r}; layers of at most this density become sparse: a number "
-            "from 0 to 1, or None to measure which are faster."
+            f"threshold_density must be from 0 to 1, got {threshold_density!r}. Give the highest density of the layers that "
+            "become sparse, or None to measure which are faster."
         )
     if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"model was given as {model!r}; it takes a loaded model, a torch.nn.Module.")
+        raise InvalidInputError(f"model must be a loaded model, a torch.nn.Module, got {model!r}.")
     if values is not None and not isinstance(values, Float32 | BFloat16 | Int8):
-        raise InvalidInputError(f"values was given as {values!r}; allowed are Float32(), BFloat16() and Int8().")
+        raise InvalidInputError(f"values must be Float32(), BFloat16() or Int8(), got {values!r}.")
     if activations is not None and not isinstance(activations, Float32 | BFloat16):
-        raise InvalidInputError(f"activations was given as {activations!r}; allowed are Float32() and BFloat16().")
+        raise InvalidInputError(f"activations must be Float32() or BFloat16(), got {activations!r}.")
     if any(isinstance(module, SparseLinear) for module in model.modules()):
-        raise InvalidInputError("This model is sparse already. Call `fineprune.to_dense(model)` first to convert it anew.")
+        raise InvalidInputError("This model is sparse already. Call `fineprune.to_dense(model)` first to convert it again.")
     for name, module in _linear_layers(model).items():
         weight = module.get_parameter("weight")
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
             raise InvalidInputError(
-                f"{name}.weight is {weight.dtype} on {weight.device}; sparse layers run on the CPU in float32. Convert the "
-                "model first: model.float().cpu()."
+                f"{name}.weight must be float32 on the CPU, got {weight.dtype} on {weight.device}. Convert the model first: "
+                "model.float().cpu()."
             )
 
 
@@ -167,7 +165,7 @@ def _stored(name: str, matrix: Tensor, values: Values) -> SparseMatrix:
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns the linear layers that can become sparse: called as modules, and with a weight and a place of their own."""
+    """Returns the linear layers that can become sparse: called as modules, and not shared."""
     tensors = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
     places = Counter(id(child) for module in model.modules() for child in module._modules.values())
     found = {}
@@ -182,14 +180,14 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a stock linear layer; one of a class that inherits from it, or with hooks, may do more."""
+    """Whether it is a stock linear layer; a subclass, or a layer with hooks, may compute something else."""
     stock = (type(module) is nn.Linear or is_transposed(module)) and is_linear(module)
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     return stock and not hooked and module.get_parameter("weight").shape[not is_transposed(module)] <= MOST_COLS
 
 
 def _reads_weights(parent: nn.Module) -> bool:
-    """Whether a module inherits from one of PyTorch's that may take the weights of its parts instead of calling them."""
+    """Whether a module inherits from one of PyTorch's that may read the weights of its children instead of calling them."""
     containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return any(base.__module__.startswith("torch.nn") and base not in containers for base in type(parent).__mro__)
 
@@ -227,7 +225,7 @@ def _dense(layer: "SparseLinear") -> nn.Module:
 
 
 def _fill(module: nn.Module, matrix: SparseMatrix) -> None:
-    """Gives a linear layer that has no weight yet the one of the matrix."""
+    """Writes the matrix into a linear layer that has no weight yet."""
     if module.get_parameter("weight").is_meta:
         dense = matrix.to_dense()
         _set(module, "weight", dense.t().contiguous() if is_transposed(module) else dense)
@@ -238,7 +236,7 @@ def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Puts a module in the place of another, and returns the model."""
+    """Replaces a module by another, and returns the model."""
     if not name:
         return module
     parent, _, child = name.rpartition(".")
@@ -247,6 +245,6 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """Returns a copy that shares the numbers of every tensor with the model; moving or converting the one leaves the other."""
+    """Returns a copy that shares the storage of every tensor; moving or converting one model leaves the other."""
     own: dict[int, object] = {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in model.parameters()}
     return copy.deepcopy(model, own | {id(one): one.detach() for one in model.buffers()})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..models.architectures import encoder_layout
 from ..models.layouts import EncoderLayout
-from .fused_encoder import Encoder, Layer
+from .fused_encoder import CompiledEncoder, FusedLayer
 from .linear import SparseLinear
 from .records import Activations
 from .reference import Activation
@@ -48,8 +48,8 @@ def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, EncoderLayout]:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """The modules of one layer, see `EncoderLayout`, and what is read from them."""
+class EncoderLayerModules:
+    """The modules of one layer, see `EncoderLayout`, and the sizes read from them."""
 
     linear: tuple[nn.Module, ...]
     norms: tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]
@@ -65,8 +65,8 @@ def fits(encoder: nn.Module, config: Any) -> bool:
         config: of the model that it belongs to.
     """
     layers, layout = _layers(encoder)
-    read = [_parts(layer, layout) for layer in layers]
-    alike = {(part.linear[0].in_features, part.activation) if part else None for part in read}
+    read = [_modules_of(layer, layout) for layer in layers]
+    alike = {(modules.linear[0].in_features, modules.activation) if modules else None for modules in read}
     return not getattr(config, "is_decoder", False) and len(alike) == 1 and None not in alike
 
 
@@ -78,20 +78,20 @@ def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
         activations: how inputs of products are stored.
     """
     layers, layout = _layers(encoder)
-    whole = []
-    for part in (_parts(layer, layout) for layer in layers):
-        assert part is not None
-        described = tuple(one.described for one in part.linear if isinstance(one, SparseLinear))
-        assert len(described) == len(part.linear)
-        whole.append(Layer(described, part.norms, part.heads, part.activation))
+    fused = []
+    for modules in (_modules_of(layer, layout) for layer in layers):
+        assert modules is not None
+        records = tuple(one.matrix for one in modules.linear if isinstance(one, SparseLinear))
+        assert len(records) == len(modules.linear)
+        fused.append(FusedLayer(records, modules.norms, modules.heads, modules.activation))
     kind: Any = type(encoder)
-    encoder.__class__ = _fused(kind)
+    encoder.__class__ = _fused_class(kind)
     assert isinstance(encoder, FusedEncoder)
-    encoder.fused, encoder.fused_config = Encoder(tuple(whole), activations), config
+    encoder.fused, encoder.fused_config = CompiledEncoder(tuple(fused), activations), config
 
 
-def _parts(layer: nn.Module, layout: EncoderLayout) -> Parts | None:
-    """Returns what a layer is made of; None if it is not as its family is known to be, or its sizes do not fit together."""
+def _modules_of(layer: nn.Module, layout: EncoderLayout) -> EncoderLayerModules | None:
+    """Returns the modules of a layer; None if one is missing or of another class, or if their sizes do not fit together."""
     modules = dict(layer.named_modules())
     attention, feed_forward = layout.block.attentions[0], layout.block.feed_forwards[0]
     linear = [modules.get(name) for name in layout.matrices]
@@ -107,7 +107,7 @@ def _parts(layer: nn.Module, layout: EncoderLayout) -> Parts | None:
         return None
     if any(len(tensor) != hidden for norm in norms for tensor in norm[:2]):
         return None
-    return Parts(tuple(known), (norms[0], norms[1]), features // size, activation)
+    return EncoderLayerModules(tuple(known), (norms[0], norms[1]), features // size, activation)
 
 
 def _norm(norm: nn.Module | None) -> tuple[Tensor, Tensor, float] | None:
@@ -119,7 +119,7 @@ def _norm(norm: nn.Module | None) -> tuple[Tensor, Tensor, float] | None:
 
 
 def activation_of(function: Callable[[Tensor], Tensor] | None) -> Activation | None:
-    """Returns which activation a function computes, by trying it; None if it is none of those that the kernels know."""
+    """Returns the activation that a function computes, by trying it; None if the kernels do not have it."""
     if function is None:
         return None
     near = torch.linspace(-8, 8, 1025, dtype=torch.float32)
@@ -156,13 +156,13 @@ def seen_tokens(mask: Tensor | None, hidden: Tensor) -> Tensor | None:
 
 
 class FusedEncoder(nn.Module):
-    """What a stock encoder is made to inherit from: it runs fused where it can, else layer by layer as before.
+    """The base class that `fuse` adds to a stock encoder: it runs fused where it can, else layer by layer as before.
 
-    Layer by layer it goes when hidden states, attentions or a cache are asked for, with a mask that differs between queries or
-    hides all of a text, and in training mode.
+    It runs layer by layer when hidden states, attentions or a cache are requested, with a mask that differs between queries
+    or hides all of a text, and in training mode.
     """
 
-    fused: Encoder
+    fused: CompiledEncoder
     fused_config: Any
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *arguments: Any, **more: Any) -> Any:
@@ -187,12 +187,12 @@ class FusedEncoder(nn.Module):
 
 
 @functools.cache
-def _fused(kind: type[nn.Module]) -> type[nn.Module]:
+def _fused_class(kind: type[nn.Module]) -> type[nn.Module]:
     return type(f"Fused{kind.__name__}", (FusedEncoder, kind), {"__module__": __name__})
 
 
 def unfuse(encoder: nn.Module) -> None:
-    """Gives a fused encoder its own class back."""
+    """Restores the own class of a fused encoder."""
     if isinstance(encoder, FusedEncoder):
         encoder.__class__ = type(encoder).__mro__[2]
         del encoder.fused, encoder.fused_config

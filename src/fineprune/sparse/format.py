@@ -1,4 +1,4 @@
-"""A sparse matrix in memory: which entries it keeps, and their values."""
+"""A sparse matrix in memory: the entries that it keeps, and their values."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ LARGEST_INT8 = 127
 
 @dataclass(frozen=True)
 class Float32:
-    """Values as they are, in 4 bytes."""
+    """Values in float32, 4 bytes each."""
 
     dtype = torch.float32
 
@@ -76,7 +76,7 @@ class SparseMatrix:
 
     @classmethod
     def from_dense(cls, dense: Tensor, values: Values | None = None) -> "SparseMatrix":
-        """Stores what is not 0 of a matrix. A mask that was multiplied leaves -0.0 behind; these come back as +0.0.
+        """Stores the entries of a matrix that are not 0. Multiplying by a mask can leave -0.0; `to_dense` gives +0.0 there.
 
         Args:
             dense: rows x cols, floating point, on the CPU.
@@ -87,12 +87,14 @@ class SparseMatrix:
         """
         if dense.ndim != 2 or not dense.is_floating_point() or dense.shape[1] > MOST_COLS:
             raise InvalidInputError(
-                f"A tensor of shape {tuple(dense.shape)} and {dense.dtype} cannot be stored sparse: it takes a floating-point "
-                f"matrix with at most {MOST_COLS:,} columns."
+                f"A sparse matrix must be made of a floating-point matrix with at most {MOST_COLS:,} columns, got a tensor of "
+                f"shape {tuple(dense.shape)} of {dense.dtype}."
             )
         dense = dense.detach().to(torch.float32)
         if not bool(dense.isfinite().all()):
-            raise InvalidInputError("The matrix has NaN or infinite values; it cannot be stored sparse. Look for them first.")
+            raise InvalidInputError(
+                "A sparse matrix must have finite values, got NaN or infinite ones. Find their cause first."
+            )
         row, column = (dense != 0).nonzero(as_tuple=True)
         scales = row_scales(dense) if isinstance(values, Int8) else None
         kept = dense[row, column] if scales is None else (dense[row, column] / scales[row]).round()
@@ -107,7 +109,7 @@ class SparseMatrix:
         return groups, torch.from_numpy(self.columns.numpy().astype(np.int64))
 
     def grouped(self, together: int) -> "SparseMatrix":
-        """Returns the same matrix, stored by groups of so many rows: a column that one of them keeps is stored for all.
+        """Returns the same matrix, stored by groups of that number of rows: a column that one of them keeps is stored for all.
 
         It must be stored row by row.
         """
@@ -122,7 +124,7 @@ class SparseMatrix:
         return SparseMatrix(self.rows, self.cols, starts, columns, values, self.scales)
 
     def to_dense(self) -> Tensor:
-        """Returns the matrix with its zeros, float32: what it was made from, if the values are float32."""
+        """Returns the matrix with its zeros, float32: the one that it was made from, if the values are float32."""
         group, column = self.kept()
         grouped = torch.zeros(len(self.starts) - 1, self.together, self.cols, dtype=torch.float32)
         grouped[group, :, column] = self.values.to(torch.float32)
@@ -141,4 +143,4 @@ def row_scales(dense: Tensor) -> Tensor:
     """Returns for each row its largest magnitude / 127, or 1 for a row of zeros; float32."""
     largest = dense.abs().amax(dim=1) if dense.shape[1] else torch.zeros(dense.shape[0])
     scales = largest / LARGEST_INT8
-    return torch.where(scales > 0, scales, 1.0)  # the smallest magnitudes come to 0
+    return torch.where(scales > 0, scales, 1.0)  # the smallest magnitudes underflow to 0

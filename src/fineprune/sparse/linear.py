@@ -1,4 +1,4 @@
-"""A linear layer that multiplies only by what is not zero."""
+"""A linear layer that multiplies only by the weights that are not zero."""
 
 import math
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from ..errors import InvalidInputError
 from ..models.layers import is_transposed
 from .format import Float32, SparseMatrix
 from .kernels import launch
-from .kernels.matmul import LINEAR, linear_part, product_part
+from .kernels.matmul import LINEAR, run_linear, run_product
 from .kernels.simd import HOST
 from .kernels.tiles import tiles_of
 from .kernels.work import counters
-from .records import Activations, Array, Described, address, inputs_like, room, step, vector_bytes
+from .records import Activations, Array, MatrixRecord, address, buffer, inputs_like, step, vector_bytes
 from .reference import Activation
 
 
@@ -29,8 +29,8 @@ class SparseLinear(nn.Module):
         weight: W, out_features x in_features.
         bias: b, or None.
         activations: how inputs are stored while they are multiplied; sums are float32.
-        activation: what follows.
-        original: the module that it stands for, without its tensors (on the meta device), for the way back.
+        activation: applied to the result.
+        original: the module that it replaces, without its tensors (on the meta device); `to_dense` restores it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SparseLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.rows, weight.cols
-        self.described = Described(weight, bias if bias is None else bias.detach().to(torch.float32).contiguous())
+        self.matrix = MatrixRecord(weight, bias if bias is None else bias.detach().to(torch.float32).contiguous())
         self.activations = Float32() if activations is None else activations
         self.activation = activation
         stock = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
@@ -51,13 +51,13 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> SparseMatrix:
-        """W, as it is stored."""
-        return self.described.weight
+        """W, as stored."""
+        return self.matrix.weight
 
     @property
     def bias(self) -> Tensor | None:
         """b, float32."""
-        return self.described.bias
+        return self.matrix.bias
 
     @torch.compiler.disable
     def forward(self, inputs: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ class SparseLinear(nn.Module):
         Raises:
             InvalidInputError: for another number of features or a device other than the CPU; and when a gradient is asked for.
         """
-        check_fit(inputs, self.in_features)
-        return ungraded(self._apply_to, inputs)
+        check_inputs(inputs, self.in_features)
+        return without_gradient(self._apply_to, inputs)
 
     def _apply_to(self, inputs: Tensor) -> Tensor:
         tokens = math.prod(inputs.shape[:-1])
@@ -82,7 +82,7 @@ class SparseLinear(nn.Module):
 
         One tile of tokens, as 16, 32 ... 128 are with AVX-512, is not copied where it is float32 and contiguous.
         """
-        check_fit(inputs.t(), self.in_features)
+        check_inputs(inputs.t(), self.in_features)
         tokens = inputs.shape[1]
         whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
         if not whole or not tokens or tokens % HOST.lanes or tokens > HOST.lanes * HOST.accumulators:
@@ -90,18 +90,18 @@ class SparseLinear(nn.Module):
             return transposed.t()
         outputs = torch.empty(self.out_features, tokens, dtype=torch.float32, device="cpu")
         if self.out_features:
-            self._run(product_part, 1, {"tiles": inputs.detach(), "target": outputs}, tokens)
+            self._run(run_product, 1, {"tiles": inputs.detach(), "target": outputs}, tokens)
         return outputs
 
     def _multiply(self, given: Tensor, outputs: Tensor) -> None:
         place = tiles_of(1, len(given), step(self.activations))
-        tiles = room(place.tokens * self.in_features, self.activations)
-        self._run(linear_part, 2, {"source": given, "target": outputs, "tiles": tiles}, len(given))
+        tiles = buffer(place.tokens * self.in_features, self.activations)
+        self._run(run_linear, 2, {"source": given, "target": outputs, "tiles": tiles}, len(given))
 
     def _run(self, part: Any, phases: int, arrays: dict[str, Tensor | Array], tokens: int) -> None:
         like, counted = inputs_like(self.activations), counters(phases)
         job = np.zeros(1, LINEAR)
-        for name, array in {**arrays, "matrix": self.described.record, "counters": counted}.items():
+        for name, array in {**arrays, "matrix": self.matrix.record, "counters": counted}.items():
             job[name] = address(array)
         job["tokens"], job["vectors"] = tokens, tiles_of(1, tokens, step(self.activations)).vectors
         job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
@@ -124,7 +124,7 @@ class SparseLinear(nn.Module):
             destination[prefix + "bias"] = self.bias
 
     def extra_repr(self) -> str:
-        """Says what is stored."""
+        """Returns the sizes and how the values are stored."""
         kind = str(self.weight.values.dtype).removeprefix("torch.")
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
@@ -132,24 +132,24 @@ class SparseLinear(nn.Module):
         )
 
 
-def check_fit(inputs: Tensor, features: int) -> None:
-    """Raises InvalidInputError for inputs that the kernels do not take."""
+def check_inputs(inputs: Tensor, features: int) -> None:
+    """Raises InvalidInputError for inputs that the kernels cannot read."""
     if inputs.ndim == 0 or inputs.shape[-1] != features or not inputs.is_floating_point() or inputs.device.type != "cpu":
         raise InvalidInputError(
-            f"A sparse layer was given {tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}; it takes floating-point "
-            f"inputs on the CPU with {features} features last."
+            f"The inputs of a sparse layer must be floating-point, on the CPU, with {features} features last; got shape "
+            f"{tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}. Move or convert them first."
         )
 
 
-def ungraded(compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Returns what is computed of inputs; where they need a gradient, asking for it will be refused with a clear error."""
+def without_gradient(compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Returns compute(inputs); if the inputs require a gradient, the backward pass raises InvalidInputError."""
     if torch.is_grad_enabled() and inputs.requires_grad:
-        outputs: Tensor = _Ungraded.apply(inputs, compute)  # type: ignore[no-untyped-call]
+        outputs: Tensor = _WithoutGradient.apply(inputs, compute)  # type: ignore[no-untyped-call]
         return outputs
     return compute(inputs.detach())
 
 
-class _Ungraded(torch.autograd.Function):
+class _WithoutGradient(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         return compute(inputs.detach())
@@ -157,6 +157,6 @@ class _Ungraded(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Any:
         raise InvalidInputError(
-            "A gradient was asked for through a sparse layer, which gives none. Freeze what lies before it, or train the dense "
-            "model: `fineprune.to_dense(model)`."
+            "A sparse layer gives none of the gradients that a backward pass needs. Freeze the layers before it, or train the "
+            "dense model: `fineprune.to_dense(model)`."
         )

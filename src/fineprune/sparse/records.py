@@ -1,4 +1,4 @@
-"""What compiled code is told of a matrix: numbers and addresses, and the arrays behind them kept alive."""
+"""Matrices as records for compiled code: sizes and addresses, and the arrays behind them kept alive."""
 
 import numpy as np
 import torch
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..errors import InvalidInputError
 from .format import BFloat16, Float32, SparseMatrix
-from .kernels.matmul import BYTES, MATRIX, PIECES
-from .kernels.simd import ROWS_TOGETHER
+from .kernels.matmul import MATRIX, PIECES
+from .kernels.simd import BYTES, ROWS_TOGETHER
 
 Array = NDArray[np.generic]
 
@@ -16,7 +16,7 @@ Activations = Float32 | BFloat16
 """How the inputs of the products are stored."""
 
 ROW_COST = 4
-"""What a row costs beside its entries, counted in entries."""
+"""The cost of a row beside its entries, counted in entries."""
 
 
 def inputs_like(activations: Activations) -> Array:
@@ -24,8 +24,8 @@ def inputs_like(activations: Activations) -> Array:
     return np.empty(0, np.uint32 if isinstance(activations, BFloat16) else np.float32)
 
 
-def room(size: int, activations: Activations) -> Tensor:
-    """Returns room for so many inputs. PyTorch's memory begins at a cache line, which matters to vectors; NumPy's does not."""
+def buffer(size: int, activations: Activations) -> Tensor:
+    """Returns a buffer for `size` inputs. PyTorch's memory begins at a cache line, which speeds up vectors."""
     kind = torch.int32 if isinstance(activations, BFloat16) else torch.float32
     return torch.empty(max(size // step(activations), 1), dtype=kind, device="cpu")
 
@@ -40,8 +40,8 @@ def vector_bytes(activations: Activations) -> int:
     return BYTES // step(activations)
 
 
-class Described:
-    """A matrix and its bias, and the record by which the kernels know them.
+class MatrixRecord:
+    """A matrix and its bias, and their record for the kernels.
 
     A deep copy gets addresses of its own.
 
@@ -51,15 +51,15 @@ class Described:
         bands: into how many its columns are cut.
 
     Raises:
-        InvalidInputError: if the kernels have no form for so many rows together, or the bias has another number of rows.
+        InvalidInputError: if the kernels cannot compute that number of rows together, or the bias has another length.
     """
 
     def __init__(self, weight: SparseMatrix, bias: Tensor | None, bands: int = 1) -> None:
         if weight.together not in (1, ROWS_TOGETHER) or (bias is not None and bias.shape != (weight.rows,)):
             raise InvalidInputError(
-                f"A matrix of {weight.rows} rows, {weight.together} together, was given with a bias of "
-                f"{None if bias is None else tuple(bias.shape)}; rows are stored 1 or {ROWS_TOGETHER} together, and a bias has "
-                "one number for each."
+                f"Rows must be stored 1 or {ROWS_TOGETHER} together, and a bias must have one number for each row; got "
+                f"{weight.rows} rows, {weight.together} together, and a bias of {None if bias is None else tuple(bias.shape)}. "
+                f"Store the matrix by `SparseMatrix.from_dense(dense)` or `.grouped({ROWS_TOGETHER})`."
             )
         self.weight, self.bias, self.bands = weight, bias, bands
         groups, together = len(weight.starts) - 1, weight.together
@@ -70,8 +70,8 @@ class Described:
         arrays = (self.starts, weight.columns, weight.values, self.scales, self.biases, self.zeros, self.cuts)
         self.record = np.array([(weight.rows, together, bands, *(address(array) for array in arrays))], dtype=MATRIX)
 
-    def __reduce__(self) -> tuple[type["Described"], tuple[SparseMatrix, Tensor | None, int]]:
-        return Described, (self.weight, self.bias, self.bands)
+    def __reduce__(self) -> tuple[type["MatrixRecord"], tuple[SparseMatrix, Tensor | None, int]]:
+        return MatrixRecord, (self.weight, self.bias, self.bands)
 
 
 def _padded(given: Tensor | None, size: int, neutral: float) -> Tensor:

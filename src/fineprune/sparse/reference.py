@@ -10,7 +10,7 @@ from .format import SparseMatrix
 
 
 class Activation(Enum):
-    """What follows a linear layer; the numbers are those that the kernels know."""
+    """The function applied after a linear layer; `activations.activate` has the same numbers."""
 
     NONE = 0
     GELU = 1

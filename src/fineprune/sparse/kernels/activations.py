@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .simd import float_of
+from .memory import float_of
 from .work import compiled
 
 single = np.float32

@@ -1,18 +1,16 @@
 """A whole encoder of the BERT family in compiled code: tokens stay features x tokens from its first layer to its last.
 
-A layer is x = norm(x + W_o attention(x)), x = norm(x + W_2 activation(W_1 x)). Its steps are phases, see `tasks`.
+A layer is x = norm(x + W_o attention(x)), x = norm(x + W_2 activation(W_1 x)). Its steps are phases, see `run_encoder`.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.extending import intrinsic
 
-from .activations import ZERO, activate
+from .activations import activate
+from .attention import attend
 from .matmul import (
-    BYTES,
     LANES,
     NARROW,
     PIECES,
@@ -25,9 +23,12 @@ from .matmul import (
     put,
     scratch,
     store_tokens,
+    width_of,
 )
-from .simd import ROWS_TOGETHER, dense_row, dense_rows, floats_at, integers_at, layer_norm, load_word, pointer_to, softmax
-from .work import compiled, done, take
+from .memory import load_word
+from .reductions import layer_norm
+from .simd import BYTES, ROWS_TOGETHER, floats_at, pointers_to
+from .work import compiled, entry_point, inlined, run_phase
 
 QUERY, KEY, VALUE, OUTPUT, FIRST, SECOND, MATRICES = range(7)
 """The matrices of a layer, in order."""
@@ -75,82 +76,18 @@ ENCODE = np.dtype(
 """
 
 
-@intrinsic
-def layers_at(typing_context: Any, address: Any) -> Any:
-    """Returns the pointer to layers of an address, for `numba.carray`."""
-    return pointer_to(numba.from_dtype(LAYER))
+layers_at = pointers_to(numba.from_dtype(LAYER))
 
 
-LOAD, PROJECT, ATTEND, ADD, ADD_NORM, EXPAND, CONTRACT, CONTRACT_REST, NORM, STORE = range(10)
-"""The phases: LOAD and STORE once, those between in each layer."""
-IN_LAYER = 8
+class EncoderContext(NamedTuple):
+    """What a task of one thread works on: the ENCODE, the LAYER, and buffers and types of its own."""
 
-
-def phases(depth: int) -> int:
-    """Returns how many phases an encoder of so many layers has."""
-    return 2 + IN_LAYER * depth
-
-
-@compiled
-def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
-    """Does what it finds to do of an ENCODE; any number of threads may run it at once."""
-    layers = numba.carray(layers_at(job.layers), max(job.depth, 1))
-    scores = scratch(max(job.each, 1) * LANES * NARROW * LANES)
-    block = scratch((max(ROWS_TOGETHER, job.widest, job.hidden) + 2) * WIDEST * LANES)
-    tiles = -(-job.vectors // WIDEST)
-    units = job.vectors // job.step
-    last = IN_LAYER * job.depth + 1
-    for phase in range(last + 1):
-        layer = layers[max((phase - 1) // IN_LAYER, 0) % max(job.depth, 1)]
-        kind = LOAD if phase == 0 else STORE if phase == last else PROJECT + (phase - 1) % IN_LAYER
-        tasks = units
-        if kind == ATTEND:
-            tasks = job.groups * layer.heads
-        elif kind == PROJECT:
-            tasks = 3 * PIECES * tiles
-        elif kind in (ADD, EXPAND, CONTRACT, CONTRACT_REST):
-            tasks = PIECES * tiles
-        task = take(job.counters, phase, tasks)
-        while task >= 0:
-            if kind == LOAD:
-                _load(job, task * job.step, block, inputs_like)
-            elif kind == PROJECT:
-                _project(job, layer, task, block, weights_like, inputs_like)
-            elif kind == ATTEND:
-                _attend(job, layer, task, scores, block, inputs_like)
-            elif kind == ADD:
-                _add(job, layer, OUTPUT, 0, task, job.context, layer.features, block, weights_like, inputs_like)
-            elif kind == EXPAND:
-                _expand(job, layer, task, block, weights_like, inputs_like)
-            elif kind == CONTRACT:
-                _add(job, layer, SECOND, 0, task, job.inner, layer.neurons, block, weights_like, inputs_like)
-            elif kind == CONTRACT_REST:
-                _add(job, layer, SECOND, 1, task, job.inner, layer.neurons, block, weights_like, inputs_like)
-            elif kind == ADD_NORM:
-                first = layer.attention_scale, layer.attention_shift, layer.attention_epsilon
-                _norm(job, first, task * job.step, inputs_like)
-            elif kind == NORM:
-                _norm(job, (layer.scale, layer.shift, layer.epsilon), task * job.step, inputs_like)
-            else:
-                _store(job, task * job.step)
-            done(job.counters, phase)
-            task = take(job.counters, phase, tasks)
-
-
-def encoder_part(weights: np.dtype[Any], inputs: np.dtype[Any], sources: str) -> Callable[[Any], None]:
-    """Returns the function of a pointer to an ENCODE that does its part, to be compiled; see `threads.entry`."""
-
-    def part(pointer: Any) -> None:
-        assert sources  # it belongs to what compiled code is kept under
-        run_encoder(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
-
-    return part
-
-
-@compiled
-def _width(job: Any, tile: Any) -> Any:
-    """Vectors of a tile."""
-    return min(WIDEST, job.vectors - tile * WIDEST)
+    job: Any
+    layer: Any
+    scores: Any
+    block: Any
+    weights_like: Any
+    inputs_like: Any
 
 
 @compiled
@@ -161,16 +98,17 @@ def _token(job: Any, vector: Any) -> Any:
 
 
 @compiled
-def _load(job: Any, vector: Any, block: Any, inputs_like: Any) -> None:
-    """Takes vectors of tokens into the stream."""
+def _load(task: Any, context: Any) -> None:
+    """Writes vectors of tokens into the stream."""
+    job, vector = context.job, task * context.job.step
     tile = vector // WIDEST
-    width, inside = _width(job, tile), vector % WIDEST
+    width, inside = width_of(job.vectors, tile), vector % WIDEST
     base = tile * WIDEST * job.hidden
     for number in range(job.step):
         token, tokens = _token(job, vector + number)
         source = job.source + 4 * token * job.hidden
         load_tokens(source, tokens, job.hidden, job.stream + (base + inside + number) * BYTES, width * BYTES)
-    _lower(job, base, inside, width, inputs_like)
+    _lower(job, base, inside, width, context.inputs_like)
 
 
 @compiled
@@ -185,17 +123,18 @@ def _lower(job: Any, base: Any, inside: Any, width: Any, inputs_like: Any) -> No
 
 
 @compiled
-def _store(job: Any, vector: Any) -> None:
-    """Gives vectors of tokens back from the stream."""
+def _store(task: Any, context: Any) -> None:
+    """Writes vectors of tokens of the stream to the target."""
+    job, vector = context.job, task * context.job.step
     tile = vector // WIDEST
-    width, inside = _width(job, tile), vector % WIDEST
+    width, inside = width_of(job.vectors, tile), vector % WIDEST
     for number in range(job.step):
         token, tokens = _token(job, vector + number)
         target = job.target + 4 * token * job.hidden
         for feature in range(0, job.hidden, LANES):
             place = (tile * WIDEST * job.hidden + feature * width + inside + number) * BYTES
-            some = min(LANES, job.hidden - feature)
-            store_tokens(job.stream + place, some, width * BYTES, tokens, target + 4 * feature, job.hidden)
+            features = min(LANES, job.hidden - feature)
+            store_tokens(job.stream + place, features, width * BYTES, tokens, target + 4 * feature, job.hidden)
 
 
 @compiled
@@ -204,42 +143,39 @@ def _matrix(layer: Any, number: Any) -> Any:
 
 
 @compiled
-def _project(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inputs_like: Any) -> None:
+def _project(task: Any, context: Any) -> None:
     """Computes a piece of the queries, the keys or the values of a tile."""
+    job, layer, _, block, weights_like, inputs_like = context
     tile, piece = task // (3 * PIECES), task % PIECES
     number = task // PIECES % 3
-    matrix, width = _matrix(layer, number), _width(job, tile)
+    matrix, width = _matrix(layer, number), width_of(job.vectors, tile)
     inputs = job.lowered + tile * WIDEST * job.hidden * job.vector_bytes
     target = job.projected + (tile * WIDEST * 3 * layer.features + number * layer.features * width) * BYTES
     multiply_piece(matrix, piece, 0, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
 
 
 @compiled
-def _add(
-    job: Any,
-    layer: Any,
-    number: Any,
-    band: Any,
-    task: Any,
-    source: Any,
-    features: Any,
-    block: Any,
-    weights_like: Any,
-    inputs_like: Any,
-) -> None:
+def _add(task: Any, context: Any, number: Any, band: Any, source: Any, features: Any) -> None:
     """Adds a piece of W y on a tile to the stream, for one band of the columns of W."""
+    job, layer, _, block, weights_like, inputs_like = context
     tile, piece = task // PIECES, task % PIECES
-    matrix, width = _matrix(layer, number), _width(job, tile)
+    matrix, width = _matrix(layer, number), width_of(job.vectors, tile)
     inputs = source + tile * WIDEST * features * job.vector_bytes
     target = job.stream + tile * WIDEST * job.hidden * BYTES
     multiply_piece(matrix, piece, band, inputs, width, job.vector_bytes, target, 1, block, weights_like, inputs_like)
 
 
+@inlined
+def _add_attention(task: Any, context: Any) -> None:
+    _add(task, context, OUTPUT, 0, context.job.context, context.layer.features)
+
+
 @compiled
-def _expand(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inputs_like: Any) -> None:
+def _expand(task: Any, context: Any) -> None:
     """Computes a piece of the neurons of a tile."""
+    job, layer, _, block, weights_like, inputs_like = context
     tile, piece = task // PIECES, task % PIECES
-    matrix, width = _matrix(layer, FIRST), _width(job, tile)
+    matrix, width = _matrix(layer, FIRST), width_of(job.vectors, tile)
     inputs = job.lowered + tile * WIDEST * job.hidden * job.vector_bytes
     target = job.inner + tile * WIDEST * layer.neurons * job.vector_bytes
     if job.vector_bytes == BYTES:
@@ -254,116 +190,74 @@ def _expand(job: Any, layer: Any, task: Any, block: Any, weights_like: Any, inpu
         put(rows, target + row * width * job.vector_bytes, inputs_like)
 
 
+@inlined
+def _contract(task: Any, context: Any) -> None:
+    _add(task, context, SECOND, 0, context.job.inner, context.layer.neurons)
+
+
+@inlined
+def _contract_rest(task: Any, context: Any) -> None:
+    _add(task, context, SECOND, 1, context.job.inner, context.layer.neurons)
+
+
 @compiled
-def _norm(job: Any, norm: Any, vector: Any, inputs_like: Any) -> None:
-    """Puts LayerNorm of vectors of the stream in their place."""
-    scale, shift, epsilon = norm
+def _norm(task: Any, context: Any, scale: Any, shift: Any, epsilon: Any) -> None:
+    """Replaces vectors of the stream by their LayerNorm."""
+    job, vector = context.job, task * context.job.step
     tile = vector // WIDEST
-    width, inside, base = _width(job, tile), vector % WIDEST, tile * WIDEST * job.hidden
+    width, inside, base = width_of(job.vectors, tile), vector % WIDEST, tile * WIDEST * job.hidden
     for number in range(job.step):
         layer_norm(job.stream + (base + inside + number) * BYTES, width * BYTES, job.hidden, epsilon, scale, shift)
-    _lower(job, base, inside, width, inputs_like)
+    _lower(job, base, inside, width, context.inputs_like)
 
 
-@compiled
-def _attend(job: Any, layer: Any, task: Any, scores: Any, block: Any, inputs_like: Any) -> None:
-    """Computes softmax(K^T Q / sqrt(head size)) applied to V, for one head and some vectors of queries of one sequence.
+@inlined
+def _norm_attention(task: Any, context: Any) -> None:
+    layer = context.layer
+    _norm(task, context, layer.attention_scale, layer.attention_shift, layer.attention_epsilon)
 
-    Scores are keys x queries, so that the sums of the softmax go over vectors.
+
+@inlined
+def _norm_output(task: Any, context: Any) -> None:
+    _norm(task, context, context.layer.scale, context.layer.shift, context.layer.epsilon)
+
+
+@inlined
+def _attend(task: Any, context: Any) -> None:
+    attend(context.job, context.layer, task, context.scores, context.block, context.inputs_like)
+
+
+PHASES_OF_LAYER = 8
+
+
+def phases(depth: int) -> int:
+    """Returns the number of phases of an encoder: loading, those of each layer, storing."""
+    return 2 + PHASES_OF_LAYER * depth
+
+
+@entry_point
+def run_encoder(job: Any, weights_like: Any, inputs_like: Any) -> None:
+    """Runs tasks of an ENCODE until none is left; any number of threads may run it at once.
+
+    The phases stand one after the other, since numba cannot keep compiled code that takes functions from a table.
     """
-    group, head = task // layer.heads, task % layer.heads
-    queries = numba.carray(integers_at(job.queries), (job.groups, 3))
-    sequence, vector, some = queries[group, 0], queries[group, 1], queries[group, 2]
-    keys = load_word(job.lengths + 8 * sequence)
-    tile, inside, size = vector // WIDEST, vector % WIDEST, some * LANES
-    width = _width(job, tile)
-    start = head * layer.head_size
-    query = job.projected + (tile * WIDEST * 3 * layer.features + start * width + inside) * BYTES
-    _score(job, layer, start, sequence, keys, query, width, some, scores)
-    if job.positions:
-        each = job.each * LANES
-        first = (vector - sequence * job.each) * LANES
-        for key in range(keys):
-            added = numba.carray(floats_at(job.positions + 4 * ((head * each + key) * each + first)), size)
-            row = scores[key * size : (key + 1) * size]
-            for i in range(size):
-                row[i] += added[i]
-    seen = numba.carray(_bytes_at(job.seen), (job.sequences, job.length))
-    share = block[:size]
-    _softmax(scores, seen[sequence], keys, some, share)
-    results = block[size : (1 + layer.head_size) * size]
-    results[:] = ZERO
-    _weigh(job, layer, start, sequence, keys, some, scores, results)
-    base = tile * WIDEST * layer.features + start * width + inside
-    for feature in range(layer.head_size):
-        row = results[feature * size : (feature + 1) * size]
-        for i in range(size):
-            row[i] = row[i] * share[i]
-        put(row, job.context + (base + feature * width) * job.vector_bytes, inputs_like)
-
-
-@intrinsic
-def _bytes_at(typing_context: Any, address: Any) -> Any:
-    return pointer_to(numba.types.uint8)
-
-
-@compiled
-def _score(job: Any, layer: Any, start: Any, sequence: Any, keys: Any, query: Any, width: Any, some: Any, scores: Any) -> None:
-    """Computes keys x queries, tile by tile of the keys."""
-    like = scores
-    vector, end = sequence * job.each, (sequence + 1) * job.each
-    key = 0
-    while vector < end and key < keys:
-        tile = vector // WIDEST
-        key_width, inside = _width(job, tile), vector % WIDEST
-        part = min(WIDEST - inside, end - vector)
-        rows = layer.features + start
-        base = job.projected + (tile * WIDEST * 3 * layer.features + rows * key_width + inside) * BYTES
-        groups = -(-min(part * LANES, keys - key) // ROWS_TOGETHER)
-        entries = (groups, layer.head_size, 0, 0, base, ROWS_TOGETHER, key_width * LANES, 1)
-        target = scores.ctypes.data + key * some * BYTES
-        given = (query, width * BYTES, target, some * BYTES, layer.scaling, job.zeros, 0, some, 0)
-        dense_rows(entries + given, like, like)
-        key += part * LANES
-        vector += part
-
-
-@compiled
-def _softmax(scores: Any, seen: Any, keys: Any, some: Any, share: Any) -> None:
-    """Replaces scores by e^(score - largest), 0 for keys that are not seen, and gives 1 / their total for each query."""
-    size = some * LANES
-    for key in range(keys):
-        if not seen[key]:
-            scores[key * size : (key + 1) * size] = np.float32(-np.inf)
-    for vector in range(some):
-        softmax(scores.ctypes.data + vector * BYTES, some * BYTES, keys, share.ctypes.data + vector * BYTES)
-    for key in range(keys):
-        if not seen[key]:
-            scores[key * size : (key + 1) * size] = ZERO
-
-
-@compiled
-def _weigh(job: Any, layer: Any, start: Any, sequence: Any, keys: Any, some: Any, scores: Any, results: Any) -> None:
-    """Adds V times the weights of the keys to the results, features x queries, tile by tile of the keys."""
-    like = scores
-    vector, end = sequence * job.each, (sequence + 1) * job.each
-    key = 0
-    while vector < end and key < keys:
-        tile = vector // WIDEST
-        key_width, inside = _width(job, tile), vector % WIDEST
-        part = min(WIDEST - inside, end - vector)
-        entries = min(part * LANES, keys - key)
-        rows = 2 * layer.features + start
-        base = job.projected + (tile * WIDEST * 3 * layer.features + rows * key_width + inside) * BYTES
-        weights = scores.ctypes.data + key * some * BYTES
-        groups, rest = layer.head_size // ROWS_TOGETHER, layer.head_size % ROWS_TOGETHER
-        step = key_width * LANES
-        given = (weights, some * BYTES, results.ctypes.data, some * BYTES, job.ones, job.zeros, 0, some, 1)
-        dense_rows((groups, entries, 0, 0, base, ROWS_TOGETHER * step, 1, step) + given, like, like)  # noqa: RUF005
-        if rest:
-            done_rows = groups * ROWS_TOGETHER
-            base, target = base + done_rows * step * 4, results.ctypes.data + done_rows * some * BYTES
-            given = (weights, some * BYTES, target, some * BYTES, job.ones, job.zeros, 0, some, 1)
-            dense_row((rest, entries, 0, 0, base, step, 1, 0) + given, like, like)  # noqa: RUF005
-        key += part * LANES
-        vector += part
+    layers = numba.carray(layers_at(job.layers), max(job.depth, 1))
+    scores = scratch(max(job.each, 1) * LANES * NARROW * LANES)
+    block = scratch((max(ROWS_TOGETHER, job.widest, job.hidden) + 2) * WIDEST * LANES)
+    units, pieces = job.vectors // job.step, PIECES * (-(-job.vectors // WIDEST))
+    context = EncoderContext(job, layers[0], scores, block, weights_like, inputs_like)
+    run_phase(job.counters, 0, units, _load, context)
+    phase = 1
+    for number in range(job.depth):
+        layer = layers[number]
+        context = EncoderContext(job, layer, scores, block, weights_like, inputs_like)
+        run_phase(job.counters, phase, 3 * pieces, _project, context)
+        run_phase(job.counters, phase + 1, job.groups * layer.heads, _attend, context)
+        run_phase(job.counters, phase + 2, pieces, _add_attention, context)
+        run_phase(job.counters, phase + 3, units, _norm_attention, context)
+        run_phase(job.counters, phase + 4, pieces, _expand, context)
+        run_phase(job.counters, phase + 5, pieces, _contract, context)
+        run_phase(job.counters, phase + 6, pieces, _contract_rest, context)
+        run_phase(job.counters, phase + 7, units, _norm_output, context)
+        phase += PHASES_OF_LAYER
+    run_phase(job.counters, phase, units, _store, context)

@@ -1,4 +1,4 @@
-"""Where compiled code runs: on the threads that PyTorch has, so that no second pool takes their processors away."""
+"""Runs compiled code on PyTorch's own threads, so that no second pool competes for their processors."""
 
 import ctypes
 import functools
@@ -21,32 +21,39 @@ from numpy.typing import NDArray
 LOG = logging.getLogger(__name__)
 
 WEIGHTS: dict[torch.dtype, str] = {torch.float32: "float32", torch.bfloat16: "uint16", torch.int8: "int8"}
-"""How compiled code knows the stored values; bfloat16 by its bits."""
+"""The types of stored values in compiled code; bfloat16 as its bits."""
 
 
 @functools.cache
-def entry(
-    part: Callable[[np.dtype[Any], np.dtype[Any], str], Callable[[Any], None]],
-    job: np.dtype[Any],
-    values: torch.dtype,
-    inputs: np.dtype[Any],
-) -> int:
-    """Returns the address of compiled code that does its part of a job; compiles it at the first call, or finds it kept.
+def entry(run: Callable[[Any, Any, Any], None], job: np.dtype[Any], values: torch.dtype, inputs: np.dtype[Any]) -> int:
+    """Returns the address of compiled code of a pointer to a job; compiles it at the first call, or loads what was kept.
 
     Args:
-        part: gives for the types of W and X, and a digest of all the sources, the function to compile, of a pointer to the job.
+        run: an `entry_point`.
         job: the record that it takes.
         values: of W.
         inputs: of X.
     """
     signature = types.void(types.CPointer(numba.from_dtype(job)))
-    function = part(np.dtype(WEIGHTS[values]), inputs, sources())
+    function = _at_pointer(run, np.dtype(WEIGHTS[values]), inputs, sources())
     try:
         code = numba.cfunc(signature, cache=True)(function)
     except RuntimeError:  # no folder to keep it in can be written
         code = numba.cfunc(signature)(function)
     _kept.append(code)
     return int(code.address)
+
+
+def _at_pointer(
+    run: Callable[[Any, Any, Any], None], weights: np.dtype[Any], inputs: np.dtype[Any], digest: str
+) -> Callable[[Any], None]:
+    """Returns a function of a pointer to a job; numba keeps its compiled code under all that it refers to."""
+
+    def run_pointer(pointer: Any) -> None:
+        assert digest
+        run(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
+
+    return run_pointer
 
 
 @functools.cache
@@ -80,7 +87,7 @@ def run(code: int, job: NDArray[Any], alive: tuple[Any, ...]) -> None:
     Args:
         code: address of a function of a job, that returns once all its tasks are done, whoever did them.
         job: one record.
-        alive: what the job holds addresses of.
+        alive: the arrays whose addresses the job holds.
     """
     threads, parallel = torch.get_num_threads(), openmp()
     if threads > 1 and parallel is not None:
@@ -97,14 +104,14 @@ class Helpers:
         self.count, self.process, self.lock = 0, os.getpid(), threading.Lock()
 
     def ensure(self, count: int) -> None:
-        """Begins threads until there are so many."""
+        """Starts threads until there are `count`."""
         with self.lock:
             for number in range(self.count, count):
                 threading.Thread(target=self.serve, name=f"fineprune-{number}", daemon=True).start()
             self.count = max(self.count, count)
 
     def serve(self) -> None:
-        """Does what is asked for, for ever."""
+        """Runs queued work, for ever."""
         while True:
             code, alive = self.work.get()
             _CODE(code)(alive[0].ctypes.data)
@@ -116,7 +123,7 @@ _helpers = Helpers()
 
 
 def _with_helpers(others: int, code: int, alive: tuple[Any, ...]) -> None:
-    """Runs the code here and on helping threads; what is alive stays so until the last of them has returned."""
+    """Runs the code here and on helper threads, and keeps `alive` until the last of them has returned."""
     global _helpers
     if _helpers.process != os.getpid():  # threads do not survive a fork
         _helpers = Helpers()
@@ -127,16 +134,16 @@ def _with_helpers(others: int, code: int, alive: tuple[Any, ...]) -> None:
 
 
 class _Compiling(event.Listener):  # type: ignore[misc]
-    """Says, once a process, that code is being compiled: it takes a while, and the next process finds it done."""
+    """Logs, once a process, that code is being compiled: it takes seconds, and the next process loads it."""
 
     def __init__(self) -> None:
-        self.said = False
+        self.logged = False
 
     def on_start(self, event: Any) -> None:
-        """Is called by numba before it compiles anything."""
+        """Is called by numba before it compiles a function."""
         package = __name__.rpartition(".")[0]
-        if not self.said and event.data["dispatcher"].py_func.__module__.startswith(package):
-            self.said = True
+        if not self.logged and event.data["dispatcher"].py_func.__module__.startswith(package):
+            self.logged = True
             LOG.warning("Compiling the sparse kernels for this processor, once: this takes some seconds.")
 
     def on_end(self, event: Any) -> None:

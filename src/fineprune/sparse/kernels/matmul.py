@@ -1,21 +1,19 @@
 """The products of the layers: a piece of the rows, on one tile of tokens."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from .activations import activate
-from .simd import HOST, ROWS_TOGETHER, floats_at, load_word, pack_bfloat16, pointer_to, sparse_row, sparse_rows, transpose
-from .work import compiled, done, take
+from .memory import load_word, pack_bfloat16, transpose
+from .products import sparse_row, sparse_rows
+from .simd import BYTES, HOST, ROWS_TOGETHER, floats_at, pointers_to
+from .work import compiled, entry_point, run_phase
 
 LANES, WIDEST, NARROW = HOST.lanes, HOST.accumulators, HOST.together
-BYTES = 4 * LANES
-"""Of a float32 vector."""
-
 CACHE_LINE = 64
 """Bytes."""
 
@@ -33,7 +31,7 @@ MATRIX = np.dtype(
 )
 """A matrix.
 
-    rows, together: its rows, and those of a group.
+    rows, together: its rows, and the rows of a group.
     bands: into how many its columns are cut, so that the inputs of one band stay in the cache.
     starts: address of where the entries of each band of each group begin.
     columns, values, scales, biases: addresses.
@@ -53,7 +51,7 @@ LINEAR = np.dtype(
 """A linear layer applied to tokens x features that lie row by row in memory.
 
     source, target: addresses of the float32 tokens x features, before and after.
-    tokens, vectors: how many tokens, and vectors with those that fill up.
+    tokens, vectors: number of tokens, and of vectors with the padding.
     tiles: address for the tokens as features x tokens.
     vector_bytes: of a vector in these tiles.
     step: vectors that are loaded by one task.
@@ -63,10 +61,13 @@ LINEAR = np.dtype(
 """
 
 
-@intrinsic
-def matrices_at(typing_context: Any, address: Any) -> Any:
-    """Returns the pointer to matrices of an address, for `numba.carray`."""
-    return pointer_to(numba.from_dtype(MATRIX))
+matrices_at = pointers_to(numba.from_dtype(MATRIX))
+
+
+@compiled
+def width_of(vectors: Any, tile: Any) -> Any:
+    """Returns the vectors of a tile."""
+    return min(WIDEST, vectors - tile * WIDEST)
 
 
 def put(row: Any, address: Any, like: Any) -> None:
@@ -92,10 +93,10 @@ def _put_words(row: Any, address: Any, like: Any) -> None:
 
 @compiled
 def scratch(size: Any) -> Any:
-    """Returns room for float32 numbers that begins at a cache line: a vector across two lines is loaded at half the speed."""
-    room = np.empty(size + CACHE_LINE // 4, dtype=np.float32)
-    skipped = -room.ctypes.data % CACHE_LINE // 4
-    return room[skipped : skipped + size]
+    """Returns a float32 buffer that begins at a cache line: a vector across two lines is loaded at half the speed."""
+    buffer = np.empty(size + CACHE_LINE // 4, dtype=np.float32)
+    skipped = -buffer.ctypes.data % CACHE_LINE // 4
+    return buffer[skipped : skipped + size]
 
 
 @compiled
@@ -112,7 +113,7 @@ def multiply(
     weights_like: Any,
     inputs_like: Any,
 ) -> None:
-    """Computes some groups of rows on one tile: W X, times the scales, plus the biases.
+    """Computes groups of rows on one tile: W X, times the scales, plus the biases.
 
     Args:
         matrix: a MATRIX.
@@ -137,9 +138,9 @@ def multiply(
         return
     entries = (groups, starts, step, matrix.columns, matrix.values, 0, ROWS_TOGETHER, 1)
     for vector in range(0, vectors, NARROW):
-        some = min(NARROW, vectors - vector)
+        narrow = min(NARROW, vectors - vector)
         tile, target = inputs + vector * vector_bytes, results + vector * BYTES
-        operands = entries + (tile, stride, target, width, scales, biases, 4 * ROWS_TOGETHER, some, adds)  # noqa: RUF005
+        operands = entries + (tile, stride, target, width, scales, biases, 4 * ROWS_TOGETHER, narrow, adds)  # noqa: RUF005
         sparse_rows(operands, weights_like, inputs_like)
 
 
@@ -189,7 +190,7 @@ def activate_piece(matrix: Any, piece: Any, vectors: Any, target: Any, activatio
 
 @compiled
 def load_tokens(source: Any, tokens: Any, features: Any, target: Any, stride: Any) -> None:
-    """Turns up to LANES tokens x features into features x LANES.
+    """Transposes up to LANES tokens x features into features x LANES.
 
     Args:
         source: address of the first token.
@@ -212,7 +213,7 @@ def load_tokens(source: Any, tokens: Any, features: Any, target: Any, stride: An
 
 @compiled
 def store_tokens(block: Any, held: Any, stride: Any, tokens: Any, target: Any, features: Any) -> None:
-    """Turns some features x tokens into a part of tokens x features.
+    """Transposes features x tokens into tokens x features.
 
     Args:
         block: address of the features that are held.
@@ -233,71 +234,57 @@ def store_tokens(block: Any, held: Any, stride: Any, tokens: Any, target: Any, f
             numba.carray(floats_at(target + 4 * (token * features + number)), 1)[0] = given[token]
 
 
-@compiled
+class LinearContext(NamedTuple):
+    """What a task of one thread works on: the LINEAR, its MATRIX, and a buffer and types of its own."""
+
+    job: Any
+    matrix: Any
+    buffer: Any
+    weights_like: Any
+    inputs_like: Any
+
+
+@entry_point
 def run_product(job: Any, weights_like: Any, inputs_like: Any) -> None:
-    """Does what it finds to do of a LINEAR whose inputs lie in tiles, as its outputs will; its source is not used."""
+    """Runs tasks of a LINEAR whose inputs lie in tiles, as its outputs will; its source is not used."""
     matrix = numba.carray(matrices_at(job.matrix), 1)[0]
-    block = scratch(ROWS_TOGETHER * WIDEST * LANES)
-    tasks = PIECES * (-(-job.vectors // WIDEST))
-    task = take(job.counters, 0, tasks)
-    while task >= 0:
-        first = task // PIECES * WIDEST
-        inputs, target = job.tiles + first * job.inputs * job.vector_bytes, job.target + first * matrix.rows * BYTES
-        width, piece = min(WIDEST, job.vectors - first), task % PIECES
-        multiply_piece(matrix, piece, 0, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
-        activate_piece(matrix, piece, width, target, job.activation)
-        done(job.counters, 0)
-        task = take(job.counters, 0, tasks)
+    context = LinearContext(job, matrix, scratch(ROWS_TOGETHER * WIDEST * LANES), weights_like, inputs_like)
+    run_phase(job.counters, 0, PIECES * (-(-job.vectors // WIDEST)), _multiply_tile, context)
 
 
-def product_part(weights: np.dtype[Any], inputs: np.dtype[Any], sources: str) -> Callable[[Any], None]:
-    """Returns the function of a pointer to a LINEAR that does its part of a product, to be compiled; see `threads.entry`."""
-
-    def part(pointer: Any) -> None:
-        assert sources  # it belongs to what compiled code is kept under
-        run_product(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
-
-    return part
-
-
-@compiled
+@entry_point
 def run_linear(job: Any, weights_like: Any, inputs_like: Any) -> None:
-    """Does what it finds to do of a LINEAR; any number of threads may run it at once."""
-    pair = scratch(job.inputs * job.step * LANES)
-    tasks = job.vectors // job.step
-    task = take(job.counters, 0, tasks)
-    while task >= 0:
-        _load(job, task * job.step, pair, inputs_like)
-        done(job.counters, 0)
-        task = take(job.counters, 0, tasks)
-    block = scratch(LINE_ROWS * WIDEST * LANES)
-    tasks = PIECES * (-(-job.vectors // WIDEST))
-    task = take(job.counters, 1, tasks)
-    while task >= 0:
-        _multiply(job, task // PIECES, task % PIECES, block, weights_like, inputs_like)
-        done(job.counters, 1)
-        task = take(job.counters, 1, tasks)
-
-
-def linear_part(weights: np.dtype[Any], inputs: np.dtype[Any], sources: str) -> Callable[[Any], None]:
-    """Returns the function of a pointer to a LINEAR that does its part, to be compiled; see `threads.entry`."""
-
-    def part(pointer: Any) -> None:
-        assert sources  # it belongs to what compiled code is kept under
-        run_linear(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
-
-    return part
+    """Runs tasks of a LINEAR until none is left; any number of threads may run it at once."""
+    matrix = numba.carray(matrices_at(job.matrix), 1)[0]
+    context = LinearContext(job, matrix, scratch(job.inputs * job.step * LANES), weights_like, inputs_like)
+    run_phase(job.counters, 0, job.vectors // job.step, _load, context)
+    context = LinearContext(job, matrix, scratch(LINE_ROWS * WIDEST * LANES), weights_like, inputs_like)
+    run_phase(job.counters, 1, PIECES * (-(-job.vectors // WIDEST)), _multiply, context)
 
 
 @compiled
-def _load(job: Any, vector: Any, pair: Any, inputs_like: Any) -> None:
+def _multiply_tile(task: Any, context: Any) -> None:
+    """Computes a piece of the rows on one tile, which stays features x tokens."""
+    job, matrix, block, weights_like, inputs_like = context
+    tile, piece = task // PIECES, task % PIECES
+    inputs, width = job.tiles + tile * WIDEST * job.inputs * job.vector_bytes, width_of(job.vectors, tile)
+    target = job.target + tile * WIDEST * matrix.rows * BYTES
+    multiply_piece(matrix, piece, 0, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
+    activate_piece(matrix, piece, width, target, job.activation)
+
+
+@compiled
+def _load(task: Any, context: Any) -> None:
+    """Transposes vectors of tokens into their tile."""
+    job, _, pair, _, inputs_like = context
+    vector = task * job.step
     tile = vector // WIDEST
-    width = min(WIDEST, job.vectors - tile * WIDEST)
+    width = width_of(job.vectors, tile)
     for number in range(job.step):
         token = (vector + number) * LANES
-        some = max(min(LANES, job.tokens - token), 0)
+        tokens = max(min(LANES, job.tokens - token), 0)
         source = job.source + 4 * token * job.inputs
-        load_tokens(source, some, job.inputs, pair.ctypes.data + number * BYTES, job.step * BYTES)
+        load_tokens(source, tokens, job.inputs, pair.ctypes.data + number * BYTES, job.step * BYTES)
     base = job.tiles + (tile * WIDEST * job.inputs + vector - tile * WIDEST) * job.vector_bytes
     size = job.step * LANES
     for feature in range(job.inputs):
@@ -305,9 +292,11 @@ def _load(job: Any, vector: Any, pair: Any, inputs_like: Any) -> None:
 
 
 @compiled
-def _multiply(job: Any, tile: Any, piece: Any, block: Any, weights_like: Any, inputs_like: Any) -> None:
-    matrix = numba.carray(matrices_at(job.matrix), 1)[0]
-    width = min(WIDEST, job.vectors - tile * WIDEST)
+def _multiply(task: Any, context: Any) -> None:
+    """Computes a piece of the rows on one tile, and stores it as tokens x features."""
+    job, matrix, block, weights_like, inputs_like = context
+    tile, piece = task // PIECES, task % PIECES
+    width = width_of(job.vectors, tile)
     token = tile * WIDEST * LANES
     tokens = min(width * LANES, job.tokens - token)
     rows, together = matrix.rows, matrix.together

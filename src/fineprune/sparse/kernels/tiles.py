@@ -1,6 +1,6 @@
 """How tokens lie in memory: features x tokens, in tiles that a row of a product is accumulated over in registers.
 
-The tokens of a batch are counted in vectors of `HOST.lanes`. Each sequence begins with a new vector, and is filled up with
+The tokens of a batch are counted in vectors of `HOST.lanes`. Each sequence begins with a new vector, and is padded with
 zeros; `HOST.accumulators` vectors in a row make a tile, the last one may be narrower. In a tile the tokens of one feature lie
 side by side, then come those of the next. In bfloat16 two neighbouring vectors share words: the second has the upper halves.
 """
@@ -19,7 +19,7 @@ MOST_QUERIES = HOST.together
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Where the tokens of a batch are.
+    """How the tokens of a batch lie in tiles.
 
     Args:
         each: vectors of one sequence.
@@ -38,13 +38,13 @@ class Tiles:
 
     @property
     def tokens(self) -> int:
-        """Tokens with those that fill up."""
+        """Tokens with the padding."""
         return self.vectors * HOST.lanes
 
 
 @functools.lru_cache(maxsize=256)
 def tiles_of(sequences: int, length: int, step: int) -> Tiles:
-    """Returns where the tokens of a batch are.
+    """Returns how the tokens of a batch lie in tiles.
 
     Args:
         sequences, length: of the batch.

@@ -1,16 +1,21 @@
-"""Work shared out among threads without a barrier: who comes first takes the next task, who comes late finds none.
+"""Work that threads divide among themselves without a barrier: who comes first takes the next task, who comes late finds none.
 
 A phase is over when all its tasks are done; so nobody ever waits for a thread that has not begun.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from .simd import let_others_run, load_shared, next_task
+from .simd import INT32, WORD, Builder, Value, pointer, written_in_llvm
 
 LINE = 16
 """int64 numbers for the two counters of a phase: tasks taken at 0, tasks done at 8, on cache lines of their own."""
@@ -18,10 +23,45 @@ LINE = 16
 PATIENCE = 200
 """How often a thread looks whether the others are done before it offers its processor to them."""
 
+OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compiles a function that runs beside other threads. What is kept for the next process is the code that calls it."""
-    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")(function)
+    return numba.njit(**OPTIONS)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compiles a function into each of its callers, which may pass it compiled functions and still be kept."""
+    return numba.njit(inline="always", **OPTIONS)(function)
+
+
+def entry_point(function: Callable[..., Any]) -> Any:
+    """Marks a function that `launch.entry` compiles: of a job, and of two empty arrays of the types of W and X.
+
+    It stays a Python function, since numba finds kept code by the pickle of what it calls: that of a compiled function is
+    another in each process.
+    """
+    return register_jitable(**OPTIONS)(function)
+
+
+@written_in_llvm(types.int64, types.int64)
+def next_task(builder: Builder, address: Value) -> Value:
+    """Adds 1 to the int64 at an address, for all threads, and returns what it was."""
+    return builder.atomic_rmw("add", pointer(builder, WORD, address), WORD(1), "seq_cst")
+
+
+@written_in_llvm(types.int64, types.int64)
+def load_shared(builder: Builder, address: Value) -> Value:
+    """Returns the int64 at an address that other threads add to; what they wrote before is visible after it."""
+    return builder.load_atomic(pointer(builder, WORD, address), "acquire", 8)
+
+
+@written_in_llvm(types.void)
+def let_others_run(builder: Builder) -> None:
+    """Gives the processor to another thread that wants it."""
+    name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+    builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(INT32, []), name), [])
 
 
 def counters(phases: int) -> NDArray[np.int64]:
@@ -49,7 +89,17 @@ def take(counters: Any, phase: Any, tasks: Any) -> Any:
     return -1
 
 
-@compiled
-def done(counters: Any, phase: Any) -> None:
-    """Says that a task of the phase is done."""
-    next_task(counters + 8 * (LINE * phase + 8))
+@inlined
+def run_phase(counters: Any, phase: Any, tasks: Any, run_task: Any, context: Any) -> None:
+    """Runs tasks of a phase until none is left, and returns once all are done.
+
+    Args:
+        counters, phase, tasks: see `take`.
+        run_task: a compiled function of the number of a task and the context.
+        context: of this thread.
+    """
+    task = take(counters, phase, tasks)
+    while task >= 0:
+        run_task(task, context)
+        next_task(counters + 8 * (LINE * phase + 8))  # one more is done
+        task = take(counters, phase, tasks)
