@@ -10,7 +10,7 @@ import logging
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidInputError, enumeration, is_number, nearest
@@ -21,12 +21,10 @@ logger = logging.getLogger(__name__)
 PACKAGE = __name__.partition(".")[0]
 
 
-def kinds(base: type[Any]) -> Iterator[type[Any]]:
-    """Yields the classes that can be made of an abstract one, those written outside this package too."""
-    for kind in base.__subclasses__():
-        if dataclasses.is_dataclass(kind):
-            yield kind
-        yield from kinds(kind)
+def kinds(base: type[Any]) -> list[type[Any]]:
+    """Returns the classes that can be made of an abstract one, each once, those written outside this package too."""
+    below = [kind for child in base.__subclasses__() for kind in (child, *kinds(child))]
+    return [kind for kind in dict.fromkeys(below) if dataclasses.is_dataclass(kind)]
 
 
 def import_path(kind: type[Any]) -> str:

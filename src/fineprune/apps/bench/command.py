@@ -38,24 +38,7 @@ def bench_folder(
         FileError: if the output cannot be written.
     """
     wanted = read_shapes(shapes)
-<<<<<<< HEAD
     for name, number in {"rounds": rounds, "threads": threads}.items():
-=======
-    _check_arguments(folder, output, {"rounds": rounds, "threads": threads})
-    model, before = from_pretrained(folder).float(), torch.get_num_threads()
-    model.config.use_cache = False  # one pass, and nothing to go on from
-    try:
-        measurement = measure(SavedModel(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
-    finally:
-        torch.set_num_threads(before)
-    if output is not None:
-        write(measurement, Path(output), title=Path(folder).name)
-    return measurement
-
-
-def _check_arguments(folder: str, output: str | None, numbers: Mapping[str, int | None]) -> None:
-    for name, number in numbers.items():
->>>>>>> main
         if number is not None and number < 1:
             raise InvalidInputError(f"{name} must be 1 or more, got {number}.")
     if output is not None:
@@ -63,7 +46,6 @@ def _check_arguments(folder: str, output: str | None, numbers: Mapping[str, int 
         check_free(output)
     if is_packed(folder):
         raise InvalidInputError(f"{folder} is packed. Give the folder of the model that it was packed from.")
-<<<<<<< HEAD
     model, before = from_pretrained(folder).float(), torch.get_num_threads()
     model.config.use_cache = False  # one pass, and nothing to go on from
     try:
@@ -76,11 +58,6 @@ def _check_arguments(folder: str, output: str | None, numbers: Mapping[str, int 
 
 
 def _write(measurement: Measurement, folder: Path, title: str) -> None:
-=======
-
-
-def write(measurement: Measurement, folder: Path, title: str) -> None:
->>>>>>> main
     """Writes a measurement as JSON, as a table with its verdicts, and as a picture."""
     from .drawing import draw
 

@@ -48,10 +48,3 @@ def _draw_panel(axes: Axes, shape: str, rows: Sequence[BenchRow]) -> None:
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{shape}: milliseconds, the median and 10 to 90 % of the rounds", fontsize=9, loc="left")
-<<<<<<< HEAD
-=======
-
-
-def _colour(row: BenchRow) -> str:
-    return COLOURS.get(row.weights, OTHERS) if row.runtime in ("PyTorch", "fineprune") else OTHERS
->>>>>>> main

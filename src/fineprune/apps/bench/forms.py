@@ -63,36 +63,18 @@ class Form(ABC):
 
     @abstractmethod
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-<<<<<<< HEAD
         """Returns the file or folder that the form is loaded from, for input like `batch`; new files go into the workspace."""
-=======
-        """Returns the file or folder that the form is loaded from; new files go into the workspace.
-
-        Args:
-            saved: the model.
-            batch: input of the shape that it will be run with.
-            workspace: a folder for this shape alone.
-        """
->>>>>>> main
 
     @abstractmethod
     def load(self, prepared: Path, threads: int) -> Runner:
         """Loads the form, to be run with that number of threads."""
 
     def bytes_on_disk(self, prepared: Path) -> int:
-<<<<<<< HEAD
         """Returns the size of the files that hold the weights: of an exported model, or in a folder."""
         files = prepared.parent.glob("model.*") if prepared.is_file() else prepared.glob("*.safetensors")
         return sum(file.stat().st_size for file in files)
 
 
-=======
-        """Returns the size of the files that hold the weights."""
-        return sum(path.stat().st_size for path in prepared.glob("*.safetensors"))
-
-
-@dataclass(frozen=True)
->>>>>>> main
 class MaskedForm(Form):
     """The saved model, zeros and all."""
 
@@ -100,10 +82,6 @@ class MaskedForm(Form):
     runtime = "PyTorch"
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-<<<<<<< HEAD
-=======
-        """Returns the folder of the model."""
->>>>>>> main
         return saved.folder
 
     def load(self, prepared: Path, threads: int) -> Runner:
@@ -116,10 +94,6 @@ class MaskedForm(Form):
         return model
 
 
-<<<<<<< HEAD
-=======
-@dataclass(frozen=True)
->>>>>>> main
 class DenseForm(MaskedForm):
     """The model with its zeros replaced by random weights: as slow and as large as one fine-tuned without pruning."""
 
@@ -127,20 +101,12 @@ class DenseForm(MaskedForm):
     comparable = False
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-<<<<<<< HEAD
-=======
-        """Saves the filled model."""
->>>>>>> main
         model = from_pretrained(saved.folder)  # its numbers are of the type that was saved
         fill_zeros(model)
         save(model, workspace / self.weights)
         return workspace / self.weights
 
 
-<<<<<<< HEAD
-=======
-@dataclass(frozen=True)
->>>>>>> main
 class SparseForm(MaskedForm):
     """The saved model, run without multiplying by its zeros."""
 
@@ -154,12 +120,7 @@ class SparseForm(MaskedForm):
         return to_sparse(super().model(prepared))
 
 
-<<<<<<< HEAD
 class PackedForm(MaskedForm):
-=======
-@dataclass(frozen=True)
-class PackedForm(Form):
->>>>>>> main
     """The compact file with int8 values, run without unpacking the zeros."""
 
     weights = "packed"
@@ -169,10 +130,6 @@ class PackedForm(Form):
     tolerance = None
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-<<<<<<< HEAD
-=======
-        """Packs the folder of the model."""
->>>>>>> main
         from ..convert.pack import pack_folder
 
         pack_folder(str(saved.folder), str(workspace / self.weights))

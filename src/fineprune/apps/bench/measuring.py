@@ -25,29 +25,15 @@ from .timing import Timing, in_turns, timed
 
 PACKAGES = ("fineprune", "torch", "transformers", "numba", "onnxruntime", "openvino")
 """Packages whose versions belong to a measurement."""
-<<<<<<< HEAD
 
 INPUT = "batch.safetensors"
-=======
->>>>>>> main
 
 LONGEST = 300
 """Characters that are shown of an error message of another package."""
 
 
 def measure(saved: SavedModel, shapes: Sequence[Shape], forms: Sequence[Form], threads: int, rounds: int) -> Measurement:
-<<<<<<< HEAD
     """Measures forms of a saved model at each shape; one that fails is reported, and does not stop the others.
-=======
-    """Measures forms of a saved model; one that fails is reported, and does not stop the others.
-
-    Args:
-        saved: the model.
-        shapes: of the input.
-        forms: to measure.
-        threads: for each of them.
-        rounds: in which the forms take turns.
->>>>>>> main
 
     Raises:
         InvalidInputError: if the model cannot take a shape; before anything is measured.
@@ -79,18 +65,7 @@ def conditions(threads: int, rounds: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LoadedForm:
-<<<<<<< HEAD
     """A form that has been loaded and run once: see `BenchRow` for the difference of its output."""
-=======
-    """A form that has been loaded and run once.
-
-    Args:
-        form: which.
-        prepared: the file or folder that it was loaded from.
-        run: runs it once.
-        difference: of its output from that of the saved model, as a fraction of the largest one; None for other weights.
-    """
->>>>>>> main
 
     form: Form
     prepared: Path
@@ -102,18 +77,6 @@ class LoadedForm:
 class Bench:
     """The forms of a model at one shape; temporary files go into the workspace, failures as sentences into the remarks."""
 
-<<<<<<< HEAD
-=======
-    Args:
-        saved: the model.
-        shape: of the input.
-        batch: input of that shape.
-        threads: for each form.
-        workspace: an empty folder for temporary files.
-        remarks: the failures so far, in sentences.
-    """
-
->>>>>>> main
     saved: SavedModel
     shape: Shape
     batch: Batch
@@ -123,24 +86,12 @@ class Bench:
 
     def rows(self, forms: Sequence[Form], rounds: int) -> list[BenchRow]:
         """Loads the forms, compares their outputs, measures their times in turns, and then their memory."""
-<<<<<<< HEAD
         safetensors.torch.save_file(self.batch, self.workspace / INPUT)
-=======
-        safetensors.torch.save_file(self.batch, self.given)
->>>>>>> main
         expected = runner_of(self.saved.model)(self.batch)
         loaded = [found for form in forms if (found := self._load(form, expected)) is not None]
         timings = in_turns({one.form.name: timed(partial(one.run, self.batch)) for one in loaded}, rounds)
         return [self._row(one, timings) for one in loaded]
 
-<<<<<<< HEAD
-=======
-    @property
-    def given(self) -> Path:
-        """The file with the input."""
-        return self.workspace / "batch.safetensors"
-
->>>>>>> main
     def _load(self, form: Form, expected: Tensor) -> LoadedForm | None:
         place = self.workspace / form.name
         place.mkdir()
@@ -152,7 +103,6 @@ class Bench:
             self.remarks.append(f"{form.name} failed with {type(error).__name__}: {shorten(str(error), LONGEST)}")
             return None
         difference = relative_difference(outputs, expected) if form.comparable else None
-<<<<<<< HEAD
         if difference is not None and form.tolerance is not None and not difference <= form.tolerance:
             self.remarks.append(
                 f"{form.name} at {self.shape} gives another output than the saved model, by {difference:.1e} of the largest "
@@ -160,19 +110,6 @@ class Bench:
             )
         return LoadedForm(form, prepared, run, difference)
 
-=======
-        self._remark_difference(form, difference)
-        return LoadedForm(form, prepared, run, difference)
-
-    def _remark_difference(self, form: Form, difference: float | None) -> None:
-        if difference is None or form.tolerance is None or difference <= form.tolerance:
-            return
-        self.remarks.append(
-            f"{form.name} at {self.shape} gives another output than the saved model, by {difference:.1e} of the largest value; "
-            f"rounding explains {form.tolerance:.0e}. Its times are those of something else."
-        )
-
->>>>>>> main
     def _row(self, loaded: LoadedForm, timings: dict[str, Timing]) -> BenchRow:
         form, timing, dense = loaded.form, timings[loaded.form.name], timings.get(DenseForm().name)
         return BenchRow(
@@ -190,11 +127,7 @@ class Bench:
 
     def _memory(self, loaded: LoadedForm) -> int | None:
         try:
-<<<<<<< HEAD
             return peak(loaded.form, loaded.prepared, self.workspace / INPUT, self.threads, [type(self.saved.model).__module__])
-=======
-            return peak(loaded.form, loaded.prepared, self.given, self.threads, [type(self.saved.model).__module__])
->>>>>>> main
         except subprocess.CalledProcessError as error:
             why = shorten("".join(error.stderr.splitlines()[-1:]), LONGEST)
             self.remarks.append(f"{loaded.form.name} failed with code {error.returncode} in a process of its own: {why}")

@@ -43,13 +43,8 @@ def high_water_mark() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-<<<<<<< HEAD
 def main(form: str, prepared: str, batch: str, threads: str, *modules: str) -> None:
     """Measures a form in this process, as `peak` describes, and prints the bytes."""
-=======
-def run_alone(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequence[str]) -> int:
-    """Measures `peak` in this process, and returns the bytes."""
->>>>>>> main
     given = safetensors.torch.load_file(batch)
     for module in modules:
         importlib.import_module(module)
@@ -57,23 +52,7 @@ def run_alone(form: Form, prepared: Path, batch: Path, threads: int, modules: Se
     run = FORMS[form].load(Path(prepared), int(threads))
     for _ in range(3):
         run(given)
-<<<<<<< HEAD
     sys.stdout.write(f"{high_water_mark() - imported}\n")
-=======
-    return high_water_mark() - imported
-
-
-def main() -> None:
-    """Measures the form of the command line, and prints the bytes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("form", choices=FORMS)
-    parser.add_argument("prepared", type=Path)
-    parser.add_argument("batch", type=Path)
-    parser.add_argument("threads", type=int)
-    parser.add_argument("modules", nargs="*")
-    chosen = parser.parse_args()
-    sys.stdout.write(f"{run_alone(FORMS[chosen.form], chosen.prepared, chosen.batch, chosen.threads, chosen.modules)}\n")
->>>>>>> main
 
 
 if __name__ == "__main__":

@@ -12,19 +12,9 @@ HEADINGS = ("shape", "form", "median ms", "90 % ms", "a second", "times faster",
 
 @dataclass(frozen=True)
 class BenchRow:
-<<<<<<< HEAD
     """One form of a model at one shape (batch x tokens): times in milliseconds, sizes in bytes.
 
     Args:
-=======
-    """One form of a model at one shape.
-
-    Args:
-        shape: batch x tokens.
-        batch: number of texts or images.
-        weights, runtime, precision: of the form.
-        latency: milliseconds.
->>>>>>> main
         faster: how many times faster than the dense form it was; the range is that of the ratios within each round. None for
             the dense form itself, and where that could not be measured.
         memory: peak; None where the system does not report it.
@@ -81,15 +71,6 @@ class BenchRow:
 class Measurement:
     """All that was measured, with its conditions; remarks are sentences on failed forms and on outputs that differ."""
 
-<<<<<<< HEAD
-=======
-    Args:
-        rows: a form at a shape each.
-        remarks: forms that could not be measured, and outputs that differ, in sentences.
-        conditions: under which it holds: machine, threads, rounds, versions, date.
-    """
-
->>>>>>> main
     rows: Sequence[BenchRow]
     remarks: Sequence[str]
     conditions: dict[str, Any]

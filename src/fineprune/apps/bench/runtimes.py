@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """ONNX Runtime and OpenVINO, for comparison, and the table of all forms."""
-=======
-"""ONNX Runtime and OpenVINO, for comparison."""
->>>>>>> main
 
 import contextlib
 import logging
@@ -15,25 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
 from .forms import DenseForm, Form, MaskedForm, PackedForm, Runner, SavedModel, SparseForm
 from .shapes import Batch
 
 
-=======
-from .forms import Form, Runner, SavedModel
-from .shapes import Batch
-
-
-class Precision(Enum):
-    """The types that OpenVINO computes with, by its own names."""
-
-    FP32 = "f32"
-    BF16 = "bf16"
-
-
-@dataclass(frozen=True)
->>>>>>> main
 class OnnxRuntime(Form):
     """The saved model in ONNX Runtime, exported for one shape."""
 
@@ -42,21 +23,11 @@ class OnnxRuntime(Form):
     packages = ("onnxruntime", "onnx", "onnxscript")
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-<<<<<<< HEAD
-=======
-        """Exports the model."""
->>>>>>> main
         with quiet():
             from transformers.exporters.configs import OnnxConfig
             from transformers.exporters.exporter_onnx import OnnxExporter
 
-<<<<<<< HEAD
             return _export(OnnxExporter(), OnnxConfig(dynamic=False), saved, batch, workspace / "model.onnx")
-=======
-            exported = OnnxExporter().export(saved.model, dict(batch), config=OnnxConfig(dynamic=False))
-            OnnxExporter.save_program(exported.program, workspace / "model.onnx")
-        return workspace / "model.onnx"
->>>>>>> main
 
     def load(self, prepared: Path, threads: int) -> Runner:
         return onnx_runtime(prepared, threads)
@@ -70,21 +41,11 @@ class OpenVino(Form):
     packages = ("openvino",)
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-<<<<<<< HEAD
-=======
-        """Exports the model."""
->>>>>>> main
         with quiet():
             from transformers.exporters.configs import OpenVINOConfig
             from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-<<<<<<< HEAD
             return _export(OpenVINOExporter(), OpenVINOConfig(dynamic=False), saved, batch, workspace / "model.xml")
-=======
-            exported = OpenVINOExporter().export(saved.model, dict(batch), config=OpenVINOConfig(dynamic=False))
-            OpenVINOExporter.save_program(exported.program, workspace / "model.xml")
-        return workspace / "model.xml"
->>>>>>> main
 
     def load(self, prepared: Path, threads: int) -> Runner:
         return open_vino(prepared, threads, "f32")

@@ -17,16 +17,7 @@ IMAGES = "pixel_values"
 
 @dataclass(frozen=True)
 class Shape:
-<<<<<<< HEAD
     """The shape of a model's input: texts and their tokens, or images, whose size is the model's own."""
-=======
-    """The shape of a model's input.
-
-    Args:
-        batch: texts, or images.
-        tokens: of each text; None for images, whose size is the model's own.
-    """
->>>>>>> main
 
     batch: int
     tokens: int | None = None
