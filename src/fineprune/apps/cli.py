@@ -56,13 +56,9 @@ def _prepare_libraries() -> None:
 
 
 def read_by_signature(name: str, function: Callable[..., Any], arguments: Sequence[str], several: str = "") -> dict[str, Any]:
-    """Reads the arguments of a function: those without a default by position, the others as flags.
+    """Reads the arguments of a function, with help from its docstring: those without a default by position, others as flags.
 
-    Args:
-        name: of the command.
-        function: its signature and docstring make the settings and their help.
-        arguments: of the command line.
-        several: the parameter that takes one word or more.
+    The parameter named by `several` takes one word or more.
     """
     import jsonargparse
 
@@ -81,13 +77,9 @@ def pass_through(name: str, function: Callable[..., Any], arguments: Sequence[st
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """One command: reads the settings of a function from the command line, calls it, and shows its result.
 
-    Args:
-        help: its line in `fineprune --help`.
-        function: the function that it calls, as "module:name" in this package; imported when the command runs.
-        show: prints the result, given it and the settings that the function was called with.
-        read: makes the settings of the function from the command line.
+    The function is "module:name" in this package, imported when the command runs.
     """
 
     help: str
@@ -96,7 +88,6 @@ class Command:
     read: Callable[[str, Callable[..., Any], Sequence[str]], dict[str, Any]] = read_by_signature
 
     def run(self, name: str, arguments: Sequence[str]) -> None:
-        """Runs the command with the rest of the command line, and prints its result."""
         module, _, attribute = self.function.partition(":")
         function = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
         settings = self.read(name, function, arguments)

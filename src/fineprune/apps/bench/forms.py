@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,10 +55,6 @@ class Form(ABC):
     def name(self) -> str:
         """The name of the form, as in tables."""
         return f"{self.weights}, {self.runtime} {self.precision}"
-
-    def missing(self) -> list[str]:
-        """Returns the needed packages that are not installed."""
-        return [package for package in self.packages if find_spec(package) is None]
 
     @abstractmethod
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:

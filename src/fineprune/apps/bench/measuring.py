@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -39,21 +39,19 @@ def measure(saved: SavedModel, shapes: Sequence[Shape], forms: Sequence[Form], t
         InvalidInputError: if the model cannot take a shape; before anything is measured.
     """
     batches = {shape: random_batch(saved.model, shape) for shape in shapes}
-    absent = {form.name: form.missing() for form in forms if form.missing()}
-    present = [form for form in forms if form.name not in absent]
-    remarks = [f"{name} was not measured: {enumeration(missing)} not installed here." for name, missing in absent.items()]
     rows: list[BenchRow] = []
+    present, remarks = [], []
+    for form in forms:
+        if missing := [package for package in form.packages if find_spec(package) is None]:
+            remarks.append(f"{form.name} was not measured: {enumeration(missing)} not installed here.")
+        else:
+            present.append(form)
     for shape, batch in batches.items():
         with TemporaryDirectory() as workspace:
             bench = Bench(saved, shape, batch, threads, Path(workspace))
             rows += bench.rows(present, rounds)
             remarks += bench.remarks
-    return Measurement(rows, list(dict.fromkeys(remarks)), conditions(threads, rounds))
-
-
-def conditions(threads: int, rounds: int) -> dict[str, Any]:
-    """Returns the conditions under which a measurement holds."""
-    return {
+    conditions = {
         "threads": threads,
         "rounds": rounds,
         "processor": platform.machine(),
@@ -61,6 +59,7 @@ def conditions(threads: int, rounds: int) -> dict[str, Any]:
         "versions": {found.name: found.version for found in distributions() if found.name in PACKAGES},
         "date": date.today().isoformat(),
     }
+    return Measurement(rows, list(dict.fromkeys(remarks)), conditions)
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,10 @@ STATUS = Path("/proc/self/status")
 
 
 def peak(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequence[str]) -> int | None:
-    """Returns the peak memory of loading a form and running it, over that of importing, in bytes.
+    """Returns the peak memory of loading a form and running it on a file with a batch, over that of importing, in bytes.
 
-    Args:
-        form: to load.
-        prepared: the file or folder that it is loaded from.
-        batch: a file with the input.
-        threads: that it runs with.
-        modules: to import before counting, as the one of the model's class.
-
-    Returns:
-        None where the system does not report it, as outside Linux.
-
-    Raises:
-        subprocess.CalledProcessError: if the process fails.
+    The modules, as the one of the model's class, are imported before counting. None where the system does not report its
+    memory, as outside Linux. Raises CalledProcessError if the process fails.
     """
     if not STATUS.is_file():
         return None

@@ -65,12 +65,6 @@ def load(library: str | Path | None = None, *, modules: int = 20) -> Docstrings:
     Args:
         library: folder of the library's .py sources. None: this interpreter's own.
         modules: number of modules to keep, 2 or more: those with the most texts. A package is one module.
-
-    Returns:
-        Four fifths of the texts for training, the rest for validation.
-
-    Raises:
-        InvalidInputError: if the folder holds docstrings of fewer modules, as when the library is zipped.
     """
     if modules < 2:
         raise InvalidInputError(f"modules must be 2 or more, got {modules}.")

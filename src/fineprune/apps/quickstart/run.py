@@ -45,11 +45,7 @@ ROUNDS = 15
 STEPS = 360
 """Optimizer steps of each run."""
 
-METHODS: dict[str, Method | None] = {
-    "dense": None,
-    "magnitude": Magnitude(),
-    "movement": Movement(),
-}
+METHODS: dict[str, Method | None] = {"dense": None, "magnitude": Magnitude(), "movement": Movement()}
 """The runs. They share data, steps, learning rate, schedule and density."""
 
 
@@ -105,10 +101,6 @@ def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple
 
     Returns:
         The folder, the result of each run by name, and the comparison of the packed model with the dense one.
-
-    Raises:
-        InvalidInputError: for a density that is not between 0 and 1, or a folder that exists.
-        MissingExtraError: if the package with the model is not installed.
     """
     if not 0 < density < 1:
         raise InvalidInputError(f"density must be above 0 and below 1, got {density}. Give the fraction of weights to keep.")

@@ -51,12 +51,7 @@ def run(
     report: Callable[[str], None] = print_at_once,
     command: TrialCommand = train_command,
 ) -> SweepOutcome:
-    """Runs a sweep: `fineprune sweep` after its name.
-
-    Args:
-        arguments: of the command line.
-        report: is called with a line of text for each trial that ends.
-        command: returns a trial's command, given its recipe and its folder.
+    """Runs a sweep: `fineprune sweep` after its name. `report` is called with a line of text for each trial that ends.
 
     Raises:
         InvalidInputError: for settings that cannot be run, or an output folder that holds something else; before a trial

@@ -161,11 +161,8 @@ class Local:
 class Ray:
     """Tasks of a Ray cluster: that of RAY_ADDRESS, or one of this machine alone.
 
-    The nodes share the sweep's folder, the working directory and the Python environment, under the same paths.
-
-    Args:
-        cpus: CPUs that each trial reserves; Ray gives it as many threads.
-        gpus: GPUs that each trial reserves; with 0 it sees none.
+    The nodes share the sweep's folder, the working directory and the Python environment, under the same paths. Each trial
+    reserves CPUs, as many as it has threads, and GPUs; with 0 it sees none.
     """
 
     cpus: int = 1

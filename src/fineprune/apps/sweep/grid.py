@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ...errors import InvalidInputError
 
@@ -48,12 +48,6 @@ def split(text: str) -> list[str]:
 def _unquoted(value: str) -> str:
     whole = re.fullmatch(r"(['\"])(.*)\1", value)
     return whole[2] if whole and whole[1] not in whole[2] else value
-
-
-def short_keys(keys: Sequence[str]) -> list[str]:
-    """Returns the last word of each key, or the whole keys if two have the same last word."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return last if len(set(last)) == len(last) else list(keys)
 
 
 def slug(text: str, most: int = 40) -> str:

@@ -39,7 +39,9 @@ class SweepSetting:
         """The choices as a file name; empty for a sweep over seeds alone."""
         keys = [key for key in self.choices if key != VARIANT]
         pieces = [grid.slug(self.choices[VARIANT])] if VARIANT in self.choices else []
-        pieces += [f"{short}-{grid.slug(self.choices[key])}" for key, short in zip(keys, grid.short_keys(keys), strict=True)]
+        last = [key.rpartition(".")[2] for key in keys]
+        names = last if len(set(last)) == len(last) else keys
+        pieces += [f"{name}-{grid.slug(self.choices[key])}" for key, name in zip(keys, names, strict=True)]
         return grid.slug("-".join(pieces), most=180) if pieces else ""
 
 

@@ -28,7 +28,12 @@ def claimed(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -
         FileError: if it cannot be written.
     """
     _check_own_folder(folder)
-    with _lock(folder) as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise FileError(f"{folder} could not be written: {error}. Give another --output.") from error
+    with lock:
         if not take(lock):
             raise InvalidInputError(
                 f"Another process runs a sweep in {folder}. Wait for its end, stop it, or give another --output."
@@ -43,14 +48,6 @@ def claimed(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -
             )
         _write(folder, trials, choices)
         yield
-
-
-def _lock(folder: Path) -> Any:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / LOCK).open("ab")
-    except OSError as error:
-        raise FileError(f"{folder} could not be written: {error}. Give another --output.") from error
 
 
 def _check_own_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def write(folder: Path, **tables: pyarrow.Table) -> None:
     """Writes each table as NAME.csv and NAME.parquet, each of them whole or not at all."""
     try:
         for name, table in tables.items():
-            replace_whole(folder / f"{name}.csv", lambda path, table=table: _write_csv(table, path))  # type: ignore[misc]
-            replace_whole(folder / f"{name}.parquet", lambda path, table=table: pyarrow.parquet.write_table(table, path))  # type: ignore[misc]
+            replace_whole(folder / f"{name}.csv", partial(_write_csv, table))
+            replace_whole(folder / f"{name}.parquet", partial(pyarrow.parquet.write_table, table))
     except OSError as error:
         raise FileError(f"The tables could not be written in {folder}: {error}. Free disk space and start again.") from error
 

@@ -38,13 +38,14 @@ def write(folder: str | Path, facts: Mapping[str, Any]) -> bool:
 def text(facts: Mapping[str, Any], name: str) -> str:
     """Returns the card of a run: the Hub's metadata, how the model was made, its figures, and how to load it."""
     pruned = facts.get("pruning") is not None
-    done = _pruning(facts) if pruned else "Nothing was pruned."
+    structures = _structures(facts["pruning"]) if pruned else []
+    done = _pruning(facts, structures) if pruned else "Nothing was pruned."
     rows = [("density of the prunable weights", facts["density"]), ("density of the whole model", facts["whole_model_density"])]
     if facts.get("remaining_weights") is not None:
         rows.append(("remaining weights of the blocks, as the paper counts", facts["remaining_weights"]))
     by = f"{'Pruned while it was fine-tuned' if pruned else 'Fine-tuned'} with fineprune {facts['versions']['fineprune']}."
     story = [f"{_origin(facts)} {done}", _table([*rows, *facts["metrics"].items()])]
-    if pruned and _has_whole_groups(facts["pruning"]):
+    if {class_name(structure) for structure in structures} & {kind.__name__ for kind in kinds(Linked)}:
         story.append("Whole groups are zero in it: `fineprune shrink FOLDER NEW_FOLDER` removes them, with the same output.")
     return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if _moves(facts) else by)
 
@@ -131,20 +132,18 @@ def _origin(facts: Mapping[str, Any]) -> str:
     return f"{source}, fine-tuned on {task_name(facts['task'])} for {facts['steps']:,} steps (seed {facts['seed']}).{taught}"
 
 
-def _pruning(facts: Mapping[str, Any]) -> str:
-    pruning = facts["pruning"]
-    structure = f"structure `{in_short(pruning['structure'])}`, scope `{pruning['scope']}`"
-    rules = [f"`{in_short(rule['structure'])}`" for rule in pruning.get("rules") or () if rule.get("structure")]
+def _structures(pruning: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the structure of a config, and those of its rules."""
+    return [pruning["structure"], *(rule["structure"] for rule in pruning.get("rules") or () if rule.get("structure"))]
+
+
+def _pruning(facts: Mapping[str, Any], structures: Sequence[Mapping[str, Any]]) -> str:
+    structure, *rules = [f"`{in_short(structure)}`" for structure in structures]
     ruled = f", with rules for {', '.join(rules)}" if rules else ""
     return (
-        f"Meanwhile it was pruned by `{_method(facts)}` ({structure}{ruled}): "
+        f"Meanwhile it was pruned by `{_method(facts)}` (structure {structure}, scope `{facts['pruning']['scope']}`{ruled}): "
         f"{facts['density']:.2%} of the prunable weights are nonzero, {facts['whole_model_density']:.2%} of the whole model."
     )
-
-
-def _has_whole_groups(pruning: Mapping[str, Any]) -> bool:
-    structures = [pruning["structure"], *(rule["structure"] for rule in pruning.get("rules") or () if rule.get("structure"))]
-    return not {class_name(structure) for structure in structures}.isdisjoint(kind.__name__ for kind in kinds(Linked))
 
 
 def _table(rows: Sequence[tuple[str, float]]) -> str:

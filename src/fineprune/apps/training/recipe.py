@@ -91,12 +91,7 @@ FROM_JSONARGPARSE = ("print_config", "pruning", "training", "distillation")
 def read(arguments: Sequence[str], usage: str = USAGE, base: Mapping[str, Any] | None = None) -> Recipe:
     """Reads a recipe from command-line arguments: `[RECIPE.yaml] [--setting value ...]`, where flags win over the file.
 
-    A recipe without `pruning` is a dense run.
-
-    Args:
-        arguments: of the command line.
-        usage: the first line of the help.
-        base: the content of a recipe over which the arguments win.
+    A recipe without `pruning` is a dense run. `base` is the content of a recipe over which the arguments win.
 
     Raises:
         InvalidInputError: for an unknown setting, with the nearest known name, or a value of the wrong type.

@@ -95,11 +95,7 @@ def train(recipe: Recipe) -> Result:
 
 
 def evaluate(folder: str, task: Task, max_length: int, training: TrainingArguments) -> Result:
-    """Evaluates a saved model on a task's validation split. Writes nothing.
-
-    Raises:
-        InvalidInputError: if there is no model, or a label is not one of its classes.
-    """
+    """Evaluates a saved model on a task's validation split. Writes nothing."""
     tokenizer, model = load_pretrained(folder, task.head)
     names: dict[int, str] = model.config.id2label or {}  # type: ignore[assignment]
     classes = tuple(names[number] for number in sorted(names))
