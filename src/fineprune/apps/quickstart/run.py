@@ -81,12 +81,10 @@ class StandardLibrary(TextTask):
     data: docstrings.Docstrings
 
     def load(self) -> Splits:
-        """Returns the docstrings as examples."""
         train_data = Examples(list(self.data.train_texts), None, list(self.data.train_labels))
         return Splits(train_data, self.load_validation(self.data.names), self.data.names)
 
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, Examples]:
-        """Returns the validation docstrings."""
         return {"": Examples(list(self.data.validation_texts), None, list(self.data.validation_labels))}
 
 

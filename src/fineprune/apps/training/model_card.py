@@ -68,16 +68,8 @@ def _card(data: ModelCardData, name: str, story: list[str], head: str, by: str) 
 model = {head}.from_pretrained("{name}")  # this folder, or its name on the Hub
 tokenizer = AutoTokenizer.from_pretrained("{name}")"""
     plain = "It is a plain Transformers checkpoint; the pruned weights are zeros in it."
-    sections = [
-        f"---\n{data.to_yaml().strip()}\n---",
-        MARK,
-        f"# {name}",
-        *story,
-        "## How to load it",
-        plain,
-        f"```python\n{load}\n```",
-        by,
-    ]
+    metadata = f"---\n{data.to_yaml().strip()}\n---"
+    sections = [metadata, MARK, f"# {name}", *story, "## How to load it", plain, f"```python\n{load}\n```", by]
     return "\n\n".join(sections) + "\n"
 
 
