@@ -133,11 +133,11 @@ def test_what_is_no_mask_alone(attach: Attach, tmp_path: Path, settings: dict[st
 
 @pytest.mark.parametrize("method", [Magnitude(), Random(), GroupLasso()], ids=repr)
 def test_a_method_that_learns_nothing(method: object) -> None:
-    with pytest.raises(InvalidInputError, match=r"the scores of .* do not learn, so nothing would"):
+    with pytest.raises(InvalidInputError, match=r"needs a method whose scores learn, and those of .* do not, so nothing would"):
         PruningConfig(method, 0.3, frozen_weights=True)
 
 
 @pytest.mark.parametrize("name", ["frozen_weights", "dense_on_cpu"])
 def test_it_is_yes_or_no(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"{name} was given as 'yes'; it takes true or false"):
+    with pytest.raises(InvalidInputError, match=f"{name} must be true or false, got 'yes'"):
         config(**{name: "yes"})

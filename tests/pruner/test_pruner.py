@@ -403,7 +403,7 @@ def test_a_closure_is_refused_with_nothing_changed(attach: Attach) -> None:
     optimizer = adamw(model)
     pruner = attach(model, optimizer)
     before = everything(pruner)
-    with pytest.raises(TrainingError, match="given a closure"):
+    with pytest.raises(TrainingError, match="got a closure"):
         optimizer.step(lambda: loss_of(model, stack_batches(1)[0]))
     assert differences(before, everything(pruner)) == []
     train(model, optimizer, stack_batches(1))

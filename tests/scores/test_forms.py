@@ -148,8 +148,11 @@ def test_a_config_keeps_its_form() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scores": "bfloat16"}, "scores was given as 'bfloat16'; it takes one of BFloat16Scores"),
-        ({"scores": BFloat16Scores}, "it takes one of BFloat16Scores"),
+        (
+            {"scores": "bfloat16"},
+            r"scores must be one of BFloat16Scores\(\), FullScores\(\), LowRankScores\(\), got 'bfloat16'",
+        ),
+        ({"scores": BFloat16Scores}, "scores must be one of BFloat16Scores"),
         ({"scores": BFloat16Scores(), "method": Magnitude()}, "scores that learn"),
         ({"scores": LowRankScores(), "method": SoftMovement()}, "Give SoftMovement a penalty"),
         ({"scores": LowRankScores(), "rules": [Rule(["up"], method=L0())]}, "The rule for ..up.. cannot be used: .*Give L0"),

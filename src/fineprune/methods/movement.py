@@ -26,7 +26,7 @@ class Movement(LearnedMethod):
     weight moves toward zero and rises while it moves away. S learns by Adam without decay.
 
     By default the scores are initialised from the magnitude, not as the paper's 0: in runs of 800 steps scores initialised at 0
-    lose to magnitude pruning, and those initialised so do not (measured: docs/measurements/defaults.md). The paper's form is
+    lose to magnitude pruning, and scores from the magnitude do not (measured: docs/measurements/defaults.md). The paper's form is
     `Movement(init=Constant(0.0))`.
 
     Args:
