@@ -16,7 +16,7 @@ from transformers import BertModel
 
 from fineprune import to_sparse
 from fineprune.apps.bench.forms import Runner, runner_of
-from fineprune.apps.bench.runtimes import Precision, onnx_runtime, open_vino, quiet
+from fineprune.apps.bench.runtimes import onnx_runtime, open_vino, quiet
 from fineprune.apps.bench.shapes import Batch
 from fineprune.apps.bench.timing import Timed, timed
 from fineprune.sparse.format import BFloat16
@@ -162,8 +162,8 @@ ENGINES: dict[str, Callable[[Work], Engine]] = {
     "PyTorch CSR fp32": pytorch_csr,
     "ONNX Runtime fp32": lambda work: local(onnx_runtime(work.onnx, work.threads), work),
     "ONNX Runtime int8": onnx_runtime_int8,
-    "OpenVINO fp32": lambda work: local(open_vino(work.onnx, work.threads, Precision.FP32), work),
-    "OpenVINO bf16": lambda work: local(open_vino(work.onnx, work.threads, Precision.BF16), work),
+    "OpenVINO fp32": lambda work: local(open_vino(work.onnx, work.threads, "f32"), work),
+    "OpenVINO bf16": lambda work: local(open_vino(work.onnx, work.threads, "bf16"), work),
 }
 """In the order of the table."""
 

@@ -15,9 +15,8 @@ from fineprune import InvalidInputError
 from fineprune.apps import cli
 from fineprune.apps.bench import command, measuring, memory
 from fineprune.apps.bench.forms import DenseForm, Form, MaskedForm, PackedForm, Runner, SavedModel, SparseForm, fill_zeros
-from fineprune.apps.bench.registry import FORMS
 from fineprune.apps.bench.results import HEADINGS, BenchRow, Measurement
-from fineprune.apps.bench.runtimes import OnnxRuntime, OpenVino
+from fineprune.apps.bench.runtimes import FORMS, OnnxRuntime, OpenVino
 from fineprune.apps.bench.shapes import Shape, random_batch, read_shapes
 from fineprune.apps.bench.timing import Spread, Timing, in_turns, timed
 from fineprune.compress.loading import from_pretrained

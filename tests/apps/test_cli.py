@@ -180,7 +180,7 @@ def test_help_is_complete(arguments: list[str], expected: list[str], capsys: pyt
         (["shrink", "nothing", "new"], 2, "nothing could not be loaded"),
         (["shrink", "nothing"], 2, "new_folder"),
         (["shrink", "README.md", "tests"], 2, "tests exists already"),
-        (["quickstart", "--density", "2"], 2, "density must be above 0 and below 1, got 2"),
+        (["quickstart", "--density", "2"], 2, "density must be above 0 and below 1, got 2.0. Give the fraction"),
         (["quickstart", "--sed", "2"], 2, "sed"),
     ],
 )

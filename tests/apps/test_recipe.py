@@ -229,7 +229,10 @@ WRONG_RULES = [
     ("{density: 0.5}", r"A rule must name its target_modules unless"),
     ("{target_modules: []}", r"^target_modules must be a list of module names .*, got \[\]\."),
     ("{target_modules: [a], density: much}", r"^pruning\.rules\[0\]\.density must be float or null, got 'much'\.$"),
-    ("{target_modules: [a], method: {class_path: Movement, init_args: {score_lr: -1}}}", "must be a number above 0, got -1"),
+    (
+        "{target_modules: [a], method: {class_path: Movement, init_args: {score_lr: -1}}}",
+        r"^score_lr of Movement must be a number above 0, got -1\.0\.",
+    ),
     ("query", "'query'"),
 ]
 

@@ -134,8 +134,8 @@ def test_a_name_fits_any_file_system_and_no_two_texts_share_one(first: str, seco
     assert first == second or name != grid.slug(second)
 
 
-def made(bench: Bench, *more: str) -> plan.SweepPlan:
-    return flags.read([str(bench.recipe), *more]).plan
+def made(bench: Bench, *more: str) -> plan.Sweep:
+    return flags.read([str(bench.recipe), *more])
 
 
 def test_trials_are_grids_times_seeds_in_order(bench: Bench) -> None:
@@ -160,7 +160,7 @@ def test_a_trials_recipe_is_that_of_the_same_flags(bench: Bench, tmp_path: Path)
     direct = recipe.read([str(bench.recipe), *same, "--training.seed", "12", "--training.output_dir", "runs/fineprune"])
     assert (read.model, read.task, read.pruning) == (direct.model, direct.task, direct.pruning)
     assert read.training.to_dict() == direct.training.to_dict()
-    assert trial.setting.prunes
+    assert trial.prunes
 
 
 def test_a_variant_is_laid_over_the_recipe_and_replaces_what_it_names(bench: Bench, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_variant_is_laid_over_the_recipe_and_replaces_what_it_names(bench: Ben
         "magnitude": Magnitude(),
     }
     assert [one.training.learning_rate for one in read.values()] == [1e-3, 1e-3, 5e-4, 1e-3, 1e-3, 1e-3]
-    assert [trial.setting.prunes for trial in trials] == [False, True, True, True, True, True]
+    assert [trial.prunes for trial in trials] == [False, True, True, True, True, True]
     assert [trial.name for trial in trials][:2] == ["dense-seed7", f"{grid.slug('initialised again')}-seed7"]
     assert all(one.task == read["plain"].task for one in read.values())
 

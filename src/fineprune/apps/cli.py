@@ -56,13 +56,9 @@ def _prepare_libraries() -> None:
 
 
 def read_by_signature(name: str, function: Callable[..., Any], arguments: Sequence[str], several: str = "") -> dict[str, Any]:
-    """Reads the arguments of a function: those without a default by position, the others as flags.
+    """Reads the arguments of a function, with help from its docstring: those without a default by position, others as flags.
 
-    Args:
-        name: of the command.
-        function: its signature and docstring make the settings and their help.
-        arguments: of the command line.
-        several: the parameter that takes one word or more.
+    The parameter named by `several` takes one word or more.
     """
     import jsonargparse
 
@@ -79,20 +75,11 @@ def pass_through(name: str, function: Callable[..., Any], arguments: Sequence[st
     return {"arguments": arguments}
 
 
-def pass_through_with_report(name: str, function: Callable[..., Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """Passes the command line, and a function that prints a line of progress."""
-    return {"arguments": arguments, "report": functools.partial(print, flush=True)}
-
-
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """One command: reads the settings of a function from the command line, calls it, and shows its result.
 
-    Args:
-        help: its line in `fineprune --help`.
-        function: the function that it calls, as "module:name" in this package; imported when the command runs.
-        show: prints the result, given it and the settings that the function was called with.
-        read: makes the settings of the function from the command line.
+    The function is "module:name" in this package, imported when the command runs.
     """
 
     help: str
@@ -101,7 +88,6 @@ class Command:
     read: Callable[[str, Callable[..., Any], Sequence[str]], dict[str, Any]] = read_by_signature
 
     def run(self, name: str, arguments: Sequence[str]) -> None:
-        """Runs the command with the rest of the command line, and prints its result."""
         module, _, attribute = self.function.partition(":")
         function = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
         settings = self.read(name, function, arguments)
@@ -125,7 +111,7 @@ COMMANDS = {
         "run a recipe over a grid and seeds: fineprune sweep RECIPE.yaml --grid pruning.density=0.1,0.03 --seeds 3",
         "sweep.command:run",
         tables.show_sweep,
-        pass_through_with_report,
+        pass_through,
     ),
     "report": Command(
         "one HTML page about runs or sweeps, with the paper's figures: fineprune report RUN ...",

@@ -98,16 +98,15 @@ def show_quickstart(outcome: "tuple[Path, Mapping[str, Result], CompactCompariso
 
     folder, results, compact = outcome
     headings = ("run", "accuracy", "macro F1", "density", "whole model", "training time", "seed")
-    _print_table(headings, [(name, *_quickstart_row(result)) for name, result in results.items()])
+    rows = []
+    for name, result in results.items():
+        densities = (result.inspection.density, result.inspection.whole_model.density)
+        figures = (result.metrics["accuracy"], result.metrics["f1_macro"], *densities)
+        rows.append([name, *(f"{figure:.4f}" for figure in figures), f"{result.seconds:.0f} s", str(result.seed)])
+    _print_table(headings, rows)
     print(verdict(results))
     print(compact.sentence())
     print(f"The models, quickstart.png and quickstart.json are in {folder}.")
-
-
-def _quickstart_row(result: "Result") -> tuple[str, ...]:
-    inspection = result.inspection
-    figures = (*(result.metrics[key] for key in ("accuracy", "f1_macro")), inspection.density, inspection.whole_model.density)
-    return *(f"{figure:.4f}" for figure in figures), f"{result.seconds:.0f} s", str(result.seed)
 
 
 def _print_result(result: "Result", title: str) -> None:

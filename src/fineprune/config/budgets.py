@@ -12,12 +12,7 @@ class Budget(ABC):
 
     @abstractmethod
     def cost(self, size: int, flops: Callable[[int], int]) -> int:
-        """Returns the cost of one group.
-
-        Args:
-            size: number of its weights.
-            flops: returns its floating-point operations per token, given the number of tokens of the text.
-        """
+        """Returns the cost of a group of `size` weights and `flops(n)` operations per token of a text of n tokens."""
 
 
 @dataclass(frozen=True)

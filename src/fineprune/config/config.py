@@ -1,6 +1,7 @@
 """PruningConfig: which weights are pruned, how, and to which density."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +20,7 @@ from ..structures.within_matrix import Unstructured
 from ..version import VERSION
 from .budgets import Budget, InWeights
 from .schedules import CubicSchedule, Schedule
-from .serialization import Reader, kinds, plain_settings
-
-CHOICES: dict[str, type[Any]] = {
-    "method": Method,
-    "structure": Structure,
-    "schedule": Schedule,
-    "budget": Budget,
-    "scores": ScoreForm,
-}
-"""The settings that are one of several classes, each with their abstract class."""
+from .serialization import Reader, annotations, kinds, plain_settings
 
 
 @dataclass(frozen=True)
@@ -119,9 +111,9 @@ class PruningConfig:
             self.under(rule)
 
     def _check_types(self) -> None:
-        for name, base in CHOICES.items():
+        for name, base in annotations(PruningConfig).items():
             value = getattr(self, name)
-            if not isinstance(value, base) or not dataclasses.is_dataclass(value):
+            if inspect.isabstract(base) and not (isinstance(value, base) and dataclasses.is_dataclass(value)):
                 choices = ", ".join(sorted(f"{kind.__name__}()" for kind in kinds(base)))
                 raise InvalidInputError(f"{name} must be one of {choices}, got {value!r}.")
         if self.scope not in tuple(SCOPES):  # a list would not be hashable
@@ -201,12 +193,8 @@ class PruningConfig:
         Raises:
             InvalidInputError: for an unknown key or class, with the nearest known name, or a value that cannot be.
         """
-        version, settings = VERSION, values
-        if isinstance(values, dict):
-            settings = dict(values)
-            version = settings.pop("version", VERSION)
-        reader = Reader(version)
-        config: PruningConfig = reader.make(cls, reader.settings(cls, settings))
+        reader = Reader()
+        config: PruningConfig = reader.make(cls, reader.versioned(cls, values))
         return config
 
 

@@ -58,11 +58,9 @@ class CubicSchedule(Schedule):
 
     def steps(self, total_steps: int) -> tuple[int, int]:
         """Returns (t_i, t_f), warmup and cooldown in optimizer steps."""
-
-        def count(length: int | float) -> int:
-            return length if isinstance(length, int) else round(length * total_steps)
-
-        return count(self.warmup), count(self.cooldown)
+        lengths = (self.warmup, self.cooldown)
+        warmup, cooldown = (length if isinstance(length, int) else round(length * total_steps) for length in lengths)
+        return warmup, cooldown
 
     def check(self, total_steps: int) -> None:
         warmup, cooldown = self.steps(total_steps)

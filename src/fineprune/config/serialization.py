@@ -5,14 +5,12 @@ class name where it has no settings. A class of this library goes by its name, a
 """
 
 import dataclasses
-import functools
 import inspect
 import logging
-import operator
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidInputError, enumeration, is_number, nearest
@@ -23,10 +21,10 @@ logger = logging.getLogger(__name__)
 PACKAGE = __name__.partition(".")[0]
 
 
-def kinds(base: type[Any]) -> Iterator[type[Any]]:
-    """Yields the classes that can be made of an abstract one, those written outside this package too; each once."""
-    found = [kind for child in base.__subclasses__() for kind in (child, *kinds(child)) if dataclasses.is_dataclass(kind)]
-    yield from dict.fromkeys(found)
+def kinds(base: type[Any]) -> list[type[Any]]:
+    """Returns the classes that can be made of an abstract one, each once, those written outside this package too."""
+    below = [kind for child in base.__subclasses__() for kind in (child, *kinds(child))]
+    return [kind for kind in dict.fromkeys(below) if dataclasses.is_dataclass(kind)]
 
 
 def import_path(kind: type[Any]) -> str:
@@ -65,9 +63,14 @@ def plain(value: Any) -> Any:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     settings, path = plain_settings(value), import_path(type(value))
-    if not any(inspect.isabstract(base) for base in type(value).__mro__):
+    if not is_choice(type(value)):
         return {name: setting for name, setting in settings.items() if setting is not None}
     return {"class_path": type(value).__name__ if is_own(path) else path, "init_args": settings}
+
+
+def is_choice(kind: type[Any]) -> bool:
+    """Whether a class is one of several choices, which share an abstract one."""
+    return any(inspect.isabstract(base) for base in kind.__mro__)
 
 
 def with_bare_names(value: Any) -> Any:
@@ -85,21 +88,19 @@ class Reader:
     A class is looked up among the subclasses of the annotated one; nothing is imported.
 
     Settings that a newer version wrote and this one does not know are left out with a warning; otherwise they are errors.
-
-    Args:
-        version: the version of fineprune that wrote the values. Raises InvalidInputError if it is not one.
     """
 
-    def __init__(self, version: Any = VERSION) -> None:
-        self._is_newer = _numbers(version) > _numbers(VERSION)
+    _is_newer = False
+
+    def versioned(self, kind: type[Any], values: Any, where: str = "") -> dict[str, Any]:
+        """Reads the fields of a dataclass from plain values with the `version` of fineprune that wrote them; see `settings`."""
+        if isinstance(values, Mapping):
+            self._is_newer = _numbers(values.get("version", VERSION)) > _numbers(VERSION)
+            values = {name: value for name, value in values.items() if name != "version"}
+        return self.settings(kind, values, where)
 
     def settings(self, kind: type[Any], values: Any, where: str = "") -> dict[str, Any]:
-        """Reads the fields of a dataclass.
-
-        Args:
-            kind: the dataclass.
-            values: plain values by the names of its fields.
-            where: the setting that they are for, as `pruning.method`.
+        """Reads the fields of a dataclass; `where` is the setting that the plain values are for, as `pruning.method`.
 
         Raises:
             InvalidInputError: for an unknown setting or class, with the nearest known name, or a value of another type.
@@ -111,9 +112,7 @@ class Reader:
             if key in known:
                 read[key] = self.read(known[key], value, f"{where}.{key}" if where else key)
             elif self._is_newer:
-                logger.warning(
-                    "%s: the setting %r of a newer fineprune than this (%s) is left out.", kind.__name__, key, VERSION
-                )
+                logger.warning("%s: the setting %r of a newer fineprune than %s is left out.", kind.__name__, key, VERSION)
             else:
                 raise InvalidInputError(f"{kind.__name__} has no setting {key!r}; {nearest(str(key), known)}")
         return read
@@ -142,7 +141,7 @@ class Reader:
         kind = _find(base, path)
         if kind is None:
             return self.unknown_class(base, path, where)
-        return self.make_choice(kind, self.settings(kind, {} if settings is None else settings, where))
+        return self.make(kind, self.settings(kind, {} if settings is None else settings, where))
 
     def without_class(self, base: type[Any], values: Mapping[str, Any], where: str) -> Any:
         """Raises InvalidInputError for settings of a class that is not named."""
@@ -162,10 +161,6 @@ class Reader:
         except TypeError as error:
             raise InvalidInputError(f"{kind.__name__} could not be made from {settings!r}: {error}.") from error
 
-    def make_choice(self, kind: type[Any], settings: dict[str, Any]) -> Any:
-        """Makes an object of a class that was chosen by name."""
-        return self.make(kind, settings)
-
 
 def annotations(kind: type[Any]) -> dict[str, Any]:
     """Returns the annotation of each field of a dataclass; Any where it names something that only type checkers import."""
@@ -179,9 +174,7 @@ def annotations(kind: type[Any]) -> dict[str, Any]:
 
 def options(annotation: Any) -> tuple[type[Any], ...]:
     """Returns the members of a union, or the annotation alone."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return functools.reduce(operator.add, map(options, typing.get_args(annotation)))
-    return (annotation,)
+    return typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
 
 
 def _find(base: type[Any], path: str) -> type[Any] | None:

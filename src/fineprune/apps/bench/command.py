@@ -1,7 +1,6 @@
 """Measures a saved model on this machine: `fineprune bench FOLDER`."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from ...errors import InvalidInputError, require
 from ...files import check_free, new_folder
 from .forms import SavedModel
 from .measuring import measure
-from .registry import FORMS
 from .results import Measurement
+from .runtimes import FORMS
 from .shapes import read_shapes
 
 
@@ -39,20 +38,7 @@ def bench_folder(
         FileError: if the output cannot be written.
     """
     wanted = read_shapes(shapes)
-    _check_arguments(folder, output, {"rounds": rounds, "threads": threads})
-    model, before = from_pretrained(folder).float(), torch.get_num_threads()
-    model.config.use_cache = False  # one pass, and nothing to go on from
-    try:
-        measurement = measure(SavedModel(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
-    finally:
-        torch.set_num_threads(before)
-    if output is not None:
-        write(measurement, Path(output), title=Path(folder).name)
-    return measurement
-
-
-def _check_arguments(folder: str, output: str | None, numbers: Mapping[str, int | None]) -> None:
-    for name, number in numbers.items():
+    for name, number in {"rounds": rounds, "threads": threads}.items():
         if number is not None and number < 1:
             raise InvalidInputError(f"{name} must be 1 or more, got {number}.")
     if output is not None:
@@ -60,9 +46,18 @@ def _check_arguments(folder: str, output: str | None, numbers: Mapping[str, int 
         check_free(output)
     if is_packed(folder):
         raise InvalidInputError(f"{folder} is packed. Give the folder of the model that it was packed from.")
+    model, before = from_pretrained(folder).float(), torch.get_num_threads()
+    model.config.use_cache = False  # one pass, and nothing to go on from
+    try:
+        measurement = measure(SavedModel(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
+    finally:
+        torch.set_num_threads(before)
+    if output is not None:
+        _write(measurement, Path(output), title=Path(folder).name)
+    return measurement
 
 
-def write(measurement: Measurement, folder: Path, title: str) -> None:
+def _write(measurement: Measurement, folder: Path, title: str) -> None:
     """Writes a measurement as JSON, as a table with its verdicts, and as a picture."""
     from .drawing import draw
 

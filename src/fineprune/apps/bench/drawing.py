@@ -37,7 +37,8 @@ def _draw_panel(axes: Axes, shape: str, rows: Sequence[BenchRow]) -> None:
     medians = [row.latency.median for row in rows]
     ranges = [[row.latency.median - row.latency.low for row in rows], [row.latency.high - row.latency.median for row in rows]]
     places = range(len(rows))
-    axes.barh(places, medians, xerr=ranges, color=[_colour(row) for row in rows], error_kw={"elinewidth": 1, "capsize": 2})
+    colours = [COLOURS.get(row.weights if row.runtime in ("PyTorch", "fineprune") else "", OTHERS) for row in rows]
+    axes.barh(places, medians, xerr=ranges, color=colours, error_kw={"elinewidth": 1, "capsize": 2})
     for place, row in zip(places, rows, strict=True):
         axes.annotate(f" {row.latency.median:.2f} ms", (row.latency.high, place), va="center", fontsize=8)
     axes.set_yticks(places, [row.name for row in rows], fontsize=8)
@@ -47,7 +48,3 @@ def _draw_panel(axes: Axes, shape: str, rows: Sequence[BenchRow]) -> None:
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{shape}: milliseconds, the median and 10 to 90 % of the rounds", fontsize=9, loc="left")
-
-
-def _colour(row: BenchRow) -> str:
-    return COLOURS.get(row.weights, OTHERS) if row.runtime in ("PyTorch", "fineprune") else OTHERS

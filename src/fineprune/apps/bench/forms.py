@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...compress.loading import from_pretrained
+from ...compress.loading import from_pretrained, load
 from ...compress.resizing.saving import save
 from .shapes import Batch
 
@@ -57,30 +56,20 @@ class Form(ABC):
         """The name of the form, as in tables."""
         return f"{self.weights}, {self.runtime} {self.precision}"
 
-    def missing(self) -> list[str]:
-        """Returns the needed packages that are not installed."""
-        return [package for package in self.packages if find_spec(package) is None]
-
     @abstractmethod
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-        """Returns the file or folder that the form is loaded from; new files go into the workspace.
-
-        Args:
-            saved: the model.
-            batch: input of the shape that it will be run with.
-            workspace: a folder for this shape alone.
-        """
+        """Returns the file or folder that the form is loaded from, for input like `batch`; new files go into the workspace."""
 
     @abstractmethod
     def load(self, prepared: Path, threads: int) -> Runner:
         """Loads the form, to be run with that number of threads."""
 
     def bytes_on_disk(self, prepared: Path) -> int:
-        """Returns the size of the files that hold the weights."""
-        return sum(path.stat().st_size for path in prepared.glob("*.safetensors"))
+        """Returns the size of the files that hold the weights: of an exported model, or in a folder."""
+        files = prepared.parent.glob("model.*") if prepared.is_file() else prepared.glob("*.safetensors")
+        return sum(file.stat().st_size for file in files)
 
 
-@dataclass(frozen=True)
 class MaskedForm(Form):
     """The saved model, zeros and all."""
 
@@ -88,16 +77,18 @@ class MaskedForm(Form):
     runtime = "PyTorch"
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-        """Returns the folder of the model."""
         return saved.folder
 
     def load(self, prepared: Path, threads: int) -> Runner:
-        """Loads the model into PyTorch."""
         torch.set_num_threads(threads)
-        return runner_of(from_pretrained(prepared).float())
+        return runner_of(self.model(prepared))
+
+    def model(self, prepared: Path) -> nn.Module:
+        """Loads the model into PyTorch."""
+        model: nn.Module = from_pretrained(prepared).float()
+        return model
 
 
-@dataclass(frozen=True)
 class DenseForm(MaskedForm):
     """The model with its zeros replaced by random weights: as slow and as large as one fine-tuned without pruning."""
 
@@ -105,14 +96,12 @@ class DenseForm(MaskedForm):
     comparable = False
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-        """Saves the filled model."""
         model = from_pretrained(saved.folder)  # its numbers are of the type that was saved
         fill_zeros(model)
         save(model, workspace / self.weights)
         return workspace / self.weights
 
 
-@dataclass(frozen=True)
 class SparseForm(MaskedForm):
     """The saved model, run without multiplying by its zeros."""
 
@@ -120,16 +109,13 @@ class SparseForm(MaskedForm):
     runtime = "fineprune"
     packages = ("numba",)
 
-    def load(self, prepared: Path, threads: int) -> Runner:
-        """Loads the model, and makes it sparse."""
+    def model(self, prepared: Path) -> nn.Module:
         from ...sparse.convert import to_sparse
 
-        torch.set_num_threads(threads)
-        return runner_of(to_sparse(from_pretrained(prepared).float()))
+        return to_sparse(super().model(prepared))
 
 
-@dataclass(frozen=True)
-class PackedForm(Form):
+class PackedForm(MaskedForm):
     """The compact file with int8 values, run without unpacking the zeros."""
 
     weights = "packed"
@@ -139,18 +125,13 @@ class PackedForm(Form):
     tolerance = None
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-        """Packs the folder of the model."""
         from ..convert.pack import pack_folder
 
         pack_folder(str(saved.folder), str(workspace / self.weights))
         return workspace / self.weights
 
-    def load(self, prepared: Path, threads: int) -> Runner:
-        """Loads the compact file."""
-        from ...compress.loading import load
-
-        torch.set_num_threads(threads)
-        return runner_of(load(prepared, sparse=True))
+    def model(self, prepared: Path) -> nn.Module:
+        return load(prepared, sparse=True)
 
 
 def runner_of(model: nn.Module) -> Runner:

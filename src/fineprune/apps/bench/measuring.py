@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -26,65 +26,45 @@ from .timing import Timing, in_turns, timed
 PACKAGES = ("fineprune", "torch", "transformers", "numba", "onnxruntime", "openvino")
 """Packages whose versions belong to a measurement."""
 
+INPUT = "batch.safetensors"
+
 LONGEST = 300
 """Characters that are shown of an error message of another package."""
 
 
 def measure(saved: SavedModel, shapes: Sequence[Shape], forms: Sequence[Form], threads: int, rounds: int) -> Measurement:
-    """Measures forms of a saved model; one that fails is reported, and does not stop the others.
-
-    Args:
-        saved: the model.
-        shapes: of the input.
-        forms: to measure.
-        threads: for each of them.
-        rounds: in which the forms take turns.
+    """Measures forms of a saved model at each shape; one that fails is reported, and does not stop the others.
 
     Raises:
         InvalidInputError: if the model cannot take a shape; before anything is measured.
     """
     batches = {shape: random_batch(saved.model, shape) for shape in shapes}
-    absent = {form.name: form.missing() for form in forms if form.missing()}
-    present = [form for form in forms if form.name not in absent]
-    remarks = [f"{name} was not measured: {enumeration(missing)} not installed here." for name, missing in absent.items()]
     rows: list[BenchRow] = []
+    present, remarks = [], []
+    for form in forms:
+        if missing := [package for package in form.packages if find_spec(package) is None]:
+            remarks.append(f"{form.name} was not measured: {enumeration(missing)} not installed here.")
+        else:
+            present.append(form)
     for shape, batch in batches.items():
         with TemporaryDirectory() as workspace:
             bench = Bench(saved, shape, batch, threads, Path(workspace))
             rows += bench.rows(present, rounds)
             remarks += bench.remarks
-    return Measurement(rows, list(dict.fromkeys(remarks)), conditions(threads, rounds))
-
-
-def conditions(threads: int, rounds: int) -> dict[str, Any]:
-    """Returns the conditions under which a measurement holds."""
-    return {
+    conditions = {
         "threads": threads,
         "rounds": rounds,
         "processor": platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package)) is not None},
+        "versions": {found.name: found.version for found in distributions() if found.name in PACKAGES},
         "date": date.today().isoformat(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return Measurement(rows, list(dict.fromkeys(remarks)), conditions)
 
 
 @dataclass(frozen=True)
 class LoadedForm:
-    """A form that has been loaded and run once.
-
-    Args:
-        form: which.
-        prepared: the file or folder that it was loaded from.
-        run: runs it once.
-        difference: of its output from that of the saved model, as a fraction of the largest one; None for other weights.
-    """
+    """A form that has been loaded and run once: see `BenchRow` for the difference of its output."""
 
     form: Form
     prepared: Path
@@ -94,16 +74,7 @@ class LoadedForm:
 
 @dataclass
 class Bench:
-    """The forms of a model at one shape.
-
-    Args:
-        saved: the model.
-        shape: of the input.
-        batch: input of that shape.
-        threads: for each form.
-        workspace: an empty folder for temporary files.
-        remarks: the failures so far, in sentences.
-    """
+    """The forms of a model at one shape; temporary files go into the workspace, failures as sentences into the remarks."""
 
     saved: SavedModel
     shape: Shape
@@ -114,16 +85,11 @@ class Bench:
 
     def rows(self, forms: Sequence[Form], rounds: int) -> list[BenchRow]:
         """Loads the forms, compares their outputs, measures their times in turns, and then their memory."""
-        safetensors.torch.save_file(self.batch, self.given)
+        safetensors.torch.save_file(self.batch, self.workspace / INPUT)
         expected = runner_of(self.saved.model)(self.batch)
         loaded = [found for form in forms if (found := self._load(form, expected)) is not None]
         timings = in_turns({one.form.name: timed(partial(one.run, self.batch)) for one in loaded}, rounds)
         return [self._row(one, timings) for one in loaded]
-
-    @property
-    def given(self) -> Path:
-        """The file with the input."""
-        return self.workspace / "batch.safetensors"
 
     def _load(self, form: Form, expected: Tensor) -> LoadedForm | None:
         place = self.workspace / form.name
@@ -136,16 +102,12 @@ class Bench:
             self.remarks.append(f"{form.name} failed with {type(error).__name__}: {shorten(str(error), LONGEST)}")
             return None
         difference = relative_difference(outputs, expected) if form.comparable else None
-        self._remark_difference(form, difference)
+        if difference is not None and form.tolerance is not None and not difference <= form.tolerance:
+            self.remarks.append(
+                f"{form.name} at {self.shape} gives another output than the saved model, by {difference:.1e} of the largest "
+                f"value; rounding explains {form.tolerance:.0e}. Its times are those of something else."
+            )
         return LoadedForm(form, prepared, run, difference)
-
-    def _remark_difference(self, form: Form, difference: float | None) -> None:
-        if difference is None or form.tolerance is None or difference <= form.tolerance:
-            return
-        self.remarks.append(
-            f"{form.name} at {self.shape} gives another output than the saved model, by {difference:.1e} of the largest value; "
-            f"rounding explains {form.tolerance:.0e}. Its times are those of something else."
-        )
 
     def _row(self, loaded: LoadedForm, timings: dict[str, Timing]) -> BenchRow:
         form, timing, dense = loaded.form, timings[loaded.form.name], timings.get(DenseForm().name)
@@ -164,7 +126,7 @@ class Bench:
 
     def _memory(self, loaded: LoadedForm) -> int | None:
         try:
-            return peak(loaded.form, loaded.prepared, self.given, self.threads, [type(self.saved.model).__module__])
+            return peak(loaded.form, loaded.prepared, self.workspace / INPUT, self.threads, [type(self.saved.model).__module__])
         except subprocess.CalledProcessError as error:
             why = shorten("".join(error.stderr.splitlines()[-1:]), LONGEST)
             self.remarks.append(f"{loaded.form.name} failed with code {error.returncode} in a process of its own: {why}")

@@ -1,6 +1,5 @@
 """The peak memory of a process of its own, which loads one form of a model and runs it (Linux)."""
 
-import argparse
 import importlib
 import subprocess
 import sys
@@ -10,27 +9,16 @@ from pathlib import Path
 import safetensors.torch
 
 from .forms import Form
-from .registry import FORMS
+from .runtimes import FORMS
 
 STATUS = Path("/proc/self/status")
-RUNS = 3
 
 
 def peak(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequence[str]) -> int | None:
-    """Returns the peak memory of loading a form and running it, over what importing takes, in bytes.
+    """Returns the peak memory of loading a form and running it on a file with a batch, over that of importing, in bytes.
 
-    Args:
-        form: to load.
-        prepared: the file or folder that it is loaded from.
-        batch: a file with the input.
-        threads: that it runs with.
-        modules: to import before counting, as the one of the model's class.
-
-    Returns:
-        None where the system does not report it, as outside Linux.
-
-    Raises:
-        subprocess.CalledProcessError: if the process fails.
+    The modules, as the one of the model's class, are imported before counting. None where the system does not report its
+    memory, as outside Linux. Raises CalledProcessError if the process fails.
     """
     if not STATUS.is_file():
         return None
@@ -45,29 +33,17 @@ def high_water_mark() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def run_alone(form: Form, prepared: Path, batch: Path, threads: int, modules: Sequence[str]) -> int:
-    """Measures `peak` in this process, and returns the bytes."""
+def main(form: str, prepared: str, batch: str, threads: str, *modules: str) -> None:
+    """Measures a form in this process, as `peak` describes, and prints the bytes."""
     given = safetensors.torch.load_file(batch)
     for module in modules:
         importlib.import_module(module)
     imported = high_water_mark()
-    run = form.load(prepared, threads)
-    for _ in range(RUNS):
+    run = FORMS[form].load(Path(prepared), int(threads))
+    for _ in range(3):
         run(given)
-    return high_water_mark() - imported
-
-
-def main() -> None:
-    """Measures the form of the command line, and prints the bytes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("form", choices=FORMS)
-    parser.add_argument("prepared", type=Path)
-    parser.add_argument("batch", type=Path)
-    parser.add_argument("threads", type=int)
-    parser.add_argument("modules", nargs="*")
-    chosen = parser.parse_args()
-    sys.stdout.write(f"{run_alone(FORMS[chosen.form], chosen.prepared, chosen.batch, chosen.threads, chosen.modules)}\n")
+    sys.stdout.write(f"{high_water_mark() - imported}\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

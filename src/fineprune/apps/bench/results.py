@@ -12,17 +12,12 @@ HEADINGS = ("shape", "form", "median ms", "90 % ms", "a second", "times faster",
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One form of a model at one shape.
+    """One form of a model at one shape (batch x tokens): times in milliseconds, sizes in bytes.
 
     Args:
-        shape: batch x tokens.
-        batch: number of texts or images.
-        weights, runtime, precision: of the form.
-        latency: milliseconds.
         faster: how many times faster than the dense form it was; the range is that of the ratios within each round. None for
             the dense form itself, and where that could not be measured.
-        memory: peak, in bytes; None where the system does not tell.
-        file: bytes.
+        memory: peak; None where the system does not report it.
         difference: of its first output from that of the saved model, as a fraction of the largest; None for other weights.
     """
 
@@ -74,13 +69,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that was measured.
-
-    Args:
-        rows: a form at a shape each.
-        remarks: forms that could not be measured, and outputs that differ, in sentences.
-        conditions: under which it holds: machine, threads, rounds, versions, date.
-    """
+    """All that was measured, with its conditions; remarks are sentences on failed forms and on outputs that differ."""
 
     rows: Sequence[BenchRow]
     remarks: Sequence[str]

@@ -1,29 +1,20 @@
-"""ONNX Runtime and OpenVINO, for comparison."""
+"""ONNX Runtime and OpenVINO, for comparison, and the table of all forms."""
 
 import contextlib
 import logging
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .forms import Form, Runner, SavedModel
+from .forms import DenseForm, Form, MaskedForm, PackedForm, Runner, SavedModel, SparseForm
 from .shapes import Batch
 
 
-class Precision(Enum):
-    """The types that OpenVINO computes with, by its own names."""
-
-    FP32 = "f32"
-    BF16 = "bf16"
-
-
-@dataclass(frozen=True)
 class OnnxRuntime(Form):
     """The saved model in ONNX Runtime, exported for one shape."""
 
@@ -32,25 +23,16 @@ class OnnxRuntime(Form):
     packages = ("onnxruntime", "onnx", "onnxscript")
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-        """Exports the model."""
         with quiet():
             from transformers.exporters.configs import OnnxConfig
             from transformers.exporters.exporter_onnx import OnnxExporter
 
-            exported = OnnxExporter().export(saved.model, dict(batch), config=OnnxConfig(dynamic=False))
-            OnnxExporter.save_program(exported.program, workspace / "model.onnx")
-        return workspace / "model.onnx"
+            return _export(OnnxExporter(), OnnxConfig(dynamic=False), saved, batch, workspace / "model.onnx")
 
     def load(self, prepared: Path, threads: int) -> Runner:
-        """Opens the exported model."""
         return onnx_runtime(prepared, threads)
 
-    def bytes_on_disk(self, prepared: Path) -> int:
-        """Returns the size of the exported model."""
-        return _bytes(prepared, prepared.with_name(f"{prepared.name}.data"))
 
-
-@dataclass(frozen=True)
 class OpenVino(Form):
     """The saved model in OpenVINO, exported for one shape, computed in float32 as the others are."""
 
@@ -59,26 +41,25 @@ class OpenVino(Form):
     packages = ("openvino",)
 
     def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
-        """Exports the model."""
         with quiet():
             from transformers.exporters.configs import OpenVINOConfig
             from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-            exported = OpenVINOExporter().export(saved.model, dict(batch), config=OpenVINOConfig(dynamic=False))
-            OpenVINOExporter.save_program(exported.program, workspace / "model.xml")
-        return workspace / "model.xml"
+            return _export(OpenVINOExporter(), OpenVINOConfig(dynamic=False), saved, batch, workspace / "model.xml")
 
     def load(self, prepared: Path, threads: int) -> Runner:
-        """Compiles the exported model."""
-        return open_vino(prepared, threads, Precision.FP32)
-
-    def bytes_on_disk(self, prepared: Path) -> int:
-        """Returns the size of the exported model."""
-        return _bytes(prepared, prepared.with_suffix(".bin"))
+        return open_vino(prepared, threads, "f32")
 
 
-def _bytes(*files: Path) -> int:
-    return sum(file.stat().st_size for file in files if file.is_file())
+FORMS: dict[str, Form] = {
+    form.name: form for form in (DenseForm(), MaskedForm(), SparseForm(), PackedForm(), OnnxRuntime(), OpenVino())
+}
+"""All forms by name, in the order of the table; the others are compared with the first."""
+
+
+def _export(exporter: Any, config: Any, saved: SavedModel, batch: Batch, file: Path) -> Path:
+    exporter.save_program(exporter.export(saved.model, dict(batch), config=config).program, file)
+    return file
 
 
 def onnx_runtime(file: Path, threads: int) -> Runner:
@@ -98,15 +79,11 @@ def onnx_runtime(file: Path, threads: int) -> Runner:
     return run
 
 
-def open_vino(file: Path, threads: int, precision: Precision) -> Runner:
+def open_vino(file: Path, threads: int, precision: Literal["f32", "bf16"]) -> Runner:
     """Compiles a file of OpenVINO's or of ONNX for the CPU, for the lowest latency."""
     import openvino  # type: ignore[import-untyped]
 
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision.value,
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(str(file), "CPU", settings)
     request = compiled.create_infer_request()
     names = {name for given in compiled.inputs for name in given.get_names()}

@@ -17,12 +17,7 @@ IMAGES = "pixel_values"
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a model's input.
-
-    Args:
-        batch: texts, or images.
-        tokens: of each text; None for images, whose size is the model's own.
-    """
+    """The shape of a model's input: texts and their tokens, or images, whose size is the model's own."""
 
     batch: int
     tokens: int | None = None
@@ -36,11 +31,7 @@ class Shape:
 
 
 def read_shapes(text: str) -> list[Shape]:
-    """Reads `1x128,8x128`: batch x tokens, or of images the batch alone, separated by commas.
-
-    Raises:
-        InvalidInputError: for any other text.
-    """
+    """Reads `1x128,8x128`: batch x tokens, or of images the batch alone. Raises InvalidInputError for any other text."""
     try:
         numbers = [[int(number) for number in part.split("x", maxsplit=1)] for part in text.lower().split(",")]
     except ValueError as error:
@@ -68,7 +59,9 @@ def random_batch(model: PreTrainedModel, shape: Shape) -> Batch:
         wanted = "the batch alone, as 1,8" if main == IMAGES else "batch x tokens, as 1x128,8x128"
         raise InvalidInputError(f"A shape for a {model.config.model_type} model must be {wanted}, got {shape}.")
     if shape.tokens is None:
-        return {IMAGES: torch.randn(_image(model, shape), generator=generator)}
+        size = model.config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return {IMAGES: torch.randn(shape.batch, model.config.num_channels, height, width, generator=generator)}
     most = learned_positions(model)
     if most is not None and shape.tokens > most:
         raise InvalidInputError(
@@ -77,9 +70,3 @@ def random_batch(model: PreTrainedModel, shape: Shape) -> Batch:
     words = model.get_input_embeddings().get_parameter("weight").shape[0]
     ids = torch.randint(0, words, (shape.batch, shape.tokens), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def _image(model: PreTrainedModel, shape: Shape) -> tuple[int, ...]:
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return shape.batch, model.config.num_channels, height, width

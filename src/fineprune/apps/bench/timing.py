@@ -65,11 +65,6 @@ def in_turns(ways: Mapping[str, Timed], rounds: int, pause: float = PAUSE) -> di
 
     Before the timed run of a way there is a pause, then one of its runs that is not counted: it finds its threads awake and
     its weights in the caches as far as they fit, whoever ran before.
-
-    Args:
-        ways: by name.
-        rounds: that count, at least 1.
-        pause: seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     order, shuffler = list(ways), Random(0)

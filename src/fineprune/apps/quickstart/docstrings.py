@@ -65,17 +65,11 @@ def load(library: str | Path | None = None, *, modules: int = 20) -> Docstrings:
     Args:
         library: folder of the library's .py sources. None: this interpreter's own.
         modules: number of modules to keep, 2 or more: those with the most texts. A package is one module.
-
-    Returns:
-        Four fifths of the texts for training, the rest for validation.
-
-    Raises:
-        InvalidInputError: if the folder holds docstrings of fewer modules, as when the library is zipped.
     """
     if modules < 2:
         raise InvalidInputError(f"modules must be 2 or more, got {modules}.")
     folder = Path(sysconfig.get_paths()["stdlib"] if library is None else library)
-    texts = _distinct(_documented(folder))
+    texts = _distinct((docstring, name) for name, path in _sources(folder) for docstring in _docstrings(path.read_bytes()))
     counts = Counter(module for _, module in texts)
     if len(counts) < modules:
         raise InvalidInputError(
@@ -86,15 +80,8 @@ def load(library: str | Path | None = None, *, modules: int = 20) -> Docstrings:
     return _split(_distinct(_hide(texts, names)), sorted(names))
 
 
-def _documented(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields every docstring with its module, in sorted order of the files."""
-    for module, path in _sources(folder):
-        for docstring in _docstrings(path.read_bytes()):
-            yield docstring, module
-
-
 def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yields the public modules' files; those of a package only inside it, as site-packages may hold many others."""
+    """Yields the public modules' files in sorted order; those of a package only inside it, as site-packages may hold others."""
     for entry in sorted(folder.glob("*")):
         name = TWINS.get(entry.stem, entry.stem)
         if name in SKIPPED or not name.isidentifier() or name.startswith("_"):
@@ -143,15 +130,10 @@ def _distinct(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     shared = set()
     for text, module in texts:
         line = " ".join(text.split()[:MOST_WORDS])
-        beginning = _beginning(line)
+        beginning = tuple(re.findall(r"[^\W\d_]+", line.casefold())[:SAME_WORDS])  # without digits and punctuation
         if len(beginning) >= LEAST_WORDS and first.setdefault(beginning, (line, module))[1] != module:
             shared.add(beginning)
     return [entry for beginning, entry in first.items() if beginning not in shared]
-
-
-def _beginning(text: str) -> tuple[str, ...]:
-    """Returns the first words of a text, without case, digits and punctuation."""
-    return tuple(re.findall(r"[^\W\d_]+", text.casefold())[:SAME_WORDS])
 
 
 def _split(texts: list[tuple[str, str]], names: list[str]) -> Docstrings:

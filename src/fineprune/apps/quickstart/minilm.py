@@ -19,20 +19,12 @@ def folder() -> Path:
     """Returns the folder with MiniLM-L6's config, tokenizer and weights, for `from_pretrained`.
 
     The weights' SHA-256 is compared with the published file's before anything loads them.
-
-    Raises:
-        MissingExtraError: if the package is not installed.
-        InvalidInputError: if the installed weights are missing, or differ from the published ones.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(f"The pretrained model MiniLM-L6 is not installed. Install its package: {INSTALL}")
     model = Path(spec.submodule_search_locations[0]) / "model"
-    _check(model / "model.safetensors")
-    return model
-
-
-def _check(weights: Path) -> None:
+    weights = model / "model.safetensors"
     again = f"Reinstall the package: {INSTALL} --force-reinstall"
     if not weights.is_file():
         raise InvalidInputError(f"{weights} is missing from the package {PACKAGE}. {again}")
@@ -43,3 +35,4 @@ def _check(weights: Path) -> None:
             f"{weights} must have the SHA-256 {SHA256} of the published file, got {digest}. It is damaged or was replaced, and "
             f"is not loaded. {again}"
         )
+    return model

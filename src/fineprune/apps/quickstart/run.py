@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from transformers import TrainingArguments
+
 from ...compress.loading import from_pretrained, load
 from ...config.config import PruningConfig
 from ...config.schedules import CubicSchedule
-from ...errors import InvalidInputError, require
+from ...errors import InvalidInputError
 from ...methods.base import Method
 from ...methods.magnitude import Magnitude
 from ...methods.movement import Movement
@@ -22,15 +27,8 @@ from ..tasks.base import Examples, Splits, TextTask
 from ..training.recipe import Recipe
 from ..training.result import Result
 from ..training.run import evaluate, train
+from ..training.weight_samples import WeightSamples
 from . import docstrings, minilm
-
-require("quickstart", "matplotlib", "transformers", "numba", "zstandard")
-
-import safetensors  # noqa: E402
-import torch  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from transformers import TrainingArguments  # noqa: E402
 
 LAYERS = 2
 """Layers of MiniLM-L6 that are kept, the first ones, so that three runs take five minutes."""
@@ -47,11 +45,7 @@ ROUNDS = 15
 STEPS = 360
 """Optimizer steps of each run."""
 
-METHODS: dict[str, Method | None] = {
-    "dense": None,
-    "magnitude": Magnitude(),
-    "movement": Movement(),
-}
+METHODS: dict[str, Method | None] = {"dense": None, "magnitude": Magnitude(), "movement": Movement()}
 """The runs. They share data, steps, learning rate, schedule and density."""
 
 
@@ -59,11 +53,7 @@ METHODS: dict[str, Method | None] = {
 class CompactComparison:
     """The movement-pruned model, packed with int8 values and run sparse, against the dense one.
 
-    Args:
-        accuracy: of the packed model.
-        dense_bytes, packed_bytes: of the files with the weights.
-        dense, sparse: milliseconds for one batch.
-        faster: dense time / sparse time, over the rounds.
+    The accuracy is that of the packed model; `dense` and `sparse` are milliseconds for one batch, `faster` is dense / sparse.
     """
 
     accuracy: float
@@ -91,12 +81,10 @@ class StandardLibrary(TextTask):
     data: docstrings.Docstrings
 
     def load(self) -> Splits:
-        """Returns the docstrings as examples."""
         train_data = Examples(list(self.data.train_texts), None, list(self.data.train_labels))
         return Splits(train_data, self.load_validation(self.data.names), self.data.names)
 
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, Examples]:
-        """Returns the validation docstrings."""
         return {"": Examples(list(self.data.validation_texts), None, list(self.data.validation_labels))}
 
 
@@ -111,15 +99,14 @@ def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple
 
     Returns:
         The folder, the result of each run by name, and the comparison of the packed model with the dense one.
-
-    Raises:
-        InvalidInputError: for a density that is not between 0 and 1, or a folder that exists.
-        MissingExtraError: if the package with the model is not installed.
     """
     if not 0 < density < 1:
         raise InvalidInputError(f"density must be above 0 and below 1, got {density}. Give the fraction of weights to keep.")
     model, folder = minilm.folder(), _new_folder() if output is None else Path(output)
-    prunings = {name: None if method is None else _pruning(method, density) for name, method in METHODS.items()}
+    schedule = CubicSchedule(warmup=0.1, cooldown=0.4)
+    prunings = {
+        name: None if method is None else PruningConfig(method, density, schedule=schedule) for name, method in METHODS.items()
+    }
     if folder.exists():
         raise InvalidInputError(f"{folder} exists already. Remove it, or give another folder with --output.")
     data = docstrings.load()
@@ -127,7 +114,7 @@ def run(output: str | None = None, density: float = 0.1, seed: int = 0) -> tuple
     results = {name: train(_recipe(model, task, pruning, folder / name, seed)) for name, pruning in prunings.items()}
     compact = pack(folder, task, seed)
     _write(folder, results, compact, data, density, seed)
-    draw(folder, results, data.majority(), model).savefig(folder / "quickstart.png", dpi=130)
+    draw(folder, results, data.majority()).savefig(folder / "quickstart.png", dpi=130)
     return folder, results, compact
 
 
@@ -150,12 +137,8 @@ def pack(folder: Path, task: TextTask, seed: int) -> CompactComparison:
 
 
 def _new_folder() -> Path:
-    names = ("quickstart" if number == 1 else f"quickstart-{number}" for number in itertools.count(1))
-    return next(path for name in names if not (path := Path(name)).exists())
-
-
-def _pruning(method: Method, density: float) -> PruningConfig:
-    return PruningConfig(method, density, schedule=CubicSchedule(warmup=0.1, cooldown=0.4))
+    names = itertools.chain(["quickstart"], (f"quickstart-{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 def _recipe(model: Path, task: TextTask, pruning: PruningConfig | None, folder: Path, seed: int) -> Recipe:
@@ -220,14 +203,14 @@ COLOURS = {"dense": "#4d4d4d", "magnitude": "#d95f02", "movement": "#1b6ca8"}
 """Distinct for the colour-blind, and in grey."""
 
 
-def draw(folder: Path, results: Mapping[str, Result], majority: float, model: Path) -> Figure:
+def draw(folder: Path, results: Mapping[str, Result], majority: float) -> Figure:
     """Draws the accuracies, and one matrix' weights before and after each method (after the paper's figure 2)."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     bars, *scatters = figure.subplots(1, 3, width_ratios=[1, 1.15, 1.15])
     _draw_accuracies(bars, results, majority)
     name = results["movement"].inspection.layers[-1].name
     for axes, method in zip(scatters, ("magnitude", "movement"), strict=True):
-        _draw_weights(axes, folder / method, model, name, method)
+        _draw_weights(axes, WeightSamples.load(folder / method), name, method)
     density = results["movement"].inspection.density
     figure.suptitle(f"MiniLM-L6, first {LAYERS} layers, pruned to {density:.1%} of the block weights while fine-tuned")
     return figure
@@ -242,9 +225,9 @@ def _draw_accuracies(axes: Axes, results: Mapping[str, Result], majority: float)
     axes.set(ylim=(0, 1), ylabel="validation accuracy", title="Which module does a docstring document?")
 
 
-def _draw_weights(axes: Axes, folder: Path, model: Path, name: str, method: str) -> None:
-    """Plots each weight of a matrix, fine-tuned against pretrained; pruned ones are grey, on the line 0."""
-    before, after = (_weight(source, name) for source in (model, folder))
+def _draw_weights(axes: Axes, samples: WeightSamples, name: str, method: str) -> None:
+    """Plots the weights of a matrix, fine-tuned against pretrained; pruned ones are grey, on the line 0."""
+    before, after = samples.pretrained[name], samples.weights[name]
     pruned = after == 0
     largest = float(before.abs().max())
     axes.scatter(before[pruned], after[pruned], s=2, color="#bdbdbd", rasterized=True, label="pruned")
@@ -253,10 +236,3 @@ def _draw_weights(axes: Axes, folder: Path, model: Path, name: str, method: str)
     axes.set(xlim=(-largest, largest), xlabel="pretrained weight", ylabel="fine-tuned weight")
     axes.set_title(f"{method} pruning, one matrix")
     axes.legend(loc="upper left", markerscale=5, frameon=False)
-
-
-def _weight(folder: Path, name: str) -> torch.Tensor:
-    """Returns every eighth weight of a saved matrix; a model without a head on top has no prefix in its names."""
-    with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
-        matrix: torch.Tensor = file.get_tensor(name if name in file.keys() else name.partition(".")[2])  # noqa: SIM118
-    return matrix.flatten()[::8]

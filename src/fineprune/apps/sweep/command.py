@@ -5,19 +5,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import InvalidInputError, TrainingError, enumeration, require
+import pyarrow
+
+from ...errors import InvalidInputError, TrainingError, enumeration
 from ..training.result import RESULT
 from . import flags, record, tables
-from .engines import Ending, Job
-from .flags import Sweep
-from .plan import Trial
+from .engines import Job
+from .plan import Sweep, Trial
 
-require("hub", "pyarrow")
-
-import pyarrow  # noqa: E402
+print_at_once = partial(print, flush=True)
 
 TrialCommand = Callable[[Path, Path], tuple[str, ...]]
 """Returns the command of a trial, given the paths of its recipe and its folder."""
@@ -25,14 +25,7 @@ TrialCommand = Callable[[Path, Path], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """The tables of a sweep, and the trials that failed.
-
-    Args:
-        folder: of the sweep.
-        trials: a row for each trial, as in trials.csv.
-        summary: a row for each setting, as in summary.csv.
-        failed: the reason of each trial that failed, by its name.
-    """
+    """The tables of a sweep, as in trials.csv and summary.csv, and the reason of each trial that failed, by its name."""
 
     folder: Path
     trials: pyarrow.Table
@@ -55,15 +48,10 @@ def train_command(recipe: Path, folder: Path) -> tuple[str, ...]:
 
 def run(
     arguments: Sequence[str],
-    report: Callable[[str], None],
+    report: Callable[[str], None] = print_at_once,
     command: TrialCommand = train_command,
 ) -> SweepOutcome:
-    """Runs a sweep: `fineprune sweep` after its name.
-
-    Args:
-        arguments: of the command line.
-        report: is called with a line of text for each trial that ends.
-        command: returns a trial's command, given its recipe and its folder.
+    """Runs a sweep: `fineprune sweep` after its name. `report` is called with a line of text for each trial that ends.
 
     Raises:
         InvalidInputError: for settings that cannot be run, or an output folder that holds something else; before a trial
@@ -71,7 +59,7 @@ def run(
         TrainingError: if it is stopped with Ctrl-C.
     """
     sweep = flags.read(arguments)
-    with record.claimed(sweep.folder, sweep.plan.trials, sweep.choices):
+    with record.claimed(sweep.folder, sweep.trials, sweep.choices):
         try:
             return _run(sweep, report, command)
         except KeyboardInterrupt:
@@ -81,28 +69,31 @@ def run(
 
 
 def _run(sweep: Sweep, report: Callable[[str], None], command: TrialCommand) -> SweepOutcome:
-    folder, trials = sweep.folder.absolute(), {trial.name: trial for trial in sweep.plan.trials}
+    folder, trials = sweep.folder.absolute(), {trial.name: trial for trial in sweep.trials}
     results = {name: result for name in trials if (result := _result(folder / name))}
     waiting = [_job(folder, trial, command) for name, trial in trials.items() if name not in results]
     report(f"{len(trials)} trials, {len(results)} of them finished before; logs are in {sweep.folder / record.LOGS}")
     failed: dict[str, str] = {}
     outcome = _write(sweep, results, failed)
     with closing(sweep.engine.run(waiting)) as endings:
-        for ending in endings:
-            name = ending.name
+        for name, problem in endings:
             if result := _result(folder / name):
                 results[name] = result
             else:
-                failed[name] = _failure(ending, folder)
+                failed[name] = f"{problem}; {_last_line(_log(folder, name))}"
             report(f"{len(results) + len(failed)} of {len(trials)}: {name} {failed.get(name) or _figures(result)}")
             outcome = _write(sweep, results, failed)
     return outcome
 
 
 def _job(folder: Path, trial: Trial, command: TrialCommand) -> Job:
-    own = folder / trial.name
+    own, log = folder / trial.name, _log(folder, trial.name)
     words = command(folder / record.RECIPES / f"{trial.name}.yaml", own)
-    return Job(trial.name, words, own, own / RESULT, _log(folder, trial.name), Path.cwd(), trial.setting.prunes)
+    return Job(trial.name, words, own, own / RESULT, log, Path.cwd(), trial.prunes)
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / record.LOGS / f"{name}.log"
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -119,22 +110,16 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _write(sweep: Sweep, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> SweepOutcome:
-    ordered = {trial.name: results[trial.name] for trial in sweep.plan.trials if trial.name in results}
-    made = {"trials": tables.trials(sweep.plan, ordered, failed), "summary": tables.summary(sweep.plan, ordered)}
+    ordered = {trial.name: results[trial.name] for trial in sweep.trials if trial.name in results}
+    made = {"trials": tables.trials(sweep, ordered, failed), "summary": tables.summary(sweep, ordered)}
     tables.write(sweep.folder, **made)
     return SweepOutcome(sweep.folder, **made, failed=dict(failed))
 
 
-def _log(folder: Path, name: str) -> Path:
-    return folder / record.LOGS / f"{name}.log"
-
-
-def _failure(ending: Ending, folder: Path) -> str:
-    """Returns why a trial failed: the reason, the last line of its log, and where the log is."""
-    log = _log(folder, ending.name)
+def _last_line(log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing")
-    return f"{ending.problem}; the last line of {log}: {last[:400]}"
+    return f"the last line of {log}: {last[:400]}"
 
 
 def _figures(result: Mapping[str, Any]) -> str:

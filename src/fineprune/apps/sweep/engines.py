@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ...errors import FinepruneError, InvalidInputError, require
 from ...trainer.checkpoints import last_whole_checkpoint
@@ -29,7 +28,6 @@ class Job:
     """A trial as work to do.
 
     Args:
-        name: of the trial.
         command: program and arguments; `--resume true` is added if the folder holds a whole checkpoint.
         folder: the trial's output; removed before a start if it holds files but no whole checkpoint.
         result: the file in it that is written last.
@@ -47,17 +45,8 @@ class Job:
     prunes: bool
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a trial ended.
-
-    Args:
-        name: of the trial.
-        problem: why it failed; empty if it did not.
-    """
-
-    name: str
-    problem: str = ""
+Ending = tuple[str, str]
+"""The name of a trial, and why it failed; empty if it did not."""
 
 
 class Attempt:
@@ -76,27 +65,24 @@ class Attempt:
             if self._process is None and not self._start():
                 return None
         except (OSError, FinepruneError) as error:
-            return Ending(self._job.name, f"could not be started: {error}")
+            return self._job.name, f"could not be started: {error}"
         if self._process is None:
-            return Ending(self._job.name)
+            return self._job.name, ""
         status = self._process.poll()
-        return None if status is None else Ending(self._job.name, self._problem(status))
+        return None if status is None else (self._job.name, self._problem(status))
 
     def stop(self) -> None:
         """Stops the process if it still runs, and releases the lock."""
         try:
             if self._process is not None and self._process.poll() is None:
-                self._terminate(self._process)
+                self._process.terminate()
+                try:
+                    self._process.wait(PATIENCE)
+                except (subprocess.TimeoutExpired, KeyboardInterrupt):  # or the user's patience
+                    self._process.kill()
+                    self._process.wait()
         finally:
             self._log.close()
-
-    def _terminate(self, process: subprocess.Popen[bytes]) -> None:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # or the user's patience
-            process.kill()
-            process.wait()
 
     def _start(self) -> bool:
         """Starts the process, unless the trial is finished; returns False while another process runs the trial."""
@@ -106,21 +92,18 @@ class Attempt:
                 logger.warning("%s is still run by an earlier start of this sweep; waiting for it (%s).", job.name, job.log)
             self._warned = True
             return False
-        if not job.result.is_file():
-            resume = self._resume()
-            self._log.truncate(0)
-            self._process = subprocess.Popen(
-                [*job.command, *resume], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=job.directory
-            )
+        if job.result.is_file():
+            return True
+        command = [*job.command]
+        if last_whole_checkpoint(job.folder, job.prunes) is not None:
+            command += ["--resume", "true"]
+        elif job.folder.exists():
+            shutil.rmtree(job.folder)
+        self._log.truncate(0)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=job.directory
+        )
         return True
-
-    def _resume(self) -> list[str]:
-        """Returns the flags to resume from a checkpoint; without one, removes the files of an earlier run."""
-        if last_whole_checkpoint(self._job.folder, self._job.prunes) is not None:
-            return ["--resume", "true"]
-        if self._job.folder.exists():
-            shutil.rmtree(self._job.folder)
-        return []
 
     def _problem(self, status: int) -> str:
         if self._job.result.is_file():
@@ -130,8 +113,12 @@ class Attempt:
         return f"ended with exit status {status} and without a {self._job.result.name}"
 
 
-def complete(job: Job) -> Ending:
-    """Runs one job to its end, in this thread."""
+def complete_on_node(job: Job) -> Ending:
+    """Runs one job to its end in a Ray worker.
+
+    Ray cancels by SIGINT, which a worker ignores if its cluster was started in the background.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     attempt = Attempt(job)
     try:
         while (ending := attempt.poll()) is None:
@@ -141,30 +128,9 @@ def complete(job: Job) -> Ending:
         attempt.stop()
 
 
-def complete_on_node(job: Job) -> Ending:
-    """Runs one job to its end in a Ray worker.
-
-    Ray cancels by SIGINT, which a worker ignores if its cluster was started in the background.
-    """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return complete(job)
-
-
-class Engine(Protocol):
-    """Runs jobs."""
-
-    def run(self, jobs: Sequence[Job]) -> Generator[Ending, None, None]:
-        """Yields how each job ended, in the order in which they end; if closed earlier, stops the running ones."""
-        ...
-
-
 @dataclass(frozen=True)
 class Local:
-    """Processes of this machine.
-
-    Args:
-        jobs: how many trials run at the same time.
-    """
+    """Processes of this machine, `jobs` of them at the same time."""
 
     jobs: int = 1
 
@@ -173,7 +139,7 @@ class Local:
             raise InvalidInputError(f"--jobs must be 1 trial or more, got {self.jobs}.")
 
     def run(self, jobs: Sequence[Job]) -> Generator[Ending, None, None]:
-        """Runs the jobs in their order."""
+        """Yields how each job ended, in the order in which they end; if closed earlier, stops the running ones."""
         waiting = deque(jobs)
         running: list[Attempt] = []
         try:
@@ -195,11 +161,8 @@ class Local:
 class Ray:
     """Tasks of a Ray cluster: that of RAY_ADDRESS, or one of this machine alone.
 
-    The nodes share the sweep's folder, the working directory and the Python environment, under the same paths.
-
-    Args:
-        cpus: CPUs that each trial reserves; Ray gives it as many threads.
-        gpus: GPUs that each trial reserves; with 0 it sees none.
+    The nodes share the sweep's folder, the working directory and the Python environment, under the same paths. Each trial
+    reserves CPUs, as many as it has threads, and GPUs; with 0 it sees none.
     """
 
     cpus: int = 1
@@ -211,7 +174,7 @@ class Ray:
         require("sweep", "ray")
 
     def run(self, jobs: Sequence[Job]) -> Generator[Ending, None, None]:
-        """Submits all jobs to the cluster; one whose node is lost runs a second time."""
+        """As `Local.run`. A job whose node is lost runs a second time."""
         import ray
 
         own = not ray.is_initialized()
@@ -225,7 +188,7 @@ class Ray:
                 try:
                     ending = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    ending = Ending(running[reference].name, f"was lost by Ray: {str(error).splitlines()[0]}")
+                    ending = running[reference].name, f"was lost by Ray: {str(error).splitlines()[0]}"
                 del running[reference]
                 yield ending
         finally:
@@ -235,3 +198,6 @@ class Ray:
                 ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
             if own:
                 ray.shutdown()
+
+
+Engine = Local | Ray

@@ -2,14 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...errors import InvalidInputError
 from . import grid, plan
 from .engines import Engine, Local, Ray
-from .plan import SweepPlan
+from .plan import Sweep
 
 USAGE = "fineprune sweep RECIPE.yaml [--grid KEY=VALUE,VALUE ...] [--variants FILE] [--seeds N] [--setting value ...]"
 
@@ -30,23 +28,6 @@ ENGINE = """local: this machine (default). ray: the cluster at RAY_ADDRESS, whos
 data and the Python environment under the same paths; without RAY_ADDRESS, a cluster of this machine alone"""
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep as its flags describe it.
-
-    Args:
-        plan: its trials.
-        folder: for everything that it writes.
-        engine: where the trials run.
-        choices: its flags, for the record.
-    """
-
-    plan: SweepPlan
-    folder: Path
-    engine: Engine
-    choices: dict[str, Any]
-
-
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the flags that a sweep has beside those of `fineprune train`."""
     made = argparse.ArgumentParser(usage=USAGE, description=DESCRIPTION, allow_abbrev=False, exit_on_error=False)
@@ -62,12 +43,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read(arguments: Sequence[str]) -> Sweep:
-    """Reads a sweep from command-line arguments, and every recipe in it; writes nothing.
-
-    Raises:
-        InvalidInputError: for flags or recipes that cannot be run.
-    """
-    first = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
+    """Reads a sweep from command-line arguments, and every recipe in it; writes nothing."""
+    first = [word for word in arguments[:1] if not word.startswith("-")]
     try:
         chosen, flags = parser().parse_known_args(list(arguments[len(first) :]))
     except argparse.ArgumentError as error:
@@ -75,9 +52,10 @@ def read(arguments: Sequence[str]) -> Sweep:
     variants = {} if chosen.variants is None else plan.read_variants(chosen.variants)
     grids = grid.read_grids(chosen.grid)
     engine = _engine(chosen)
-    made = plan.make(first[0] if first else None, flags, grids, variants, chosen.seeds)
-    choices = {"recipe": first, "flags": flags, "grids": grids, "variants": list(variants), "seeds": made.seeds}
-    return Sweep(made, Path(chosen.output or made.output), engine, choices)
+    settings, training = plan.read_settings(first[0] if first else None, flags, grids, variants)
+    seeds = plan.read_seeds(chosen.seeds, training.seed)
+    choices = {"recipe": first, "flags": flags, "grids": grids, "variants": list(variants), "seeds": seeds}
+    return Sweep(settings, seeds, Path(chosen.output or str(training.output_dir)), engine, choices)
 
 
 def _engine(chosen: argparse.Namespace) -> Engine:

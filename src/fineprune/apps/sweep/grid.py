@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ...errors import InvalidInputError
 
@@ -10,11 +10,7 @@ OPENING, CLOSING, QUOTES = "[{", "]}", "'\""
 
 
 def read_grids(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Reads `KEY=VALUE,VALUE,...` texts into the values of each key.
-
-    Raises:
-        InvalidInputError: for a text of another form, and a key or a value that is given twice.
-    """
+    """Reads `KEY=VALUE,VALUE,...` texts into the values of each key."""
     grids: dict[str, list[str]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
@@ -29,11 +25,7 @@ def read_grids(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def split(text: str) -> list[str]:
-    """Splits at the commas outside brackets, braces and quotes.
-
-    Raises:
-        InvalidInputError: if one of these is not closed, or closed and not opened.
-    """
+    """Splits at the commas outside brackets, braces and quotes."""
     pieces, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -56,12 +48,6 @@ def split(text: str) -> list[str]:
 def _unquoted(value: str) -> str:
     whole = re.fullmatch(r"(['\"])(.*)\1", value)
     return whole[2] if whole and whole[1] not in whole[2] else value
-
-
-def short_keys(keys: Sequence[str]) -> list[str]:
-    """Returns the last word of each key, or the whole keys if two have the same last word."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return last if len(set(last)) == len(last) else list(keys)
 
 
 def slug(text: str, most: int = 40) -> str:

@@ -1,13 +1,10 @@
 """A file as a lock: held while any process has it open, and released by the system when the last of them ends."""
 
 import errno
+import fcntl
 from typing import IO, Any
 
-from ...errors import FileError, require
-
-require("sweep", "fcntl")
-
-import fcntl  # noqa: E402
+from ...errors import FileError
 
 
 def take(file: IO[Any]) -> bool:

@@ -3,16 +3,17 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ...errors import InvalidInputError, require
+import yaml
+from transformers import TrainingArguments
+
+from ...errors import InvalidInputError
 from ..training import recipe
 from ..training.recipe import Recipe
 from . import grid
-
-require("hub", "yaml")
-
-import yaml  # noqa: E402
+from .engines import Engine
 
 VARIANT = "variant"
 """The column of a variant's name."""
@@ -28,19 +29,19 @@ class SweepSetting:
     Args:
         choices: the variant's name, if there are variants, and each grid key's value as it was given.
         recipe: all settings as the recipe's keys and values, without those in `OWN`.
-        prunes: whether the run prunes; False for a dense run.
     """
 
     choices: dict[str, str]
     recipe: dict[str, Any]
-    prunes: bool
 
     @property
     def name(self) -> str:
         """The choices as a file name; empty for a sweep over seeds alone."""
         keys = [key for key in self.choices if key != VARIANT]
         pieces = [grid.slug(self.choices[VARIANT])] if VARIANT in self.choices else []
-        pieces += [f"{short}-{grid.slug(self.choices[key])}" for key, short in zip(keys, grid.short_keys(keys), strict=True)]
+        last = [key.rpartition(".")[2] for key in keys]
+        names = last if len(set(last)) == len(last) else keys
+        pieces += [f"{name}-{grid.slug(self.choices[key])}" for key, name in zip(keys, names, strict=True)]
         return grid.slug("-".join(pieces), most=180) if pieces else ""
 
 
@@ -62,20 +63,27 @@ class Trial:
         training = {**self.setting.recipe.get("training", {}), "seed": self.seed}
         return yaml.safe_dump({**self.setting.recipe, "training": training}, sort_keys=False)
 
+    @property
+    def prunes(self) -> bool:
+        """Whether it prunes; False for a dense run."""
+        return self.setting.recipe.get("pruning") is not None
+
 
 @dataclass(frozen=True)
-class SweepPlan:
-    """The trials of a sweep, in the order of its tables.
+class Sweep:
+    """A sweep as its flags describe it: each setting with each seed, in the order of the tables.
 
     Args:
-        settings: in the order of the variants, then of the grids.
-        seeds: each setting is run with each.
-        output: the recipe's own `training.output_dir`.
+        folder: for everything that it writes.
+        engine: where the trials run.
+        choices: its flags, for the record.
     """
 
-    settings: tuple[SweepSetting, ...]
-    seeds: tuple[int, ...]
-    output: str
+    settings: Sequence[SweepSetting]
+    seeds: Sequence[int]
+    folder: Path
+    engine: Engine
+    choices: dict[str, Any]
 
     @property
     def trials(self) -> list[Trial]:
@@ -83,26 +91,19 @@ class SweepPlan:
         return [Trial(setting, seed) for setting in self.settings for seed in self.seeds]
 
 
-def make(
-    base: str | None,
-    flags: Sequence[str],
-    grids: Mapping[str, Sequence[str]],
-    variants: Mapping[str, Mapping[str, Any]],
-    seeds: str,
-) -> SweepPlan:
-    """Reads the recipe of every setting; writes nothing.
+def read_settings(
+    base: str | None, flags: Sequence[str], grids: Mapping[str, Sequence[str]], variants: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[SweepSetting], TrainingArguments]:
+    """Reads the recipe of every setting, and returns the settings and the recipe's own training arguments; writes nothing.
 
     Args:
         base: the recipe's file; None: there are only `flags`.
         flags: of `fineprune train`; they win over the recipe and over the variants.
         grids: the values of each key, as the flags of `fineprune train` take them.
         variants: partial recipes by name, which win over the recipe; if empty, one variant without a name.
-        seeds: their number, counted from the recipe's own seed, or the seeds themselves, with commas (`5,6`; one: `5,`).
-
-    Raises:
-        InvalidInputError: for a setting that `fineprune train` does not take, and for two settings or names that are the same.
     """
-    _check_grid_keys(grids)
+    if own := [key for key in grids if key in OWN]:
+        raise InvalidInputError(f"--grid must not set {own[0]}, which the sweep itself sets: use {OWN[own[0]]}.")
     content = {} if base is None else recipe.read_yaml(base)
     points = [
         ({VARIANT: name} if name else {}) | dict(zip(grids, values, strict=True))
@@ -110,14 +111,15 @@ def make(
         for values in itertools.product(*grids.values())
     ]
     read = [_read(overlay(content, variants.get(point.get(VARIANT, ""), {})), flags, point) for point in points]
-    plan = SweepPlan(
-        tuple(_setting(point, one) for point, one in zip(points, read, strict=True)),
-        _seeds(seeds, read[0].training.seed),
-        str(read[0].training.output_dir),
-    )
-    _check_own_settings(read)
-    _check_different(plan)
-    return plan
+    settings = [_setting(point, one) for point, one in zip(points, read, strict=True)]
+    first = read[0].training
+    if any((one.training.seed, one.training.output_dir) != (first.seed, first.output_dir) for one in read):
+        both = " and ".join(f"{key} ({flag})" for key, flag in OWN.items())
+        raise InvalidInputError(
+            f"The variants must not set what the sweep itself sets: {both}. Remove these from the variants."
+        )
+    _check_different(settings)
+    return settings, first
 
 
 def overlay(base: Any, changes: Any) -> Any:
@@ -128,11 +130,7 @@ def overlay(base: Any, changes: Any) -> Any:
 
 
 def read_variants(path: str) -> dict[str, dict[str, Any]]:
-    """Reads a YAML file of partial recipes by name; one that changes nothing may be empty.
-
-    Raises:
-        InvalidInputError: if it holds something else.
-    """
+    """Reads a YAML file of partial recipes by name; one that changes nothing may be empty."""
     variants = {str(name): {} if changes is None else changes for name, changes in recipe.read_yaml(path).items()}
     wrong = [name for name, changes in variants.items() if not name or not isinstance(changes, dict)]
     if wrong or not variants:
@@ -155,10 +153,11 @@ def _setting(choices: dict[str, str], read: Recipe) -> SweepSetting:
     for key in OWN:
         block, _, name = key.partition(".")
         content.get(block, {}).pop(name, None)
-    return SweepSetting(choices, content, read.pruning is not None)
+    return SweepSetting(choices, content)
 
 
-def _seeds(text: str, first: int) -> tuple[int, ...]:
+def read_seeds(text: str, first: int) -> list[int]:
+    """Reads the number of seeds, counted from the first, or the seeds themselves, with commas (`5,6`; one: `5,`)."""
     try:
         numbers = [int(number) for number in text.removesuffix(",").split(",")]
     except ValueError:
@@ -168,7 +167,7 @@ def _seeds(text: str, first: int) -> tuple[int, ...]:
         raise InvalidInputError(
             f"--seeds must be their number, 1 or more, or different seeds with commas, as 5,6 (for one: 5,), got {text!r}."
         )
-    return tuple(seeds)
+    return seeds
 
 
 def described(choices: Mapping[str, str]) -> str:
@@ -176,21 +175,8 @@ def described(choices: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in choices.items()) or "no choice"
 
 
-def _check_grid_keys(grids: Mapping[str, Sequence[str]]) -> None:
-    for key in grids:
-        if key in OWN:
-            raise InvalidInputError(f"--grid must not set {key}, which the sweep itself sets: use {OWN[key]}.")
-
-
-def _check_own_settings(read: Sequence[Recipe]) -> None:
-    """Raises for variants that set what `_check_grid_keys` rejects in a grid."""
-    if len({one.training.seed for one in read}) > 1 or len({one.training.output_dir for one in read}) > 1:
-        own = " and ".join(f"{key} ({flag})" for key, flag in OWN.items())
-        raise InvalidInputError(f"The variants must not set what the sweep itself sets: {own}. Remove these from the variants.")
-
-
-def _check_different(plan: SweepPlan) -> None:
-    for first, second in itertools.combinations(plan.settings, 2):
+def _check_different(settings: Sequence[SweepSetting]) -> None:
+    for first, second in itertools.combinations(settings, 2):
         if first.recipe == second.recipe:
             both = f"{described(first.choices)} and {described(second.choices)}"
             raise InvalidInputError(f"Two trials are the same: {both}. Leave one out; a flag wins over a variant.")

@@ -6,15 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileError, InvalidInputError, enumeration, require
+import yaml
+
+from ...errors import FileError, InvalidInputError, enumeration
 from ...files import replace_whole
 from ...version import VERSION
 from .locks import take
 from .plan import Trial
-
-require("hub", "yaml")
-
-import yaml  # noqa: E402
 
 RECORD, LOCK, RECIPES, LOGS = "sweep.json", "sweep.lock", "recipes", "logs"
 
@@ -23,34 +21,33 @@ RECORD, LOCK, RECIPES, LOGS = "sweep.json", "sweep.lock", "recipes", "logs"
 def claimed(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -> Iterator[None]:
     """Locks a folder for a sweep: a new one, or that of an earlier start with the same trials or fewer.
 
-    Args:
-        folder: of the sweep.
-        trials: all that it runs.
-        choices: the grids, the variants and the seeds, for the record.
+    The record holds all trials and the choices: the grids, the variants and the seeds.
 
     Raises:
         InvalidInputError: if the folder holds something else, other trials or other settings, or is locked.
         FileError: if it cannot be written.
     """
     _check_own_folder(folder)
-    with _lock(folder) as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise FileError(f"{folder} could not be written: {error}. Give another --output.") from error
+    with lock:
         if not take(lock):
             raise InvalidInputError(
                 f"Another process runs a sweep in {folder}. Wait for its end, stop it, or give another --output."
             )
         recorded = _recorded(folder)
         _check_unchanged(folder, recorded, trials)
-        _check_free(folder, [trial.name for trial in trials if trial.name not in recorded])
+        occupied = [trial.name for trial in trials if trial.name not in recorded and (folder / trial.name).exists()]
+        if occupied:
+            raise InvalidInputError(
+                f"{folder} holds {enumeration(occupied, most=3)}, which this sweep did not write. Move it away, or give "
+                "another --output."
+            )
         _write(folder, trials, choices)
         yield
-
-
-def _lock(folder: Path) -> Any:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / LOCK).open("ab")
-    except OSError as error:
-        raise FileError(f"{folder} could not be written: {error}. Give another --output.") from error
 
 
 def _check_own_folder(folder: Path) -> None:
@@ -106,15 +103,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat
-
-
-def _check_free(folder: Path, names: Sequence[str]) -> None:
-    occupied = [name for name in names if (folder / name).exists()]
-    if occupied:
-        raise InvalidInputError(
-            f"{folder} holds {enumeration(occupied, most=3)}, which this sweep did not write. Move it away, or give "
-            "another --output."
-        )
 
 
 def _write(folder: Path, trials: Sequence[Trial], choices: Mapping[str, Any]) -> None:

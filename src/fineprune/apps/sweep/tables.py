@@ -4,20 +4,19 @@ import csv
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileError, require
+import pyarrow
+import pyarrow.parquet
+
+from ...errors import FileError
 from ...files import replace_whole
-from .plan import VARIANT, SweepPlan, SweepSetting
-
-require("hub", "pyarrow")
-
-import pyarrow  # noqa: E402
-import pyarrow.parquet  # noqa: E402
+from .plan import VARIANT, Sweep, SweepSetting
 
 Results = Mapping[str, Mapping[str, Any]]
-"""The `result.json` of each finished trial, by name in the order of the plan."""
+"""The `result.json` of each finished trial, by name in the order of the sweep."""
 
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
@@ -27,17 +26,11 @@ MEASURED = {"density": float, "remaining_weights": float, "whole_model_density":
 ARROW = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
 
 
-def trials(plan: SweepPlan, results: Results, failed: Iterable[str]) -> pyarrow.Table:
-    """Returns a row for each trial, in the order of the plan.
-
-    Args:
-        plan: the trials.
-        results: of the finished trials.
-        failed: names of the failed trials.
-    """
-    kinds, metrics, failed = _kinds(plan), _metrics(results), set(failed)
+def trials(sweep: Sweep, results: Results, failed: Iterable[str]) -> pyarrow.Table:
+    """Returns a row for each trial, in the order of the sweep, given the results and the names of those that failed."""
+    kinds, metrics, failed = _kinds(sweep), _metrics(results), set(failed)
     rows = []
-    for trial in plan.trials:
+    for trial in sweep.trials:
         row = {**_choices(trial.setting, kinds), "seed": trial.seed, "folder": trial.name}
         if result := results.get(trial.name):
             figures = {**result["metrics"], **{name: result[name] for name in MEASURED}}
@@ -47,17 +40,17 @@ def trials(plan: SweepPlan, results: Results, failed: Iterable[str]) -> pyarrow.
     return _table(rows, kinds | {"seed": int, "status": str} | dict.fromkeys(metrics, float) | MEASURED | {"folder": str})
 
 
-def summary(plan: SweepPlan, results: Results) -> pyarrow.Table:
-    """Returns a row for each setting, in the order of the plan.
+def summary(sweep: Sweep, results: Results) -> pyarrow.Table:
+    """Returns a row for each setting, in the order of the sweep.
 
     It holds the number of finished seeds, and over these the mean, the sample standard deviation (empty
     for one seed), the least and the greatest of each metric and of the density.
     """
-    kinds, figures = _kinds(plan), [*_metrics(results), "density"]
+    kinds, figures = _kinds(sweep), [*_metrics(results), "density"]
     measured = {name: {**result["metrics"], "density": result["density"]} for name, result in results.items()}
     rows = []
-    for setting in plan.settings:
-        names = [trial.name for trial in plan.trials if trial.setting is setting]
+    for setting in sweep.settings:
+        names = [trial.name for trial in sweep.trials if trial.setting is setting]
         done = [measured[name] for name in names if name in measured]
         row = {**_choices(setting, kinds), "seeds": len(done)}
         for figure in figures:
@@ -68,15 +61,11 @@ def summary(plan: SweepPlan, results: Results) -> pyarrow.Table:
 
 
 def write(folder: Path, **tables: pyarrow.Table) -> None:
-    """Writes each table as NAME.csv and NAME.parquet, each of them whole or not at all.
-
-    Raises:
-        FileError: if the disk is full or the folder cannot be written.
-    """
+    """Writes each table as NAME.csv and NAME.parquet, each of them whole or not at all."""
     try:
         for name, table in tables.items():
-            replace_whole(folder / f"{name}.csv", lambda path, table=table: _write_csv(table, path))  # type: ignore[misc]
-            replace_whole(folder / f"{name}.parquet", lambda path, table=table: pyarrow.parquet.write_table(table, path))  # type: ignore[misc]
+            replace_whole(folder / f"{name}.csv", partial(_write_csv, table))
+            replace_whole(folder / f"{name}.parquet", partial(pyarrow.parquet.write_table, table))
     except OSError as error:
         raise FileError(f"The tables could not be written in {folder}: {error}. Free disk space and start again.") from error
 
@@ -118,10 +107,10 @@ def _metrics(results: Results) -> list[str]:
     return list(dict.fromkeys(name for result in results.values() for name in result["metrics"]))
 
 
-def _kinds(plan: SweepPlan) -> dict[str, type]:
+def _kinds(sweep: Sweep) -> dict[str, type]:
     """Returns the type of each choice's column: int, float, or str for text as it was given."""
-    keys = plan.settings[0].choices
-    return {key: str if key == VARIANT else _kind([setting.choices[key] for setting in plan.settings]) for key in keys}
+    keys = sweep.settings[0].choices
+    return {key: str if key == VARIANT else _kind([setting.choices[key] for setting in sweep.settings]) for key in keys}
 
 
 def _kind(values: Sequence[str]) -> type:

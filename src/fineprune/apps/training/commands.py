@@ -11,8 +11,6 @@ from .pretrained import load_any
 from .recipe import Recipe
 from .result import RECIPE, Result
 
-EVALUATE = "fineprune evaluate FOLDER [--setting value ...]"
-
 
 def train(arguments: Sequence[str]) -> tuple[Recipe, Result]:
     """Runs the recipe that `fineprune train` is given."""
@@ -21,15 +19,11 @@ def train(arguments: Sequence[str]) -> tuple[Recipe, Result]:
 
 
 def evaluate(arguments: Sequence[str]) -> tuple[Recipe, Result]:
-    """Evaluates the model that `fineprune evaluate` is given, on the task of its recipe or of the flags.
-
-    Raises:
-        InvalidInputError: if no model is given.
-    """
+    """Evaluates the model that `fineprune evaluate` is given, on the task of its recipe or of the flags."""
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help"} & set(arguments):
             raise InvalidInputError("evaluate needs a model: fineprune evaluate FOLDER [--task.validation FILE ...]")
-        recipe.read(arguments, usage=EVALUATE)
+        recipe.read(arguments, usage="fineprune evaluate FOLDER [--setting value ...]")
     folder, *flags = arguments
     saved = Path(folder) / RECIPE
     known = [str(saved)] if saved.is_file() and not any(flag.startswith("--recipe") for flag in flags) else []
@@ -42,9 +36,6 @@ def inspect_checkpoint(checkpoint: str) -> Inspection:
 
     Args:
         checkpoint: folder of a saved model, or its name on the Hub, made here or not.
-
-    Raises:
-        InvalidInputError: if it cannot be loaded.
     """
     model = load_any(checkpoint)
     return inspect(model, targets.find(model))

@@ -4,16 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
 from ...config.serialization import class_name, in_short, kinds
-from ...errors import require
 from ...structures.linked import Linked
 from ...version import VERSION
-
-require("hub", "huggingface_hub")
-
-from huggingface_hub import EvalResult, ModelCardData  # noqa: E402
-from huggingface_hub.errors import HFValidationError  # noqa: E402
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # noqa: E402
 
 FILE = "README.md"
 
@@ -30,15 +27,7 @@ PIPELINES = {
 
 
 def write(folder: str | Path, facts: Mapping[str, Any]) -> bool:
-    """Writes the card of a model into its folder, unless there is a README.md without this module's mark.
-
-    Args:
-        folder: of the saved model.
-        facts: of the run, as `result.json` holds them.
-
-    Returns:
-        Whether it was written.
-    """
+    """Writes the card of a run, as in `result.json`, unless the folder has a user's own README.md; returns whether it did."""
     path = Path(folder) / FILE
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return False
@@ -49,58 +38,47 @@ def write(folder: str | Path, facts: Mapping[str, Any]) -> bool:
 def text(facts: Mapping[str, Any], name: str) -> str:
     """Returns the card of a run: the Hub's metadata, how the model was made, its figures, and how to load it."""
     pruned = facts.get("pruning") is not None
-    done = _pruning(facts) if pruned else "Nothing was pruned."
+    structures = _structures(facts["pruning"]) if pruned else []
+    done = _pruning(facts, structures) if pruned else "Nothing was pruned."
     rows = [("density of the prunable weights", facts["density"]), ("density of the whole model", facts["whole_model_density"])]
     if facts.get("remaining_weights") is not None:
         rows.append(("remaining weights of the blocks, as the paper counts", facts["remaining_weights"]))
     by = f"{'Pruned while it was fine-tuned' if pruned else 'Fine-tuned'} with fineprune {facts['versions']['fineprune']}."
     story = [f"{_origin(facts)} {done}", _table([*rows, *facts["metrics"].items()])]
-    if pruned and _has_whole_groups(facts["pruning"]):
+    if {class_name(structure) for structure in structures} & {kind.__name__ for kind in kinds(Linked)}:
         story.append("Whole groups are zero in it: `fineprune shrink FOLDER NEW_FOLDER` removes them, with the same output.")
     return _card(_metadata(facts, name), name, story, facts["head"], f"{by} {PAPER}" if _moves(facts) else by)
 
 
 def imported(name: str, head: str, method: str, threshold: float | None, density: float) -> str:
-    """Returns the card of an imported checkpoint of the paper's released code.
+    """Returns the card of an imported checkpoint of the paper's released code, with that code's name of the method.
 
-    Args:
-        name: of the model.
-        head: the class of Transformers that loads it.
-        method: the old code's name of the method.
-        threshold: with which it was pruned; None for a method without one.
-        density: of the whole model.
+    The threshold is None for a method without one; the density is that of the whole model.
     """
     at = "" if threshold is None else f", final threshold {threshold}"
-    story = [f"An imported checkpoint of the paper's released code: method `{method}`{at}."]
+    story = f"An imported checkpoint of the paper's released code: method `{method}`{at}."
     data = ModelCardData(library_name="transformers", tags=["fineprune", "pruning", "movement-pruning"])
     table = _table([("density of the whole model", density)])
-    return _card(data.to_yaml().strip(), name, [*story, table], head, f"Imported with fineprune {VERSION}. {PAPER}")
+    return _card(data, name, [story, table], head, f"Imported with fineprune {VERSION}. {PAPER}")
 
 
-def _card(metadata: str, name: str, story: list[str], head: str, by: str) -> str:
+def _card(data: ModelCardData, name: str, story: list[str], head: str, by: str) -> str:
     load = f"""from transformers import AutoTokenizer, {head}
 
 model = {head}.from_pretrained("{name}")  # this folder, or its name on the Hub
 tokenizer = AutoTokenizer.from_pretrained("{name}")"""
     plain = "It is a plain Transformers checkpoint; the pruned weights are zeros in it."
-    sections = [f"---\n{metadata}\n---", MARK, f"# {name}", *story, "## How to load it", plain, f"```python\n{load}\n```", by]
+    metadata = f"---\n{data.to_yaml().strip()}\n---"
+    sections = [metadata, MARK, f"# {name}", *story, "## How to load it", plain, f"```python\n{load}\n```", by]
     return "\n\n".join(sections) + "\n"
 
 
-def _metadata(facts: Mapping[str, Any], name: str) -> str:
+def _metadata(facts: Mapping[str, Any], name: str) -> ModelCardData:
     task, base = task_name(facts["task"]), facts.get("model")
     pipeline = PIPELINES.get(facts["head"])
-    results = [
-        EvalResult(
-            task_type=pipeline or "other",
-            dataset_type=task.lower().replace(" ", "-"),
-            dataset_name=task,
-            metric_type=metric,
-            metric_value=value,
-        )
-        for metric, value in facts["metrics"].items()
-    ]
-    data = ModelCardData(
+    dataset = (pipeline or "other", task.lower().replace(" ", "-"), task)
+    results = [EvalResult(*dataset, metric, value) for metric, value in facts["metrics"].items()]
+    return ModelCardData(
         base_model=base if base and is_hub_name(base) else None,
         library_name="transformers",
         pipeline_tag=pipeline,
@@ -108,7 +86,6 @@ def _metadata(facts: Mapping[str, Any], name: str) -> str:
         model_name=name,
         eval_results=results or None,
     )
-    return data.to_yaml().strip()
 
 
 def is_hub_name(name: str) -> bool:
@@ -147,20 +124,18 @@ def _origin(facts: Mapping[str, Any]) -> str:
     return f"{source}, fine-tuned on {task_name(facts['task'])} for {facts['steps']:,} steps (seed {facts['seed']}).{taught}"
 
 
-def _pruning(facts: Mapping[str, Any]) -> str:
-    pruning = facts["pruning"]
-    structure = f"structure `{in_short(pruning['structure'])}`, scope `{pruning['scope']}`"
-    rules = [f"`{in_short(rule['structure'])}`" for rule in pruning.get("rules") or () if rule.get("structure")]
+def _structures(pruning: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the structure of a config, and those of its rules."""
+    return [pruning["structure"], *(rule["structure"] for rule in pruning.get("rules") or () if rule.get("structure"))]
+
+
+def _pruning(facts: Mapping[str, Any], structures: Sequence[Mapping[str, Any]]) -> str:
+    structure, *rules = [f"`{in_short(structure)}`" for structure in structures]
     ruled = f", with rules for {', '.join(rules)}" if rules else ""
     return (
-        f"Meanwhile it was pruned by `{_method(facts)}` ({structure}{ruled}): "
+        f"Meanwhile it was pruned by `{_method(facts)}` (structure {structure}, scope `{facts['pruning']['scope']}`{ruled}): "
         f"{facts['density']:.2%} of the prunable weights are nonzero, {facts['whole_model_density']:.2%} of the whole model."
     )
-
-
-def _has_whole_groups(pruning: Mapping[str, Any]) -> bool:
-    structures = [pruning["structure"], *(rule["structure"] for rule in pruning.get("rules") or () if rule.get("structure"))]
-    return not {class_name(structure) for structure in structures}.isdisjoint(kind.__name__ for kind in kinds(Linked))
 
 
 def _table(rows: Sequence[tuple[str, float]]) -> str:

@@ -3,17 +3,14 @@
 import logging
 from typing import Any
 
+import transformers
 from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...compress.loading import open_saved
 from ...compress.resizing.building import loading
-from ...errors import InvalidInputError, nearest, require
+from ...errors import InvalidInputError, nearest
 from ...models import targets
-
-require("hub", "transformers")
-
-import transformers  # noqa: E402
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +37,16 @@ def load_pretrained(
     """
     with loading(name, f"a {HEADS.get(head, head)}"):
         saved = open_saved(name, use_safetensors=None)
+        known = {*saved.config.to_dict(), "num_labels", "problem_type"}
         for key, value in config.items():
-            _check_known(key, saved.config, name)
+            if key not in known:
+                raise InvalidInputError(f"The config of {name} has no setting {key!r}; {nearest(key, known)}")
             setattr(saved.config, key, value)
         return AutoTokenizer.from_pretrained(name, config=saved.config), saved.load(head)
 
 
-def _check_known(key: str, settings: PreTrainedConfig, name: str) -> None:
-    known = {*settings.to_dict(), "num_labels", "problem_type"}
-    if key not in known:
-        raise InvalidInputError(f"The config of {name} has no setting {key!r}; {nearest(key, known)}")
-
-
 def load_any(name: str) -> PreTrainedModel:
-    """Loads any checkpoint, of a shrunken or packed model too, as the class that its config names, or else without a head.
-
-    Raises:
-        InvalidInputError: if it is no checkpoint, or lacks weights of that class.
-    """
+    """Loads any checkpoint, of a shrunken or packed model too, as the class that its config names, or else without a head."""
     with loading(name):
         saved = open_saved(name, use_safetensors=None)
         architecture = (saved.config.architectures or ["AutoModel"])[0]
@@ -68,18 +57,14 @@ def give_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> 
     """Makes a tokenizer without a token for padding, as GPT-2's, pad with the one that ends a text.
 
     A sequence ends before its padding, so the model sees none of it.
-
-    Raises:
-        InvalidInputError: if there is no token that ends a text either.
     """
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise InvalidInputError(
-                f"The tokenizer of {tokenizer.name_or_path} has no token for padding. Add one, and save it."
-            )
-        logger.warning("The tokenizer has no token for padding; %r, which ends a text, is taken.", tokenizer.eos_token)
-        tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token is not None:
+        return
+    if tokenizer.eos_token is None:
+        raise InvalidInputError(f"The tokenizer of {tokenizer.name_or_path} has no token for padding. Add one, and save it.")
+    logger.warning("The tokenizer has no token for padding; %r, which ends a text, is taken.", tokenizer.eos_token)
+    tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def check_length(model: PreTrainedModel, tokens: int) -> None:
@@ -107,11 +92,7 @@ def learned_positions(model: PreTrainedModel) -> int | None:
 
 
 def freeze(model: nn.Module, frozen_modules: list[str] | str) -> None:
-    """Stops every parameter inside the named modules from being trained.
-
-    Raises:
-        InvalidInputError: for a name that matches no module.
-    """
+    """Stops every parameter inside the named modules from being trained."""
     modules = {name: module for name, module in model.named_modules() if name}
     targets.check_matched(frozen_modules, modules, kind="module")
     for name, module in modules.items():

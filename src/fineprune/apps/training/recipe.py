@@ -9,23 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
+import torch
+import yaml
+from transformers import TrainingArguments
+
 from ...config.config import PruningConfig
-from ...config.serialization import Reader, annotations, import_path, is_own, kinds, with_bare_names
+from ...config.serialization import Reader, annotations, import_path, is_choice, is_own, kinds, with_bare_names
 from ...distillation import Distillation
-from ...errors import InvalidInputError, nearest, require
+from ...errors import InvalidInputError, nearest
 from ...methods.base import Method
-from ...version import VERSION
 from ..tasks import glue, language  # noqa: F401, a task is found by its class, once its module is imported
 from ..tasks.base import Task
 from ..tasks.squad import task  # noqa: F401
 from ..tasks.text import TextClassification
-
-require("hub", "transformers", "accelerate", "jsonargparse", "yaml")
-
-import jsonargparse  # noqa: E402
-import torch  # noqa: E402
-import yaml  # noqa: E402
-from transformers import TrainingArguments  # noqa: E402
 
 DEFAULTS = {
     "model": "",  # which raises an error of its own
@@ -87,24 +84,14 @@ class Recipe:
 
 USAGE = "fineprune train [RECIPE.yaml] [--setting value ...]"
 
-Flag = tuple[str, str | None]
-"""The name of a flag, and its value as it stands on the command line."""
-
 FROM_JSONARGPARSE = ("print_config", "pruning", "training", "distillation")
 """Flags that print the settings, or read a block of them from a file."""
-
-FIELDS = [setting.name for setting in dataclasses.fields(Recipe) if setting.name != "source"]
 
 
 def read(arguments: Sequence[str], usage: str = USAGE, base: Mapping[str, Any] | None = None) -> Recipe:
     """Reads a recipe from command-line arguments: `[RECIPE.yaml] [--setting value ...]`, where flags win over the file.
 
-    A recipe without `pruning` is a dense run.
-
-    Args:
-        arguments: of the command line.
-        usage: the first line of the help.
-        base: the content of a recipe over which the arguments win.
+    A recipe without `pruning` is a dense run. `base` is the content of a recipe over which the arguments win.
 
     Raises:
         InvalidInputError: for an unknown setting, with the nearest known name, or a value of the wrong type.
@@ -132,23 +119,20 @@ def _parse(parser: jsonargparse.ArgumentParser, words: Sequence[str]) -> Recipe:
     except InvalidInputError:
         raise
     except (jsonargparse.ArgumentError, ValueError) as error:  # jsonargparse wraps errors of objects in a list in its own
-        cause = _innermost(error)
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
         if isinstance(cause, InvalidInputError):
             raise cause from None
         raise InvalidInputError(f"The recipe cannot be used: {' '.join(str(error).split())}") from error
     settings.resume = False  # how this run was started is no part of the recipe
     content = yaml.safe_load(parser.dump(settings, skip_default=True, format="yaml"))
     source = yaml.safe_dump(with_bare_names(content), sort_keys=False)
-    return Recipe(**{name: objects.get(name) for name in FIELDS}, source=source)
+    return Recipe(**{setting.name: objects.get(setting.name) for setting in dataclasses.fields(Recipe)} | {"source": source})
 
 
 def recipe_parser(prune: bool = True, usage: str = USAGE) -> jsonargparse.ArgumentParser:
-    """Returns the parser of a recipe: the help and the checks are made from the dataclasses.
-
-    Args:
-        prune: False leaves `--pruning` out, for a dense run.
-        usage: the first line of the help.
-    """
+    """Returns the parser of a recipe, made from the dataclasses; for a dense run without `--pruning`."""
     parser = jsonargparse.ArgumentParser(usage=usage, exit_on_error=False)
     parser.add_argument("--recipe", action="config", help="YAML file with any of the settings below; flags win over it.")
     parser.add_class_arguments(Recipe, skip={"pruning", "training", "source"})
@@ -182,9 +166,8 @@ class RecipeReader(Reader):
     """
 
     def make(self, kind: type[Any], settings: dict[str, Any]) -> Any:
-        return settings
-
-    def make_choice(self, kind: type[Any], settings: dict[str, Any]) -> Any:
+        if not is_choice(kind):
+            return settings
         return {"class_path": import_path(kind), **({"init_args": settings} if settings else {})}
 
     def without_class(self, base: type[Any], values: Mapping[str, Any], where: str) -> Any:
@@ -203,8 +186,8 @@ class RecipeReader(Reader):
         return path if "." in path and not is_own(path) else super().unknown_class(base, path, where)
 
 
-def _flags(arguments: Sequence[str]) -> Iterator[Flag]:
-    """Yields the flags of a command line; a first word that is none names the recipe."""
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yields the name and the text of each flag of a command line; a first word that is none names the recipe."""
     words = list(arguments)
     if words and not words[0].startswith("-"):
         words.insert(0, "--recipe")
@@ -218,13 +201,11 @@ def _flags(arguments: Sequence[str]) -> Iterator[Flag]:
 
 def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of a YAML file, checked."""
-    rest, pruning = dict(content), content.get("pruning")
-    if not isinstance(pruning, Mapping):
+    rest = dict(content)
+    if not isinstance(content.get("pruning"), Mapping):
         return RecipeReader().settings(Recipe, rest)
-    del rest["pruning"]
-    settings = dict(pruning)
-    reader = RecipeReader(settings.pop("version", VERSION))
-    return {**RecipeReader().settings(Recipe, rest), "pruning": reader.settings(PruningConfig, settings, "pruning")}
+    pruning = RecipeReader().versioned(PruningConfig, rest.pop("pruning"), "pruning")
+    return {**RecipeReader().settings(Recipe, rest), "pruning": pruning}
 
 
 def _checked_flag(name: str, value: str | None) -> list[str]:
@@ -248,7 +229,3 @@ def _checked_flag(name: str, value: str | None) -> list[str]:
 
 def _nested(path: Sequence[str], value: Any) -> Any:
     return {path[0]: _nested(path[1:], value)} if path else value
-
-
-def _innermost(error: BaseException) -> BaseException:
-    return error if error.__cause__ is None else _innermost(error.__cause__)

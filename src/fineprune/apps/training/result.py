@@ -36,12 +36,7 @@ class Result:
     history: list[dict[str, Any]]
 
     def to_dict(self, recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
-        """Returns the content of `result.json`: every figure of a run, with what it was measured on.
-
-        Args:
-            recipe: that was run.
-            trainer: that ran it.
-        """
+        """Returns the content of `result.json`: every figure of a run, with its machine and versions."""
         task = vars(recipe.task).items()
         return {
             "metrics": self.metrics,

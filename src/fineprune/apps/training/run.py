@@ -7,9 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import transformers
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
-from ...errors import FileError, FinepruneError, InvalidInputError, nearest, require
+from ...errors import FileError, FinepruneError, InvalidInputError, nearest
 from ...files import replace_whole
 from ...models import targets
 from ...models.inspection import Inspection, inspect
@@ -23,19 +27,6 @@ from .pretrained import check_length, freeze, give_padding, load_pretrained
 from .recipe import Recipe
 from .result import RECIPE, RESULT, Result
 from .weight_samples import WeightSamples
-
-require("hub", "transformers", "accelerate", "datasets", "sklearn")
-
-import safetensors  # noqa: E402
-import transformers  # noqa: E402
-from transformers import (  # noqa: E402
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers.trainer_callback import ExportableState  # noqa: E402
 
 
 class Stopwatch(TrainerCallback, ExportableState):
@@ -66,16 +57,17 @@ class Stopwatch(TrainerCallback, ExportableState):
 def train(recipe: Recipe) -> Result:
     """Runs a recipe and writes the pruned model, its tokenizer, the recipe and the result into `training.output_dir`.
 
-    Args:
-        recipe: model, task, pruning and training.
-
     Raises:
         InvalidInputError: for data, a model or settings that cannot be used; before anything is written.
         TrainingError: if a gradient is NaN or infinite.
         FileError: if the run cannot be saved.
     """
     folder = Path(recipe.training.output_dir or "")
-    _check_free(folder, recipe.resume)
+    if not recipe.resume and folder.is_dir() and any(folder.iterdir()):
+        raise InvalidInputError(
+            f"{folder} already holds a run, or other files, and nothing is overwritten. Resume the run with --resume true, or "
+            "give another --training.output_dir."
+        )
     checkpoint = last_whole_checkpoint(folder, pruned=recipe.pruning is not None) if recipe.resume else None
     if recipe.resume and checkpoint is None:
         raise InvalidInputError(f"{folder} holds no whole checkpoint to resume from. Train without --resume true.")
@@ -96,18 +88,14 @@ def train(recipe: Recipe) -> Result:
     trainer.add_callback(stopwatch)
     _run(trainer, checkpoint, folder)
     seconds = stopwatch.seconds
-    metrics = _last_evaluation(trainer, recipe.task) or _evaluate(trainer, recipe.task)
+    metrics = _metrics(trainer, recipe.task)
     result = Result(metrics, _inspect(model, callback), seconds, recipe.training.seed, trainer.state.log_history)
     _save(trainer, recipe, result, weight_samples.finished(model, None if callback is None else callback.pruner), folder)
     return result
 
 
 def evaluate(folder: str, task: Task, max_length: int, training: TrainingArguments) -> Result:
-    """Evaluates a saved model on a task's validation split. Writes nothing.
-
-    Raises:
-        InvalidInputError: if there is no model, or a label is not one of its classes.
-    """
+    """Evaluates a saved model on a task's validation split. Writes nothing."""
     tokenizer, model = load_pretrained(folder, task.head)
     names: dict[int, str] = model.config.id2label or {}  # type: ignore[assignment]
     classes = tuple(names[number] for number in sorted(names))
@@ -116,7 +104,7 @@ def evaluate(folder: str, task: Task, max_length: int, training: TrainingArgumen
     arguments = copy.copy(training)
     with tempfile.TemporaryDirectory() as arguments.output_dir:  # Trainer makes the folder that it is given
         trainer = _trainer(model, tokenizer, Recipe(folder, task, arguments), prepared, None, None)
-        return Result(_evaluate(trainer, task), _inspect(model, None), None, training.seed, [])
+        return Result(_metrics(trainer, task), _inspect(model, None), None, training.seed, [])
 
 
 def _pretrained(recipe: Recipe, classes: tuple[str, ...]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -192,22 +180,15 @@ def _run(trainer: Trainer, checkpoint: str | None, folder: Path) -> None:
         ) from error
 
 
-def _last_evaluation(trainer: Trainer, task: Task) -> dict[str, float] | None:
-    """Returns the evaluation of the weights that the model holds, if training ended with one."""
-    if trainer.args.load_best_model_at_end:
-        return None
+def _metrics(trainer: Trainer, task: Task) -> dict[str, float]:
+    """Returns the metrics of the weights that the model holds: of the evaluation that training ended with, or a new one."""
     logged: dict[str, float] = {}
-    for entry in trainer.state.log_history:
-        if entry["step"] == trainer.state.global_step:
-            logged |= entry
-    return _figures(logged, task) if all(f"eval_{name}" in logged for name in task.metrics) else None
-
-
-def _evaluate(trainer: Trainer, task: Task) -> dict[str, float]:
-    return _figures(trainer.evaluate(), task)
-
-
-def _figures(logged: dict[str, float], task: Task) -> dict[str, float]:
+    if not trainer.args.load_best_model_at_end:
+        for entry in trainer.state.log_history:
+            if entry["step"] == trainer.state.global_step:
+                logged |= entry
+    if not all(f"eval_{name}" in logged for name in task.metrics):
+        logged = trainer.evaluate()
     return {name: logged[f"eval_{name}"] for name in task.metrics}
 
 
@@ -216,14 +197,6 @@ def _inspect(model: nn.Module, callback: PruningCallback | None) -> Inspection:
     if callback is not None and callback.summary is not None:
         return callback.summary
     return inspect(model, targets.find(model))
-
-
-def _check_free(folder: Path, resume: bool) -> None:
-    if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise InvalidInputError(
-            f"{folder} already holds a run, or other files, and nothing is overwritten. Resume the run with --resume true, or "
-            "give another --training.output_dir."
-        )
 
 
 def _save(trainer: Trainer, recipe: Recipe, result: Result, weight_samples: WeightSamples, folder: Path) -> None:
