@@ -131,12 +131,9 @@ class Layers(Linked):
         return [_blocks(model, stack) for stack in stacks(find_blocks(model)).values()]
 
 
-def _weights(model: nn.Module, modules: Sequence[str]) -> int:
-    return sum(parameter.numel() for module in modules for parameter in model.get_submodule(module).parameters(recurse=False))
-
-
 def _blocks(model: nn.Module, stack: Sequence[Block]) -> Grouping:
-    sizes = {_weights(model, block.linear) for block in stack}
+    layers = [[model.get_submodule(module) for module in block.linear] for block in stack]
+    sizes = {sum(weight.numel() for layer in inside for weight in layer.parameters(recurse=False)) for inside in layers}
     if len(sizes) > 1:
         raise InvalidInputError(
             f"The blocks of this model hold {enumeration(str(size) for size in sorted(sizes))} weights, as after shrinking. "

@@ -19,15 +19,11 @@ from ..resizing.weights import Weights
 
 @dataclass(frozen=True)
 class GroupsKept:
-    """Which heads or neurons of one layer are kept.
-
-    Args:
-        kept: their positions, in order.
-        constant: the sum that the others added to the output, in float64; None if they added nothing.
-    """
+    """Positions of the heads or neurons of one layer that are kept, in order."""
 
     kept: Tensor
     constant: Tensor | None
+    """The sum that the others added to the output, in float64; None if they added nothing."""
 
 
 def neurons(weights: Weights, layer: FeedForward, multiple: int) -> GroupsKept:
