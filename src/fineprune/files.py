@@ -145,7 +145,7 @@ def check_names(described: Set[str], held: Set[str]) -> None:
 
 
 def shape_of(name: str, description: Mapping[str, Any]) -> tuple[int, ...]:
-    """Returns the shape in the description of a tensor; raises InvalidInputError if there can be none such."""
+    """Returns the shape in the description of a tensor; raises InvalidInputError if no tensor can have it."""
     shape: Any = description.get("shape")
     possible = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(map(is_count, shape))
     if not possible or math.prod(shape) > LARGEST:

@@ -43,10 +43,9 @@ def apply_mask(model: nn.Module, path: str | Path) -> "AppliedMask":
     for name, expected in file.fingerprints.items():
         if fingerprint(parameters[name]) != expected:
             raise InvalidInputError(_another_weight(parameters[name], name, path))
-    for name, value in file.trained.items():
-        _check_dtype(parameters[name], name, path, value.dtype)
     changes = [Change(name, parameters[name], mask, None) for name, mask in file.masks.items()]
     for name, value in file.trained.items():
+        _check_dtype(parameters[name], name, path, value.dtype)
         nothing = PackedMask.of(torch.zeros(value.shape, dtype=torch.bool))
         changes.append(Change(name, parameters[name], nothing, value))
     try:

@@ -155,11 +155,7 @@ def _check_overwritable(path: Path) -> None:
 
 
 def read(path: str | Path) -> MaskFile:
-    """Reads a mask's file, in full.
-
-    Raises:
-        InvalidInputError: if it is missing, not a mask, damaged or cut off, or of another version.
-    """
+    """Reads a mask's file; raises InvalidInputError if it is missing, not a mask, damaged or cut off, or of another version."""
     container: Any
     with (
         reading(path, "Choose a whole file, or save the mask again."),

@@ -87,11 +87,7 @@ class Block:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """Returns the blocks of a model, in order.
-
-    Raises:
-        InvalidInputError: if it has none that are known, or one is not built as its class is known to be.
-    """
+    """Returns the blocks of a model, in order; raises InvalidInputError if one is not known, or not built as its class is."""
     model = unwrap(model)
     modules = dict(model.named_modules())
     layouts = {name: layout_of(type(module), BlockLayout) for name, module in modules.items()}
@@ -174,11 +170,7 @@ def _outputs(linear: nn.Module) -> int:
 
 
 def find_tables(model: nn.Module) -> list[str]:
-    """Returns the names of the embedding tables that are summed at the entrance of a model, those of all its stacks.
-
-    Raises:
-        InvalidInputError: if there are none that are known.
-    """
+    """Returns the names of the embedding tables at the entrance of each stack; raises InvalidInputError if none is known."""
     model = unwrap(model)
     found = [f"{name}.{table}".lstrip(".") for name, layout in _streams(model) for table in layout.tables]
     modules = dict(model.named_modules())

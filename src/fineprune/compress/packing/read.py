@@ -64,10 +64,9 @@ def opened(path: Path) -> Iterator[PackedFile]:
 
 def _check_tensors(container: Any, entries: Mapping[str, Entry]) -> None:
     """Raises if the container does not hold exactly the parts that the header describes, as runs of bytes."""
-    described = {container_name(name, part) for name, entry in entries.items() for part in entry.parts}
-    held = set(container.keys())
-    check_names(described, held)
-    for name in held:
+    parts = {container_name(name, part) for name, entry in entries.items() for part in entry.parts}
+    check_names(parts, set(container.keys()))
+    for name in parts:
         part = container.get_slice(name)
         if part.get_dtype() != "U8" or len(part.get_shape()) != 1:
             raise InvalidInputError(f"{name[:80]} is no run of bytes")

@@ -51,10 +51,7 @@ def loading(name: str | Path, kind: str = "a model") -> Iterator[None]:
 
 
 def read_config(name: str | Path) -> "PreTrainedConfig":
-    """Reads the config of a saved model, shrunken or not, without the settings that are there for others.
-
-    Raises the errors of Transformers where it cannot be read.
-    """
+    """Reads the config of a saved model without the settings written for other programs; raises as Transformers does."""
     from transformers import AutoConfig, PreTrainedConfig
 
     raw, _ = PreTrainedConfig.get_config_dict(name)

@@ -112,9 +112,16 @@ def _give_tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, i
     gives = {}
     for name, table in list(model.named_modules()):
         if isinstance(table, nn.Embedding):
-            which = own_buffer(table, COLUMNS)
-            gives[name] = table.embedding_dim if which is None else len(which)
-            _note_columns(table, f"{name}.{COLUMNS}", tensors)
+            before, which = own_buffer(table, COLUMNS), tensors.get(f"{name}.{COLUMNS}")
+            gives[name] = table.embedding_dim if before is None else len(before)
+            if which is not None and (which.dtype != torch.bool or which.dim() != 1):
+                raise InvalidInputError(
+                    f"The tensor {name}.{COLUMNS} holds {which.dim()} dimensions of {which.dtype}; it is one line of bool."
+                )
+            if which is not None:
+                give_columns(table, which)
+            elif before is not None:
+                take_columns(table)
     for attention in [one for block in find_blocks(model) for one in block.attentions]:
         core: Any = model.get_submodule(attention.core)
         name = attention.layout.positions
@@ -122,17 +129,6 @@ def _give_tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, i
             core.add_module(name, nn.Embedding(core.relative_attention_num_buckets, attention.heads, device="meta"))
             core.has_relative_attention_bias = True
     return gives
-
-
-def _note_columns(table: nn.Embedding, name: str, tensors: Mapping[str, Tensor]) -> None:
-    if name not in tensors:
-        if own_buffer(table, COLUMNS) is not None:
-            take_columns(table)
-        return
-    which = tensors[name]
-    if which.dtype != torch.bool or which.dim() != 1:
-        raise InvalidInputError(f"The tensor {name} holds {which.dim()} dimensions of {which.dtype}; it is one line of bool.")
-    give_columns(table, which)
 
 
 # Sizes.

@@ -62,11 +62,7 @@ def plain(config: "PreTrainedConfig") -> dict[str, Any]:
 
 
 def is_marked(config: "PreTrainedConfig") -> bool:
-    """Whether a config says that its model is a shrunken one that is not stock.
-
-    Raises:
-        InvalidInputError: if the setting holds anything else.
-    """
+    """Whether a config says that its model is a shrunken one; raises InvalidInputError if the setting holds anything else."""
     mark = vars(config).get(MARK)
     if mark is not None and not (isinstance(mark, Mapping) and mark.get("shrunken") is True):
         raise InvalidInputError(
@@ -89,8 +85,7 @@ def _candidates(model: "PreTrainedModel") -> Iterator[dict[str, Any]]:
 def _sizes(model: "PreTrainedModel") -> dict[str, set[Any]]:
     """Returns the name of each setting -> the values that blocks have."""
     found: dict[str, set[Any]] = {}
-    weights = Weights(model)
-    blocks = find_blocks(model)
+    weights, blocks = Weights(model), find_blocks(model)
     for block in blocks:
         names = block.layout.sizes
         found.setdefault(names.neurons, set()).add(weights.matrix(block.feed_forward.second).shape[1])

@@ -33,9 +33,6 @@ class Weights:
     def __setitem__(self, name: str, tensor: Tensor) -> None:
         self.tensors[self._names.get(name, name)] = tensor
 
-    def __contains__(self, name: str) -> bool:
-        return self._names.get(name, name) in self.tensors
-
     def same(self, name: str) -> str:
         """Returns the first name of the tensor: tied weights have one name here."""
         return self._names[name]
@@ -62,21 +59,18 @@ class Weights:
 
     def keep_outputs(self, linear: str, kept: Tensor) -> None:
         """Keeps these output features of a linear layer: positions, in order."""
-        self._keep(f"{linear}.weight", kept, axis=1 if self._transposed(linear) else 0)
+        self.keep(f"{linear}.weight", kept, axis=1 if self._transposed(linear) else 0)
         if self.bias(linear) is not None:
-            self._keep(f"{linear}.bias", kept, axis=0)
+            self.keep(f"{linear}.bias", kept, axis=0)
 
     def keep_inputs(self, linear: str, kept: Tensor) -> None:
         """Keeps these input features of a linear layer: positions, in order. One without any lies as outputs x 0 in memory."""
-        self._keep(f"{linear}.weight", kept, axis=0 if self._transposed(linear) else 1)
+        self.keep(f"{linear}.weight", kept, axis=0 if self._transposed(linear) else 1)
         if not len(kept):
             self[f"{linear}.weight"] = self.matrix(linear)
 
-    def keep_columns(self, table: str, kept: Tensor) -> None:
-        """Keeps these columns of a table: positions, in order."""
-        self._keep(f"{table}.weight", kept, axis=1)
-
-    def _keep(self, name: str, kept: Tensor, axis: int) -> None:
+    def keep(self, name: str, kept: Tensor, axis: int) -> None:
+        """Keeps these places along an axis of a tensor, in order."""
         self[name] = self[name].index_select(axis, kept)
 
     def _transposed(self, linear: str) -> bool:

@@ -56,7 +56,7 @@ def tied_tables(model: nn.Module) -> list[list[str]]:
 
 def _check_unshared(weights: Weights, blocks: list[Block]) -> None:
     names = [f"{linear}.{kind}" for block in blocks for linear in block.linear for kind in ("weight", "bias")]
-    shared = [name for name in names if name in weights and len(weights.sharing(name)) > 1]
+    shared = [name for name in names if weights.get(name) is not None and len(weights.sharing(name)) > 1]
     if shared:
         raise InvalidInputError(
             f"{enumeration(shared)} is shared with another layer, so that a group pruned in one would be missing in both. "
@@ -94,7 +94,7 @@ def _positions(weights: Weights, stack: list[Block], kept: dict[str, Tensor]) ->
     if not any(len(kept[one.core]) < one.groups for one in attentions):
         return
     names = {one.core: f"{one.positions}.weight" for one in attentions}
-    tables = {core: weights[name] for core, name in names.items() if name in weights}
+    tables = {core: table for core, name in names.items() if (table := weights.get(name)) is not None}
     shared = tables.get(attentions[0].core)
     apart = len(tables) > 1 or len({tuple(kept[core].tolist()) for core in names}) > 1
     for core, name in names.items():
@@ -122,7 +122,7 @@ def _columns(weights: Weights, tables: list[str]) -> None:
     written = {f"{table}.{COLUMNS}": _used(weights, table) for table in tables}
     kept = weights[f"{tables[0]}.weight"].count_nonzero(dim=0).nonzero().squeeze(-1)
     if len(kept) < weights[f"{tables[0]}.weight"].shape[1]:
-        weights.keep_columns(tables[0], kept)
+        weights.keep(f"{tables[0]}.weight", kept, axis=1)
         for name, used in written.items():
             weights[name] = used
 
@@ -140,7 +140,7 @@ def _features(weights: Weights, stream: Stream, multiple: int) -> None:
     for name in _once(weights, stream.writers):
         weights.keep_outputs(name, kept)
     for name in _once(weights, stream.tables):
-        _keep_of_table(weights, name, kept, stream.width)
+        _keep_of_table(weights, name, kept)
     tables = {weights.same(f"{name}.weight") for name in stream.tables}
     for name in _once(weights, [name for name in stream.readers if weights.same(f"{name}.weight") not in tables]):
         weights.keep_inputs(name, kept)
@@ -168,14 +168,14 @@ def _written(weights: Weights, stream: Stream) -> Tensor:
     return written
 
 
-def _keep_of_table(weights: Weights, table: str, kept: Tensor, width: int) -> None:
+def _keep_of_table(weights: Weights, table: str, kept: Tensor) -> None:
     """Keeps these features of a table, which may have lost columns already."""
     which = weights.get(f"{table}.{COLUMNS}")
     if which is None:
-        weights.keep_columns(table, kept)
+        weights.keep(f"{table}.weight", kept, axis=1)
         return
     wanted = torch.zeros_like(which).index_fill(0, kept, True)
-    weights.keep_columns(table, wanted[which].nonzero().squeeze(-1))
+    weights.keep(f"{table}.weight", wanted[which].nonzero().squeeze(-1), axis=1)
     for name in weights.sharing(f"{table}.weight"):
         columns = f"{name.rpartition('.')[0]}.{COLUMNS}"
         if bool(which[kept].all()):

@@ -107,10 +107,7 @@ def _renumber(layers: nn.Module) -> None:
                 vars(module)["layer_idx"] = number
 
 
-_HOOKS = (
-    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks"),
-)
+_HOOKS = [f"_{kind}_hooks" for at in ("forward", "backward", "state_dict") for kind in (at, f"{at}_pre")]
 
 
 def _checked(model: nn.Module) -> "PreTrainedModel":
