@@ -13,7 +13,7 @@ from .layers import has_prunable_weight, is_linear
 logger = logging.getLogger(__name__)
 
 Patterns = list[str] | str
-"""Names of modules, or endings of names; or one regular expression for the whole name."""
+"""The names of modules, or endings of names, in a list; or one regular expression for the whole name."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:

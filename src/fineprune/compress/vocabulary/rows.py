@@ -16,7 +16,7 @@ TOKEN_SETTINGS = ("_token_id", "_token_ids", "_token_index", "_to_id", "force_wo
 PROHIBITIONS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 """Settings that list tokens that a model must not write: those that are gone are left out."""
 UNREADABLE = ("sequence_bias", "forced_decoder_ids", "vocab_size_per_layer_input")
-"""Settings whose ids cannot be told from other numbers, or that mean a table of another form."""
+"""Settings whose ids look like other numbers, or that mean a table of another form."""
 
 
 def _parts(model: nn.Module) -> list[Any]:
