@@ -21,11 +21,12 @@ import fineprune
 from conftest import tiny_bert
 from fineprune import FileError, InvalidInputError, files
 from fineprune.compress.packing.gaps import frame
-from fineprune.compress.packing.header import SparseEntry, checksum
+from fineprune.compress.packing.header import SparseEntry
 from fineprune.compress.packing.load import load_parts, read_settings
 from fineprune.compress.packing.read import opened
 from fineprune.compress.packing.values import VALUES, Float16Values, Float32Values, Int8Values, PackedValues
 from fineprune.compress.packing.write import PACKED, save, write
+from fineprune.files import crc32
 
 REFUSALS = (InvalidInputError, FileError)
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -83,7 +84,7 @@ def edit_metadata(folder: Path, change: Callable[[dict[str, str], Tensors], obje
     change(metadata, tensors)
     if metadata.get("tensors"):
         metadata["tensors"] = json.dumps(tensors)
-        metadata["checksum"] = checksum(metadata["tensors"])
+        metadata["checksum"] = crc32(metadata["tensors"].encode())
     rewrite(folder, parts, metadata)
 
 
@@ -97,7 +98,9 @@ def stated(**said: str) -> Callable[[Path], None]:
 
 def telling(text: str) -> Callable[[Path], None]:
     """Says this of the tensors, with a right checksum."""
-    return lambda folder: rewrite(folder, read(folder)[0], {**read(folder)[1], "tensors": text, "checksum": checksum(text)})
+    return lambda folder: rewrite(
+        folder, read(folder)[0], {**read(folder)[1], "tensors": text, "checksum": crc32(text.encode())}
+    )
 
 
 def edit_parts(change: Callable[[Parts], object]) -> Callable[[Path], None]:
@@ -179,10 +182,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no version": (stated(version=""), "and no number"),
     "a version in other digits": (stated(version="١.٠"), "and no number"),
     "a long version": (stated(version="1." + "0" * 10_000), "and no number"),
-    "no description": (lambda folder: edit_metadata(folder, lambda m, _: m.pop("tensors")), "do not match"),
+    "no description": (lambda folder: edit_metadata(folder, lambda m, _: m.pop("tensors")), "do not belong together"),
     "a wrong checksum": (
         lambda folder: rewrite(folder, read(folder)[0], {**read(folder)[1], "checksum": "00000000"}),
-        "do not match",
+        "do not belong together",
     ),
     "a description that is no JSON": (telling("evil"), "description of its tensors cannot be read"),
     "a deep description": (telling("[" * 100_000), "description of its tensors cannot be read"),
@@ -429,7 +432,7 @@ def edit_description(data: bytes, random_: random.Random) -> bytes:
         else:
             entry[key] = random_.choice(NASTY)
     metadata["tensors"] = json.dumps(tensors)
-    metadata["checksum"] = checksum(metadata["tensors"])
+    metadata["checksum"] = crc32(metadata["tensors"].encode())
     return whole(header, held)
 
 

@@ -19,7 +19,7 @@ from fineprune import EmbeddingColumns, Heads, InvalidInputError, Magnitude, Neu
 from fineprune.compress.resizing.saving import save
 from fineprune.models import architectures
 from fineprune.models.anatomy import find_blocks
-from fineprune.models.architectures import Architecture, block_layout, encoder_layout, register
+from fineprune.models.architectures import Architecture, layout_of, register
 from fineprune.models.layouts import (
     AttentionLayout,
     BlockLayout,
@@ -181,14 +181,14 @@ def test_other_classes_of_the_same_name_stay_unknown() -> None:
     class OutsideLayer(nn.Module):
         __module__ = f"{__name__}_elsewhere"
 
-    assert block_layout(OutsideLayer) is None
-    assert block_layout(sys.modules[__name__].OutsideLayer) is LAYER
-    assert encoder_layout(type("Child", (OutsideEncoder,), {"__module__": __name__})) is None
-    assert block_layout(type("BertLayer", (nn.Module,), {"__module__": "transformers.models_of_mine"})) is None
+    assert layout_of(OutsideLayer, BlockLayout) is None
+    assert layout_of(sys.modules[__name__].OutsideLayer, BlockLayout) is LAYER
+    assert layout_of(type("Child", (OutsideEncoder,), {"__module__": __name__}), EncoderLayout) is None
+    assert layout_of(type("BertLayer", (nn.Module,), {"__module__": "transformers.models_of_mine"}), BlockLayout) is None
 
 
 def test_the_last_that_was_registered_is_taken() -> None:
-    stock = block_layout(BertLayer)
+    stock = layout_of(BertLayer, BlockLayout)
     assert stock is not None
     register(Architecture("transformers.models.bert", blocks=(replace(stock, removable=True),)))
     found = find_blocks(BertModel(tiny_bert().config))

@@ -16,12 +16,13 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from by_sorting import keep_highest_by_sorting
 from fineprune import InvalidInputError
 from fineprune.models import targets
 from fineprune.selection import topk
 from fineprune.selection.counts import budget_of, least_of
 from fineprune.selection.scopes import keep_above, keep_adaptive, keep_global, keep_global_and_least, keep_local, share_out
-from fineprune.selection.topk import SAMPLE, keep_highest, keep_highest_by_sorting, keep_n_of_m
+from fineprune.selection.topk import SAMPLE, keep_highest, keep_n_of_m
 
 VALUES = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 3e38, math.inf, -math.inf]).tolist()
 
@@ -484,7 +485,6 @@ Keep = Callable[[list[Tensor]], list[Tensor]]
 EVERY: dict[str, Keep] = {
     "keep_highest": lambda scores: keep_highest(scores, [1] * len(scores), 10),
     "keep_highest, mixed": lambda scores: keep_highest(scores, list(range(1, len(scores) + 1)), 10),
-    "keep_highest_by_sorting": lambda scores: keep_highest_by_sorting(scores, [1] * len(scores), 10),
     "keep_local": lambda scores: keep_local(scores, [1] * len(scores), 0.5),
     "keep_global": lambda scores: keep_global(scores, [1] * len(scores), 0.5),
     "keep_adaptive": lambda scores: keep_adaptive(scores, [1] * len(scores), 0.5, ["a"] * len(scores)),

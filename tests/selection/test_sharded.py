@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import Tensor
 
+from by_sorting import keep_highest_by_sorting
 from fineprune.selection.sharded import keep_across, ordered
-from fineprune.selection.topk import keep_highest_by_sorting
 
 AWKWARD = [0.0, -0.0, 1.0, -1.0, 5e-324, -1e-40, 1e-38, 3.4e38, float("inf"), float("-inf")]
 

@@ -39,6 +39,7 @@ from transformers.pytorch_utils import Conv1D
 import fineprune
 from fineprune import BFloat16, Int8, InvalidInputError
 from fineprune.models.architectures import class_names
+from fineprune.models.layouts import EncoderLayout
 from fineprune.sparse import autotune
 from fineprune.sparse.encoders import FusedEncoder, activation_of, seen_tokens
 from fineprune.sparse.linear import SparseLinear
@@ -474,7 +475,7 @@ def test_a_shrunken_model_can_become_sparse() -> None:
 
 def test_every_family_is_tried_here() -> None:
     kinds = {type(child).__name__ for make in FUSED.values() for child in make().modules()}
-    assert set(class_names(lambda one: one.encoders)) <= kinds
+    assert set(class_names(EncoderLayout)) <= kinds
 
 
 @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])

@@ -1,9 +1,7 @@
 """Loads any saved model. Its folder says what it is: a stock model, a shrunken one that is not stock, or a packed one."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +57,6 @@ def load(folder: str | Path, *, sparse: bool = False) -> nn.Module:
     return assemble(*load_parts(folder))
 
 
-Loader = Callable[["str | Path", "PreTrainedConfig", "str | None"], "PreTrainedModel"]
-
-
 @dataclass(frozen=True)
 class SavedModel:
     """A saved model of which only the config has been read; settings of it may be changed before the model is loaded.
@@ -69,34 +64,30 @@ class SavedModel:
     Args:
         name: a folder, or a name on the Hub.
         config: of the model.
-        loader: of its kind.
+        use_safetensors: as in Transformers, for a stock model: True reads no other file of weights, None any.
     """
 
     name: str | Path
     config: "PreTrainedConfig"
-    loader: Loader
+    use_safetensors: bool | None
 
     def load(self, head: str | None = None) -> "PreTrainedModel":
         """Loads the model in evaluation mode, with a head as in `from_pretrained`."""
-        return self.loader(self.name, self.config, head)
+        if is_packed(self.name):
+            return load_packed(self.name, self.config, head)
+        if is_marked(self.config):
+            return load_resized(self.name, self.config, head)
+        return _load_stock(self.name, self.config, head, self.use_safetensors)
 
 
 def open_saved(name: str | Path, use_safetensors: bool | None = True) -> SavedModel:
-    """Reads the config of a folder, or a name on the Hub, and what kind of model it holds.
-
-    Args:
-        name: of it.
-        use_safetensors: as in Transformers, for a stock model: True reads no other file of weights, None any.
+    """Reads the config of a folder, or a name on the Hub.
 
     Raises:
         InvalidInputError: if a packed model or the config of a shrunken one is damaged; and the errors of Transformers where
             there is no config.
     """
-    if is_packed(name):
-        return SavedModel(name, read_settings(name), load_packed)
-    config = read_config(name)
-    stock = partial(_load_stock, use_safetensors=use_safetensors)
-    return SavedModel(name, config, load_resized if is_marked(config) else stock)
+    return SavedModel(name, read_settings(name) if is_packed(name) else read_config(name), use_safetensors)
 
 
 def _load_stock(

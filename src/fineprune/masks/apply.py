@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError, TrainingError, nearest
+from ..files import crc32
 from ..models.targets import unwrap
-from .bits import PackedMask, bytes_of, checksum_of, fingerprint, integers_of, zero_where_pruned
+from .bits import PackedMask, bytes_of, fingerprint, integers_of, zero_where_pruned
 from .file import dtype_and_shape, read, why_unsupported
 
 
@@ -42,13 +43,18 @@ def apply_mask(model: nn.Module, path: str | Path) -> "AppliedMask":
     for name, expected in file.fingerprints.items():
         if fingerprint(parameters[name]) != expected:
             raise InvalidInputError(_another_weight(parameters[name], name, path))
-    for name, value in file.trained.items():
-        _check_dtype(parameters[name], name, path, value.dtype)
     changes = [Change(name, parameters[name], mask, None) for name, mask in file.masks.items()]
     for name, value in file.trained.items():
+        _check_dtype(parameters[name], name, path, value.dtype)
         nothing = PackedMask.of(torch.zeros(value.shape, dtype=torch.bool))
         changes.append(Change(name, parameters[name], nothing, value))
-    _make_all(changes)
+    try:
+        for change in changes:
+            change.make()
+    except BaseException:
+        for change in changes:
+            change.undo()
+        raise
     return AppliedMask(model, changes)
 
 
@@ -114,7 +120,7 @@ class Change:
             zero_where_pruned(self.parameter, self._mask())
         else:
             integers_of(self.parameter).copy_(integers_of(self.value))
-        self.checksum = checksum_of(bytes_of(self.parameter))
+        self.checksum = crc32(bytes_of(self.parameter))
 
     def undo(self) -> None:
         """Also right for a change that was not made, or only in part."""
@@ -130,23 +136,12 @@ class Change:
             return "is no longer the parameter that the mask was applied to"
         if dtype_and_shape(parameter) != self.kind:
             return f"is {dtype_and_shape(parameter)} by now, and was {self.kind}"
-        if checksum_of(bytes_of(parameter)) != self.checksum:
+        if crc32(bytes_of(parameter)) != self.checksum:
             return "holds other values than the mask gave it: something has changed them since (training, a reload?)"
         return None
 
     def _mask(self) -> Tensor:
         return self.kept.unpack().to(self.parameter.device)
-
-
-def _make_all(changes: list[Change]) -> None:
-    """Makes all changes, or none."""
-    try:
-        for change in changes:
-            change.make()
-    except BaseException:
-        for change in changes:
-            change.undo()
-        raise
 
 
 def _check_fit(parameters: Mapping[str, nn.Parameter], name: str, path: str | Path, shape: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,11 +56,6 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """Returns the bits of the values as little-endian integers, in C order."""
     bits = integers_of(tensor.cpu()).numpy().reshape(-1)
     return bits.astype(bits.dtype.newbyteorder("<"), copy=False).data
-
-
-def checksum_of(data: memoryview | bytes) -> str:
-    """Returns the CRC-32 as eight hexadecimal digits: it notices damage, not forgery."""
-    return f"{zlib.crc32(data):08x}"
 
 
 def fingerprint(W: Tensor) -> str:

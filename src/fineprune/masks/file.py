@@ -3,10 +3,8 @@
 docs/reference/mask_file.md specifies it; only this module writes and reads it. Nothing is pickled.
 """
 
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,18 @@ from torch import Tensor
 
 from ..distributed.process_group import is_sharded
 from ..errors import FileError, InvalidInputError, enumeration
-from ..files import check_safetensors, replace_whole
-from .bits import PackedMask, bytes_of, checksum_of, fingerprint
+from ..files import (
+    MOST_DIMENSIONS,
+    check_names,
+    check_safetensors,
+    crc32,
+    descriptions,
+    header,
+    reading,
+    replace_whole,
+    shape_of,
+)
+from .bits import PackedMask, bytes_of, fingerprint
 
 FORMAT = "fineprune mask"
 VERSION = "1"
@@ -29,8 +37,6 @@ MASK, TRAINED = "mask.", "trained."
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Name in the file -> dtype of weights and of trained parameters."""
-
-MOST_DIMENSIONS = 8
 
 Description = Mapping[str, Any]
 """Of a tensor, in the metadata: its shape, its checksum, and a fingerprint or a dtype."""
@@ -87,17 +93,16 @@ def save(path: str | Path, weights: Mapping[str, tuple[Tensor, Tensor]], trained
     _check_savable(weights, trained)
     _check_overwritable(path)
     tensors: dict[str, Tensor] = {}
-    descriptions: dict[str, Description] = {}
+    described: dict[str, Description] = {}
     for name, (W, M) in weights.items():
         bits = PackedMask.of(M).bits
         tensors[MASK + name] = torch.from_numpy(bits)
-        descriptions[MASK + name] = _description(M, bits.data, weight=fingerprint(W))
+        described[MASK + name] = _description(M, bits.data, weight=fingerprint(W))
     for name, value in trained.items():
         tensors[TRAINED + name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         dtype = next(key for key, known in DTYPES.items() if known is value.dtype)
-        descriptions[TRAINED + name] = _description(value, bytes_of(value), dtype=dtype)
-    text = json.dumps(descriptions, separators=(",", ":"))
-    metadata = {"format": FORMAT, "version": VERSION, "tensors": text, "checksum": checksum_of(text.encode())}
+        described[TRAINED + name] = _description(value, bytes_of(value), dtype=dtype)
+    metadata = header(FORMAT, VERSION, described)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_whole(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))
@@ -106,7 +111,7 @@ def save(path: str | Path, weights: Mapping[str, tuple[Tensor, Tensor]], trained
 
 
 def _description(tensor: Tensor, data: memoryview, **others: str) -> Description:
-    return {"shape": list(tensor.shape), "checksum": checksum_of(data), **others}
+    return {"shape": list(tensor.shape), "checksum": crc32(data), **others}
 
 
 def _check_savable(weights: Mapping[str, tuple[Tensor, Tensor]], trained: Mapping[str, Tensor]) -> None:
@@ -129,8 +134,8 @@ def _check_savable(weights: Mapping[str, tuple[Tensor, Tensor]], trained: Mappin
             )
         if not W.numel() or W.dim() > MOST_DIMENSIONS:
             raise InvalidInputError(
-                f"A weight with a mask must have at least one value and {MOST_DIMENSIONS} dimensions at most, got {name} of "
-                f"shape {tuple(W.shape)}. Leave it out."
+                f"A weight with a mask must have at least one value and {MOST_DIMENSIONS} dimensions at most, got {name} "
+                f"of shape {tuple(W.shape)}. Leave it out."
             )
 
 
@@ -150,66 +155,39 @@ def _check_overwritable(path: Path) -> None:
 
 
 def read(path: str | Path) -> MaskFile:
-    """Reads a mask's file, in full.
-
-    Raises:
-        InvalidInputError: if it is missing, not a mask, damaged or cut off, or of another version.
-    """
-    with _naming_the_file(path):
-        container: Any
-        with safetensors.safe_open(path, framework="pt") as container:
-            descriptions = _descriptions(container.metadata() or {})
-            if descriptions.keys() != set(container.keys()):
-                differing = enumeration(sorted(name[:80] for name in descriptions.keys() ^ set(container.keys())))
-                raise InvalidInputError(f"its header describes other tensors than it holds: {differing}")
-            masks = {name.removeprefix(MASK): name for name in descriptions if name.startswith(MASK)}
-            trained = {name.removeprefix(TRAINED): name for name in descriptions if name.startswith(TRAINED)}
-            if len(masks) + len(trained) < len(descriptions) or masks.keys() & trained.keys() or not masks:
-                raise InvalidInputError("its tensors are not masks, one at least, and trained values of other parameters")
-            return MaskFile(
-                {name: _mask(container, full, descriptions[full]) for name, full in masks.items()},
-                {name: _string(full, descriptions[full], "weight") for name, full in masks.items()},
-                {name: _value(container, full, descriptions[full]) for name, full in trained.items()},
-            )
+    """Reads a mask's file; raises InvalidInputError if it is missing, not a mask, damaged or cut off, or of another version."""
+    container: Any
+    with (
+        reading(path, "Choose a whole file, or save the mask again."),
+        safetensors.safe_open(path, framework="pt") as container,
+    ):
+        described = descriptions(container.metadata() or {}, FORMAT, _check_version)
+        check_names(described.keys(), set(container.keys()))
+        masks = {name.removeprefix(MASK): name for name in described if name.startswith(MASK)}
+        trained = {name.removeprefix(TRAINED): name for name in described if name.startswith(TRAINED)}
+        if len(masks) + len(trained) < len(described) or masks.keys() & trained.keys() or not masks:
+            raise InvalidInputError("its tensors are not masks, one at least, and trained values of other parameters")
+        return MaskFile(
+            {name: _mask(container, full, described[full]) for name, full in masks.items()},
+            {name: _string(full, described[full], "weight") for name, full in masks.items()},
+            {name: _value(container, full, described[full]) for name, full in trained.items()},
+        )
 
 
-@contextmanager
-def _naming_the_file(path: str | Path) -> Iterator[None]:
-    """Turns an error into one that names the file."""
-    try:
-        yield
-    except (InvalidInputError, safetensors.SafetensorError, OSError) as error:
-        raise InvalidInputError(f"{path} cannot be read: {error}. Choose a whole file, or save the mask again.") from error
-
-
-def _descriptions(metadata: Mapping[str, str]) -> dict[str, Description]:
-    """Returns the description of each tensor, by its name in the file."""
-    if metadata.get("format") != FORMAT:
-        raise InvalidInputError("it is no mask: its header names another format, or none")
-    version = metadata.get("version", "")
+def _check_version(version: str) -> None:
     if version != VERSION:
         raise InvalidInputError(f"its version is {version[:20]!r}, and this fineprune reads version {VERSION}")
-    text = metadata.get("tensors", "")
-    if metadata.get("checksum") != checksum_of(text.encode()):
-        raise InvalidInputError("the description of its tensors and the checksum of that do not belong together")
-    try:
-        descriptions = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"the description of its tensors cannot be read ({error})") from error
-    if not isinstance(descriptions, dict) or not all(isinstance(each, dict) for each in descriptions.values()):
-        raise InvalidInputError("the description of its tensors is no object of objects")
-    return descriptions
 
 
 def _mask(container: Any, name: str, description: Description) -> PackedMask:
-    shape = description.get("shape")
-    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(type(size) is int and size > 0 for size in shape):
-        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(shape)[:80]}")
+    shape = shape_of(name, description)
     size = math.prod(shape)
+    if not size:
+        raise InvalidInputError(f"{name[:80]} has no possible shape: {shape}")
     bits = _tensor(container, name, description, "U8", [-(-size // 8)]).numpy()
     if size % 8 and bits[-1] >> size % 8:
         raise InvalidInputError(f"{name[:80]} has bits set beyond its {size:,} values")
-    return PackedMask(tuple(shape), bits)
+    return PackedMask(shape, bits)
 
 
 def _value(container: Any, name: str, description: Description) -> Tensor:
@@ -227,7 +205,7 @@ def _tensor(container: Any, name: str, description: Description, dtype: str, sha
             f"{name[:80]} is {held.get_dtype()} {held.get_shape()}, and its description asks for {dtype} {str(shape)[:80]}"
         )
     tensor: Tensor = container.get_tensor(name).clone()  # not a view of the file, which may change
-    if checksum_of(bytes_of(tensor)) != _string(name, description, "checksum"):
+    if crc32(bytes_of(tensor)) != _string(name, description, "checksum"):
         raise InvalidInputError(f"{name[:80]} and its checksum do not belong together")
     return tensor
 

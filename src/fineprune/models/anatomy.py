@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError, enumeration
-from .architectures import all_heads, block_layout, class_names, stream_layout
+from .architectures import all_heads, class_names, layout_of
 from .layers import is_linear, is_transposed
 from .layouts import AttentionLayout, BlockLayout, Projection, StreamLayout
 from .placeholders import RemovedAttention
@@ -19,12 +19,10 @@ class Attention:
     """One attention; names are those of modules in the whole model.
 
     Args:
-        core, query, key, value, output: see `AttentionLayout`.
+        core, query, key, value, output, constant: see `AttentionLayout`.
         head_size: features of one head.
         heads: query heads.
         groups: key and value heads; each serves heads / groups query heads that lie side by side.
-        constant: whether a head with the same values at every position gives just these, see `AttentionLayout`.
-        layout: of its architecture.
     """
 
     core: str
@@ -67,10 +65,7 @@ class Block:
     """One transformer block.
 
     Args:
-        name: of its module.
-        attentions, feed_forward: its sublayers.
         norms: its RMSNorms before each sublayer; empty in a model with LayerNorm.
-        layout: of its architecture.
     """
 
     name: str
@@ -92,21 +87,17 @@ class Block:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """Returns the blocks of a model, in order.
-
-    Raises:
-        InvalidInputError: if it has none that are known, or one is not built as its class is known to be.
-    """
+    """Returns the blocks of a model, in order; raises InvalidInputError if one is not known, or not built as its class is."""
     model = unwrap(model)
     modules = dict(model.named_modules())
-    layouts = {name: block_layout(type(module)) for name, module in modules.items()}
+    layouts = {name: layout_of(type(module), BlockLayout) for name, module in modules.items()}
     found = [_block(name, layout, modules) for name, layout in layouts.items() if layout is not None]
     inside = [name for name, _ in blocks(model)]
     strange = {type(modules[name]).__name__ for name in inside if name not in {block.name for block in found}}
     if not found or strange:
         raise InvalidInputError(
             f"The blocks of this model ({enumeration(sorted(strange)) if strange else 'there are none'}) are not among those "
-            f"whose heads and neurons are known: {enumeration(class_names(lambda one: one.blocks), most=20)}. Register the "
+            f"whose heads and neurons are known: {enumeration(class_names(BlockLayout), most=20)}. Register the "
             "architecture with fineprune.models.architectures.register, or take a structure within one matrix, as Rows() or "
             "Blocks(32, 32)."
         )
@@ -122,23 +113,22 @@ def stacks(blocks: Sequence[Block]) -> dict[str, list[Block]]:
 
 
 def _block(name: str, layout: BlockLayout, modules: dict[str, nn.Module]) -> Block:
-    attentions = [_attention(name, one, modules) for one in layout.attentions if f"{name}.{one.core}" in modules]
+    cores = {one: modules.get(f"{name}.{one.core}") for one in layout.attentions}
+    present = [one for one, core in cores.items() if core is not None and not isinstance(core, RemovedAttention)]
+    attentions = tuple(_attention(name, one, modules) for one in present)
     norms = tuple(f"{name}.{norm}" for norm in layout.norms if f"{name}.{norm}" in modules)
     feed_forward = _feed_forward(name, layout, modules)
     _check_known_layers(name, layout, modules)
-    return Block(name, tuple(one for one in attentions if one is not None), feed_forward, norms, layout)
+    return Block(name, attentions, feed_forward, norms, layout)
 
 
-def _attention(block: str, layout: AttentionLayout, modules: dict[str, nn.Module]) -> Attention | None:
-    """Reads an attention; None where no head is left of it."""
+def _attention(block: str, layout: AttentionLayout, modules: dict[str, nn.Module]) -> Attention:
     core = modules[f"{block}.{layout.core}"]
-    if isinstance(core, RemovedAttention):
-        return None
     query, key, value = (Projection(f"{block}.{one.module}", one.place, one.parts) for one in layout.projections)
     output = f"{block}.{layout.output}"
     _check_linear([query.module, key.module, value.module, output], modules, block)
     size: int = getattr(core, layout.head_size)
-    heads, groups = (_features(modules[one.module])[0] // one.parts // size for one in (query, key))
+    heads, groups = (_outputs(modules[one.module]) // one.parts // size for one in (query, key))
     constant = layout.constant and not core.is_causal
     return Attention(f"{block}.{layout.core}", query, key, value, output, size, heads, groups, constant, layout)
 
@@ -157,10 +147,8 @@ def _check_known_layers(block: str, layout: BlockLayout, modules: dict[str, nn.M
     known = {projection.module for one in layout.attentions for projection in one.projections}
     known |= {one.output for one in layout.attentions}
     known |= {name for one in layout.feed_forwards for name in (*one.first, one.second)}
-    inside = [
-        name.removeprefix(f"{block}.") for name, module in modules.items() if name.startswith(f"{block}.") and is_linear(module)
-    ]
-    strange = [f"{block}.{name}" for name in inside if name not in known]
+    inside = [name for name, module in modules.items() if name.startswith(f"{block}.") and is_linear(module)]
+    strange = [name for name in inside if name.removeprefix(f"{block}.") not in known]
     if strange:
         raise InvalidInputError(
             f"{block} is a {type(modules[block]).__name__} with {enumeration(strange)}, which its heads and neurons are not "
@@ -177,19 +165,12 @@ def _check_linear(names: list[str], modules: dict[str, nn.Module], block: str) -
         )
 
 
-def _features(linear: nn.Module) -> tuple[int, int]:
-    """Output and input features."""
-    weight = linear.get_parameter("weight")
-    rows, columns = weight.t().shape if is_transposed(linear) else weight.shape
-    return rows, columns
+def _outputs(linear: nn.Module) -> int:
+    return linear.get_parameter("weight").shape[1 if is_transposed(linear) else 0]
 
 
 def find_tables(model: nn.Module) -> list[str]:
-    """Returns the names of the embedding tables that are summed at the entrance of a model, those of all its stacks.
-
-    Raises:
-        InvalidInputError: if there are none that are known.
-    """
+    """Returns the names of the embedding tables at the entrance of each stack; raises InvalidInputError if none is known."""
     model = unwrap(model)
     found = [f"{name}.{table}".lstrip(".") for name, layout in _streams(model) for table in layout.tables]
     modules = dict(model.named_modules())
@@ -197,28 +178,26 @@ def find_tables(model: nn.Module) -> list[str]:
     if not tables:
         raise InvalidInputError(
             "This model holds no embedding tables that are known: they are those of "
-            f"{enumeration(class_names(lambda one: one.streams), most=20)}."
+            f"{enumeration(class_names(StreamLayout), most=20)}."
         )
     return tables
 
 
 def _streams(model: nn.Module) -> Iterator[tuple[str, StreamLayout]]:
     for name, module in model.named_modules():
-        layout = stream_layout(type(module))
+        layout = layout_of(type(module), StreamLayout)
         if layout is not None:
             yield name, layout
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream of a model with RMSNorm: names of modules.
+    """The residual stream of a model with RMSNorm, of `width` features: names of modules.
 
     Args:
         tables: whose columns write features.
-        writers: linear layers whose rows do.
-        readers: linear layers whose columns read features, all of them behind a norm.
+        writers, readers: linear layers whose rows write features, and whose columns read them, all behind a norm.
         norms: RMSNorms over features.
-        width: features.
     """
 
     tables: tuple[str, ...]
@@ -243,15 +222,9 @@ def find_stream(model: nn.Module) -> Stream:
         )
     modules = dict(model.named_modules())
     heads = [name for name in all_heads() if name in modules]
-    inner = [*(f"{name}." for name, _ in _streams(model)), *(f"{head}." for head in heads)]
-    strange = [
-        name
-        for name, module in modules.items()
-        if any(True for _ in module.parameters(recurse=False))
-        and name not in heads
-        and not any(f"{name}.".startswith(prefix) for prefix in inner)
-    ]
-    strange = [name for name in strange if name not in _aside(model, heads)]
+    known = tuple(f"{name}." for name in (*(name for name, _ in _streams(model)), *heads))
+    own = [name for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))]
+    strange = [name for name in own if not f"{name}.".startswith(known) and name not in _aside(model, heads)]
     if strange:
         raise InvalidInputError(
             f"{enumeration(strange)} may read the residual stream, and how is not known. HiddenFeatures() knows a head "

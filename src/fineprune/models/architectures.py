@@ -3,7 +3,6 @@
 Linked structures, shrinking and the fused encoder all read these entries. `register` adds one for classes of your own.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +16,8 @@ from .layouts import (
     SizeSettings,
     StreamLayout,
 )
+
+L = TypeVar("L", bound=ClassLayout)
 
 HEADS = ("lm_head", "score", "qa_outputs", "classifier", "classification_head.dense")
 """Linear layers on top of a whole model that read its residual stream after the final norm."""
@@ -39,6 +40,10 @@ class Architecture:
     streams: tuple[StreamLayout, ...] = ()
     encoders: tuple[EncoderLayout, ...] = ()
     heads: tuple[str, ...] = HEADS
+
+    def layouts(self, role: type[L]) -> list[L]:
+        """Returns the entries of a role, as `BlockLayout`."""
+        return [layout for layout in (*self.blocks, *self.streams, *self.encoders) if isinstance(layout, role)]
 
 
 def _attention(core: str, names: tuple[str, ...], output: str, head_size: str, *counts: str, **more: Any) -> AttentionLayout:
@@ -169,38 +174,11 @@ def register(architecture: Architecture) -> None:
     ARCHITECTURES.insert(0, architecture)
 
 
-L = TypeVar("L", bound=ClassLayout)
-
-
-def block_layout(kind: type) -> BlockLayout | None:
-    """Returns the layout of a class of blocks; None if it is not known as one."""
-    return _layout(kind, lambda architecture: architecture.blocks)
-
-
-def stream_layout(kind: type) -> StreamLayout | None:
-    """Returns the layout of a class that holds embedding tables; None if it is not known as one."""
-    return _layout(kind, lambda architecture: architecture.streams)
-
-
-def encoder_layout(kind: type) -> EncoderLayout | None:
-    """Returns the layout of a class of encoders that can run fused; None if it is not known as one."""
-    return _layout(kind, lambda architecture: architecture.encoders)
-
-
-def _layout(kind: type, layouts: Callable[[Architecture], Iterable[L]]) -> L | None:
+def layout_of(kind: type, role: type[L]) -> L | None:
+    """Returns the layout of a class in a role, as `BlockLayout`; None if it is not known in it."""
     inside = f"{kind.__module__}."
-    found = (layout for one in ARCHITECTURES if inside.startswith(f"{one.module}.") for layout in layouts(one))
+    found = (layout for one in ARCHITECTURES if inside.startswith(f"{one.module}.") for layout in one.layouts(role))
     return next((layout for layout in found if kind.__name__ in layout.classes), None)
-
-
-def all_blocks() -> Iterator[BlockLayout]:
-    """Yields the layouts of all blocks that are known."""
-    return (block for architecture in ARCHITECTURES for block in architecture.blocks)
-
-
-def defining_modules() -> list[str]:
-    """Returns the names of the modules, or packages, that define the classes that are known."""
-    return [architecture.module for architecture in ARCHITECTURES]
 
 
 def all_heads() -> list[str]:
@@ -208,6 +186,6 @@ def all_heads() -> list[str]:
     return list(dict.fromkeys(head for architecture in reversed(ARCHITECTURES) for head in architecture.heads))
 
 
-def class_names(layouts: Callable[[Architecture], Iterable[ClassLayout]]) -> list[str]:
+def class_names(role: type[ClassLayout]) -> list[str]:
     """Returns the names of all classes that are known in a role, sorted."""
-    return sorted({name for architecture in ARCHITECTURES for layout in layouts(architecture) for name in layout.classes})
+    return sorted({name for architecture in ARCHITECTURES for layout in architecture.layouts(role) for name in layout.classes})

@@ -12,6 +12,9 @@ from .layers import has_prunable_weight, is_linear
 
 logger = logging.getLogger(__name__)
 
+Patterns = list[str] | str
+"""The names of modules, or endings of names, in a list; or one regular expression for the whole name."""
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Returns the module inside DistributedDataParallel, DataParallel and torch.compile."""
@@ -51,9 +54,7 @@ def _holds_linear(module: nn.Module) -> bool:
 
 
 def find(
-    model: nn.Module,
-    target_modules: list[str] | str | None = None,
-    exclude_modules: list[str] | str | None = None,
+    model: nn.Module, target_modules: Patterns | None = None, exclude_modules: Patterns | None = None
 ) -> dict[str, nn.Parameter]:
     """Finds the parameters to prune, in the model's order.
 
@@ -81,18 +82,22 @@ def find(
     parameters = {id(parameter): (name, parameter) for name, parameter in model.named_parameters()}
     found = dict(parameters[id(modules[name].weight)] for name in chosen)
     if not found:
-        raise InvalidInputError(_nothing_found(target_modules, exclude_modules, modules))
+        why = f"exclude_modules={exclude_modules!r} takes away every target."
+        if exclude_modules is None:
+            why = "the model has no list of blocks (nn.ModuleList) with linear layers inside. Name them with target_modules."
+        linear = enumeration(name or "the model itself" for name, module in modules.items() if is_linear(module))
+        raise InvalidInputError(f"Nothing is left to prune: {why} Linear layers: {linear}.")
     return _without_frozen(found, named=target_modules is not None)
 
 
-def matches(name: str, patterns: list[str] | str) -> bool:
+def matches(name: str, patterns: Patterns) -> bool:
     """Whether a module's name is, or ends in, one of the names; or matches one regular expression as a whole."""
     if isinstance(patterns, str):
         return re.fullmatch(patterns, name) is not None
     return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
 
 
-def check_matched(patterns: list[str] | str, modules: Iterable[str], kind: str = "module with a weight to prune") -> None:
+def check_matched(patterns: Patterns, modules: Iterable[str], kind: str = "module with a weight to prune") -> None:
     """Raises if an entry matches none of the modules: a misspelt name must not prune less than was asked for."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
@@ -106,21 +111,6 @@ def check_matched(patterns: list[str] | str, modules: Iterable[str], kind: str =
                 f"No {kind} matches {pattern!r}; {nearest(pattern, endings)} "
                 "A list takes names or endings of names, a string takes one regular expression for the whole name."
             )
-
-
-def _nothing_found(
-    target_modules: list[str] | str | None, exclude_modules: list[str] | str | None, modules: dict[str, nn.Module]
-) -> str:
-    linear = enumeration(name or "the model itself" for name, module in modules.items() if is_linear(module))
-    if exclude_modules is not None:
-        return (
-            f"Nothing is left to prune: exclude_modules={exclude_modules!r} takes away every target. Linear layers: {linear}."
-        )
-    assert target_modules is None
-    return (
-        "Nothing to prune was found: the model has no list of blocks (nn.ModuleList) with linear layers inside. "
-        f"Name the modules with target_modules. Linear layers: {linear}."
-    )
 
 
 def _without_frozen(found: dict[str, nn.Parameter], named: bool) -> dict[str, nn.Parameter]:

@@ -1,8 +1,7 @@
 """Exact top-k over the scores of many matrices: the longest ranked prefix of groups that fits a budget.
 
 Groups are ranked by score, highest first; equal scores by matrix order, then by flat index, lower first. `keep_highest` finds
-the cut by counting; `keep_highest_by_sorting` is the slow and obvious reference that the tests compare it with. Scores that are
-sharded over processes go to `sharded`.
+the cut by counting. Scores that are sharded over processes go to `sharded`.
 """
 
 import functools
@@ -176,21 +175,6 @@ def _keep_mixed(flat: Sequence[Tensor], sizes: Sequence[int], budget: int) -> li
     weights = torch.tensor(sizes, device=values.device).repeat_interleave(torch.tensor(counts, device=values.device))
     fits = weights[order].cumsum(0) <= budget
     return list(torch.split(torch.empty_like(fits).index_copy_(0, order, fits), counts))
-
-
-def keep_highest_by_sorting(scores: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[Tensor]:
-    """Does what `keep_highest` does, slowly: ranks all groups, then takes them while they fit."""
-    check_no_nan(scores)
-    _, order = torch.cat([tensor.flatten() for tensor in scores]).sort(descending=True, stable=True)
-    weights = [size for tensor, size in zip(scores, sizes, strict=True) for _ in range(tensor.numel())]
-    kept = torch.zeros(len(weights), dtype=torch.bool)
-    for index in order.tolist():
-        if weights[index] > budget:
-            break
-        budget -= weights[index]
-        kept[index] = True
-    masks = torch.split(kept, [tensor.numel() for tensor in scores])
-    return [mask.view(tensor.shape) for mask, tensor in zip(masks, scores, strict=True)]
 
 
 def keep_n_of_m(scores: Sequence[Tensor], n: int, m: int, processes: ProcessGroup = ALONE) -> list[Tensor]:

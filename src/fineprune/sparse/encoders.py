@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.architectures import encoder_layout
+from ..models.architectures import layout_of
 from ..models.layouts import EncoderLayout
 from .fused_encoder import CompiledEncoder, FusedLayer
 from .linear import SparseLinear
@@ -28,7 +28,7 @@ def encoders(model: nn.Module) -> dict[str, tuple[nn.Module, Any]]:
     for name, parent in model.named_modules():
         config = getattr(parent, "config", None)
         for child_name, child in parent.named_children():
-            known = encoder_layout(type(child)) is not None
+            known = layout_of(type(child), EncoderLayout) is not None
             if known and config is not None and "forward" not in vars(child):
                 found[f"{name}.{child_name}".lstrip(".")] = (child, config)
     return found
@@ -41,7 +41,7 @@ def linear_layers(encoder: nn.Module) -> list[str]:
 
 
 def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, EncoderLayout]:
-    layers, layout = encoder.get_submodule("layer"), encoder_layout(type(encoder))
+    layers, layout = encoder.get_submodule("layer"), layout_of(type(encoder), EncoderLayout)
     assert isinstance(layers, nn.ModuleList)
     assert layout is not None
     return layers, layout
@@ -170,7 +170,7 @@ class FusedEncoder(nn.Module):
         seen = None if self.training or self._asks_for_more(arguments, more) else seen_tokens(attention_mask, hidden_states)
         if seen is None:
             return super().forward(hidden_states, attention_mask, *arguments, **more)
-        layout = encoder_layout(type(self).__mro__[2])
+        layout = layout_of(type(self).__mro__[2], EncoderLayout)
         assert layout is not None
         positions = getattr(self, layout.positions)(hidden_states[:1])[0] if layout.positions else None
         outputs = self.fused(hidden_states, seen, positions)

@@ -78,8 +78,7 @@ class EmbeddingColumns(Linked):
     """
 
     def sites(self, model: nn.Module) -> list[Grouping]:
-        grouping: Grouping = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
-        tied = _modules_with(model, set(grouping), nn.Linear)
+        grouping, tied = _tables(model)
         if tied:
             raise InvalidInputError(
                 f"The embedding table is also the output head ({enumeration(tied)}), which would lose the same columns. Give "
@@ -89,21 +88,13 @@ class EmbeddingColumns(Linked):
         return [grouping]
 
 
-def _table_weights(model: nn.Module) -> list[str]:
-    """The weights of the tables, each once, by their names in `named_parameters`."""
-    by_id = {id(parameter): name for name, parameter in model.named_parameters()}
-    tables = [model.get_submodule(table).get_parameter("weight") for table in find_tables(model)]
-    return list(dict.fromkeys(by_id[id(table)] for table in tables))
-
-
-def _modules_with(model: nn.Module, names: set[str], kind: type[nn.Module]) -> list[str]:
-    """The modules of a kind whose weight is one of the named parameters."""
-    shared = {id(model.get_parameter(name)) for name in names}
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, kind) and id(own_parameter(module, "weight")) in shared
-    ]
+def _tables(model: nn.Module) -> tuple[Grouping, list[str]]:
+    """The columns of the tables, each weight once by its name in `named_parameters`; and the linear layers that share one."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    weights = [id(model.get_submodule(table).get_parameter("weight")) for table in find_tables(model)]
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    tied = [name for name, module in linear if id(own_parameter(module, "weight")) in weights]
+    return {names[weight]: Runs(1, per_weight=0) for weight in weights}, tied
 
 
 @dataclass(frozen=True)
@@ -113,8 +104,7 @@ class HiddenFeatures(Linked):
 
     def sites(self, model: nn.Module) -> list[Grouping]:
         stream = find_stream(model)
-        grouping: Grouping = {name: Runs(1, per_weight=0) for name in _table_weights(model)}
-        tied = _modules_with(model, set(grouping), nn.Linear)
+        grouping, tied = _tables(model)
         for writer in stream.writers:
             grouping |= _rows(model, writer)
         for reader in stream.readers:
@@ -131,12 +121,9 @@ class Layers(Linked):
         return [_blocks(model, stack) for stack in stacks(find_blocks(model)).values()]
 
 
-def _weights(model: nn.Module, modules: Sequence[str]) -> int:
-    return sum(parameter.numel() for module in modules for parameter in model.get_submodule(module).parameters(recurse=False))
-
-
 def _blocks(model: nn.Module, stack: Sequence[Block]) -> Grouping:
-    sizes = {_weights(model, block.linear) for block in stack}
+    layers = [[model.get_submodule(module) for module in block.linear] for block in stack]
+    sizes = {sum(weight.numel() for layer in inside for weight in layer.parameters(recurse=False)) for inside in layers}
     if len(sizes) > 1:
         raise InvalidInputError(
             f"The blocks of this model hold {enumeration(str(size) for size in sorted(sizes))} weights, as after shrinking. "

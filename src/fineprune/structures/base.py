@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..models import targets
 from ..models.layers import is_transposed
+from ..models.targets import Patterns
 from ..selection.scopes import Select
 
 
@@ -56,7 +57,7 @@ class Structure(ABC):
         return None
 
     def find(
-        self, model: nn.Module, target_modules: list[str] | str | None, exclude_modules: list[str] | str | None
+        self, model: nn.Module, target_modules: Patterns | None, exclude_modules: Patterns | None
     ) -> dict[str, nn.Parameter]:
         """Returns the parameters that it prunes, by name: here those of `targets.find`."""
         return targets.find(model, target_modules, exclude_modules)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError, enumeration
 from ..models import targets
+from ..models.targets import Patterns
 from .base import Grouping, Structure
 
 
@@ -78,7 +79,7 @@ class Linked(Structure):
         """
 
     def find(
-        self, model: nn.Module, target_modules: list[str] | str | None, exclude_modules: list[str] | str | None
+        self, model: nn.Module, target_modules: Patterns | None, exclude_modules: Patterns | None
     ) -> dict[str, nn.Parameter]:
         """Returns the parameters of the sites all of whose modules are targets.
 
@@ -110,7 +111,7 @@ class Linked(Structure):
             )
         return {name: parameters[name] for name in kept}
 
-    def _chosen(self, names: list[str], target: list[str] | str | None, exclude: list[str] | str | None) -> bool:
+    def _chosen(self, names: list[str], target: Patterns | None, exclude: Patterns | None) -> bool:
         modules = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
         chosen = [
             module

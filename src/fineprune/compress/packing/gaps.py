@@ -37,8 +37,7 @@ def most_gaps(kept: int, size: int) -> int:
 def positions_of(gaps: Array, kept: int, size: int) -> Iterator[Array]:
     """Yields the positions that gaps lead to, rising, int64, in chunks.
 
-    Raises:
-        InvalidInputError: if there are not `kept` of them, or one is not below `size`; before it is yielded.
+    Raises InvalidInputError if there are not `kept` of them, or one is not below `size`; before it is yielded.
     """
     found = int(np.count_nonzero(gaps != ESCAPE))
     if found != kept or (len(gaps) and gaps[-1] == ESCAPE):
@@ -74,24 +73,17 @@ def frame(part: str, data: bytes) -> Array:
 
 
 def unframed(stored: bytes, least: int, most: int) -> bytes:
-    """Returns the bytes in a frame.
+    """Returns the `least` to `most` bytes in a frame: the size that it states is checked before memory is taken.
 
-    It may hold `least` to `most` bytes: the size that it states is checked before memory is taken.
-
-    Raises:
-        InvalidInputError: if the frame is damaged, or states another size.
+    Raises InvalidInputError if the frame is damaged, or states another size.
     """
     import zstandard
 
     try:
         size = zstandard.frame_content_size(stored)
         if not least <= size <= most:
-            raise InvalidInputError(f"a frame holds {size} bytes, and there must be {_between(least, most)}")
-        data = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
+            between = str(least) if least == most else f"{least} to {most}"
+            raise InvalidInputError(f"a frame holds {size} bytes, and there must be {between}")
+        return zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise InvalidInputError(f"a frame cannot be read ({error})") from error
-    return data
-
-
-def _between(least: int, most: int) -> str:
-    return str(least) if least == most else f"{least} to {most}"

@@ -1,16 +1,15 @@
 """The header of a packed file: an entry for each tensor, to and from JSON."""
 
-import json
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeGuard, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 
 from ...errors import InvalidInputError, enumeration
+from ...files import descriptions, header, is_count, shape_of
 from ...version import VERSION
 from .values import VALUES, PackedValues
 
@@ -23,10 +22,6 @@ MAJOR, MINOR = 1, 0
 _KEPT_AS_THEY_ARE = (torch.float32, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _KEPT_AS_THEY_ARE}
 """Name in the file -> the dtype of a raw tensor."""
-
-MOST_DIMENSIONS = 8
-LARGEST = 1 << 48
-"""Numbers of a tensor; beyond any memory, and far from where 64 bits overflow."""
 
 
 @dataclass(frozen=True)
@@ -136,35 +131,13 @@ def container_name(tensor: str, part: str) -> str:
 
 def metadata_of(entries: Mapping[str, Entry]) -> dict[str, str]:
     """Returns the metadata of a packed file."""
-    tensors = json.dumps({name: _to_json(entry) for name, entry in entries.items()}, separators=(",", ":"))
-    metadata = {"format": FORMAT, "version": f"{MAJOR}.{MINOR}", "writer": f"fineprune {VERSION}"}
-    return {**metadata, "tensors": tensors, "checksum": checksum(tensors)}
-
-
-def checksum(text: str) -> str:
-    """Returns the CRC-32 of a text's UTF-8 bytes, as eight hexadecimal digits: to notice damage, not forgery."""
-    return f"{zlib.crc32(text.encode()):08x}"
+    tensors = {name: _to_json(entry) for name, entry in entries.items()}
+    return header(FORMAT, f"{MAJOR}.{MINOR}", tensors, writer=f"fineprune {VERSION}")
 
 
 def entries_of(metadata: Mapping[str, str]) -> dict[str, Entry]:
-    """Reads the entries in the metadata of a packed file; unknown keys are ignored.
-
-    Raises:
-        InvalidInputError: if it is another format, or of another major version, or not as this format describes it.
-    """
-    if metadata.get("format") != FORMAT:
-        raise InvalidInputError("it is no packed model: its header names another format, or none")
-    _check_version(metadata.get("version", ""))
-    tensors = metadata.get("tensors", "")
-    if metadata.get("checksum") != checksum(tensors):
-        raise InvalidInputError("the description of its tensors and its checksum do not match")
-    try:
-        stated = json.loads(tensors)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"the description of its tensors cannot be read ({error})") from error
-    if not isinstance(stated, dict):
-        raise InvalidInputError("the description of its tensors is no object")
-    return {name: _from_json(name, entry) for name, entry in stated.items()}
+    """Reads the entries in the metadata of a packed file; unknown keys are ignored. Raises as `descriptions`."""
+    return {name: _from_json(name, stated) for name, stated in descriptions(metadata, FORMAT, _check_version).items()}
 
 
 def _check_version(version: str) -> None:
@@ -184,10 +157,8 @@ def _to_json(entry: Entry) -> dict[str, Any]:
     return {**stated, "kept": entry.kept} if isinstance(entry, SparseEntry) else stated
 
 
-def _from_json(name: str, stated: Any) -> Entry:
-    if not isinstance(stated, dict):
-        raise InvalidInputError(f"the description of {name[:80]} is no object")
-    kind, shape = stated.get("kind"), _shape(name, stated.get("shape"))
+def _from_json(name: str, stated: Mapping[str, Any]) -> Entry:
+    kind, shape = stated.get("kind"), shape_of(name, stated)
     if kind == RawEntry.kind:
         return RawEntry(shape, _known(name, "dtype", stated.get("dtype"), DTYPES))
     if kind not in (DenseEntry.kind, SparseEntry.kind):
@@ -207,22 +178,6 @@ def _known(name: str, key: str, stated: Any, known: Mapping[str, T]) -> T:
     if not isinstance(stated, str) or stated not in known:
         raise InvalidInputError(f"{name[:80]} says {key} {str(stated)[:40]!r}; known are {enumeration(known)}")
     return known[stated]
-
-
-def _shape(name: str, stated: Any) -> tuple[int, ...]:
-    if (
-        not isinstance(stated, list)
-        or len(stated) > MOST_DIMENSIONS
-        or not all(map(is_count, stated))
-        or math.prod(stated) > LARGEST
-    ):
-        raise InvalidInputError(f"{name[:80]} has no possible shape: {str(stated)[:80]}")
-    return tuple(stated)
-
-
-def is_count(value: object) -> TypeGuard[int]:
-    """Whether a value of JSON is a whole number from 0 up that fits in 64 bits."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:

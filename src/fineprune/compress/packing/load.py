@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidInputError
-from ...files import check_memory
+from ...files import check_memory, is_count
 from ...models.layers import is_transposed
 from ...sparse.format import MOST_COLS, SparseMatrix
 from ..resizing.building import class_of, compute_unsaved, finished, loading, on_meta, read_config
 from ..resizing.fitting import fit
 from ..resizing.stock import is_marked
-from ..resizing.weights import Slots, held
-from .header import Entry, RawEntry, SparseEntry, is_count
+from ..resizing.weights import Slots
+from .header import Entry, RawEntry, SparseEntry
 from .read import AGAIN, PackedFile, opened
 from .write import PACKED
 
@@ -91,7 +91,8 @@ def load_parts(folder: str | Path) -> tuple["PreTrainedModel", dict[str, SparseM
     """Loads a packed model without its sparse matrices, and these beside it.
 
     Returns:
-        The model, with the weights of the sparse linear layers on the meta device; name of each of these -> its matrix.
+        The model, with the weights of the sparse linear layers on the meta device; name of each of these -> its matrix,
+        outputs x inputs.
     """
     config = read_settings(folder)
     with loading(folder), opened(Path(folder) / PACKED) as packed:
@@ -102,7 +103,10 @@ def load_parts(folder: str | Path) -> tuple["PreTrainedModel", dict[str, SparseM
         nbytes = sum(packed.entries[name].nbytes for name in dense) + sum(entry.sparse_nbytes for entry in kept)
         check_memory(nbytes, f"The model in {folder}")
         fill(model, packed, dense)
-        matrices = {layer: matrix_of(model, packed, name, layer) for name, owners in layers.items() for layer in owners}
+        matrices = {layer: packed.matrix(name) for name, owners in layers.items() for layer in owners}
+        for layer in matrices:
+            if is_transposed(model.get_submodule(layer)):
+                matrices[layer] = transposed(matrices[layer])
         return finished(model, Path(folder)), matrices
 
 
@@ -129,25 +133,20 @@ def _placeholder(packed: PackedFile, name: str) -> Tensor:
 
 def fill(model: nn.Module, packed: PackedFile, names: Iterable[str]) -> None:
     """Gives a fitted model the tensors of these names, wherever each is shared."""
-    state, sharing = dict(held(model)), _sharing(model)
+    slots = Slots(model)
     for name in names:
-        value = packed.tensor(name)
-        old = state[name]
-        new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
-        for full in sharing[name]:
-            module, _, last = full.rpartition(".")
-            setattr(model.get_submodule(module), last, new)
+        slots.put(name, packed.tensor(name))
 
 
 def sparse_layers(model: nn.Module, entries: Mapping[str, Entry]) -> dict[str, list[str]]:
     """Returns the name of each tensor that can stay sparse -> the linear layers whose weight it is; it is nothing else."""
-    sharing, layers = _sharing(model), {}
+    slots, layers = Slots(model), {}
     for name, entry in entries.items():
-        owners = [full.rpartition(".") for full in sharing[name]]
+        owners = slots.owners(name)
         if isinstance(entry, SparseEntry) and all(
-            last == "weight" and _can_be_sparse(model.get_submodule(module), entry) for module, _, last in owners
+            last == "weight" and _can_be_sparse(model.get_submodule(module), entry) for module, last in owners
         ):
-            layers[name] = [module for module, _, _ in owners]
+            layers[name] = [module for module, _ in owners]
     return layers
 
 
@@ -155,12 +154,6 @@ def _can_be_sparse(module: nn.Module, entry: SparseEntry) -> bool:
     if is_transposed(module):
         return entry.rows <= MOST_COLS
     return type(module) is nn.Linear and entry.cols <= MOST_COLS
-
-
-def matrix_of(model: nn.Module, packed: PackedFile, name: str, layer: str) -> SparseMatrix:
-    """Returns the sparse matrix of a linear layer, outputs x inputs, however it lies in the file."""
-    matrix = packed.matrix(name)
-    return transposed(matrix) if is_transposed(model.get_submodule(layer)) else matrix
 
 
 def transposed(matrix: SparseMatrix) -> SparseMatrix:
@@ -173,11 +166,3 @@ def transposed(matrix: SparseMatrix) -> SparseMatrix:
     torch.cumsum(columns.bincount(minlength=matrix.cols), 0, out=starts[1:])
     turned = torch.from_numpy(rows[order].numpy().astype(np.uint16))
     return SparseMatrix(matrix.cols, matrix.rows, starts, turned, values[order])
-
-
-def _sharing(model: nn.Module) -> dict[str, list[str]]:
-    """Returns each name in the model's state -> all names of the same tensor."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in held(model):
-        names.setdefault(id(tensor), []).append(name)
-    return {name: same for same in names.values() for name in same}

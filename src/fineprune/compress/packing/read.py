@@ -11,7 +11,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ...errors import InvalidInputError, enumeration, require
+from ...errors import InvalidInputError, require
+from ...files import check_names, reading
 from ...sparse.format import SparseMatrix
 from .gaps import most_gaps, numbers, positions_of, unframed
 from .header import DenseEntry, Entry, RawEntry, SparseEntry, container_name, entries_of, numpy_dtype
@@ -25,39 +26,25 @@ AGAIN = "Choose a whole file, or pack the model again."
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A packed file that is open.
-
-    Args:
-        path: of the file.
-        entries: name of each tensor -> its entry in the header.
-    """
+    """A packed file that is open. Its methods raise InvalidInputError if it does not hold what its header describes."""
 
     path: Path
     entries: Mapping[str, Entry]
     _container: Any
 
     def tensor(self, name: str) -> Tensor:
-        """Returns a tensor in its shape, float32 if it is of floating-point numbers.
-
-        Raises:
-            InvalidInputError: if the file does not hold what its header describes.
-        """
+        """Returns a tensor in its shape, float32 if it is of floating-point numbers."""
         entry = self.entries[name]
-        with _naming(self.path, name):
+        with reading(self.path, AGAIN, name):
             parts = self._parts(name)
-            if isinstance(entry, RawEntry):
-                return torch.from_numpy(_raw(parts["values"], entry)).view(entry.shape)
-            return torch.from_numpy(_restored(parts, entry)).view(entry.shape)
+            values = _raw(parts["values"], entry) if isinstance(entry, RawEntry) else _restored(parts, entry)
+            return torch.from_numpy(values).view(entry.shape)
 
     def matrix(self, name: str) -> SparseMatrix:
-        """Returns a tensor of two dimensions that is stored sparse, as such. int8 values stay so; others become float32.
-
-        Raises:
-            InvalidInputError: if the file does not hold what its header describes.
-        """
+        """Returns a tensor of two dimensions that is stored sparse, as such. int8 values stay so; others become float32."""
         entry = self.entries[name]
         assert isinstance(entry, SparseEntry)
-        with _naming(self.path, name):
+        with reading(self.path, AGAIN, name):
             return _sparse(self._parts(name), entry)
 
     def _parts(self, name: str) -> dict[str, bytes]:
@@ -66,37 +53,20 @@ class PackedFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[PackedFile]:
-    """Opens a packed file.
-
-    Raises:
-        InvalidInputError: if it is none, is damaged or cut off, or is of a newer version.
-    """
+    """Opens a packed file; raises InvalidInputError if it is none, is damaged or cut off, or is of a newer version."""
     require("sparse", "zstandard")
-    with _naming(path):
+    with reading(path, AGAIN):
         container: Any = safetensors.safe_open(path, framework="np")
         entries = entries_of(container.metadata() or {})
         _check_tensors(container, entries)
     yield PackedFile(path, entries, container)
 
 
-@contextmanager
-def _naming(path: Path, name: str | None = None) -> Iterator[None]:
-    """Adds the file, and the tensor, to the text of an error."""
-    try:
-        yield
-    except (InvalidInputError, safetensors.SafetensorError, OSError) as error:
-        of = "" if name is None else f"of {name}, "
-        raise InvalidInputError(f"{path} cannot be read: {of}{error}. {AGAIN}") from error
-
-
 def _check_tensors(container: Any, entries: Mapping[str, Entry]) -> None:
     """Raises if the container does not hold exactly the parts that the header describes, as runs of bytes."""
-    described = {container_name(name, part) for name, entry in entries.items() for part in entry.parts}
-    held = set(container.keys())
-    if described != held:
-        differing = enumeration(sorted(name[:80] for name in described ^ held))
-        raise InvalidInputError(f"its header describes other tensors than it holds: {differing}")
-    for name in held:
+    parts = {container_name(name, part) for name, entry in entries.items() for part in entry.parts}
+    check_names(parts, set(container.keys()))
+    for name in parts:
         part = container.get_slice(name)
         if part.get_dtype() != "U8" or len(part.get_shape()) != 1:
             raise InvalidInputError(f"{name[:80]} is no run of bytes")

@@ -34,11 +34,7 @@ class Float16Values:
     scaled: ClassVar[bool] = False
 
     def stored(self, matrix: Array) -> tuple[Array, Array | None]:
-        """Returns a matrix, rows x cols, float32, as it is stored, and no scales.
-
-        Raises:
-            InvalidInputError: if a value is larger than a half can be.
-        """
+        """As in Float32Values; raises InvalidInputError if a value is larger than a half can be."""
         with np.errstate(over="ignore"):
             halves = matrix.astype(self.dtype)
         if not np.isfinite(halves).all():
@@ -58,7 +54,7 @@ class Int8Values:
     scaled: ClassVar[bool] = True
 
     def stored(self, matrix: Array) -> tuple[Array, Array | None]:
-        """Returns a matrix, rows x cols, float32, as it is stored, and the scale of each row, as the bits of a bfloat16."""
+        """As in Float32Values, but with the scale of each row, as the bits of a bfloat16."""
         scales = row_scales(matrix)
         divisors = np.where(scales == 0, np.float32(1), widened(scales))
         return np.rint(matrix / divisors[:, None]).astype(self.dtype), scales

@@ -1,7 +1,6 @@
 """Writes a model as a packed one: a new folder with its config, and its tensors in one packed file."""
 
 import copy
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidInputError, require
-from ...files import check_free, new_folder
+from ...files import new_folder
 from ..resizing.weights import Weights
 from .gaps import frame, gaps_of, planes
 from .header import DTYPES, DenseEntry, Entry, RawEntry, SparseEntry, container_name, metadata_of, numpy_dtype
@@ -28,12 +27,7 @@ PACKED = "packed.safetensors"
 
 @dataclass(frozen=True)
 class Written:
-    """A tensor in a packed file.
-
-    Args:
-        entry: in the header.
-        nbytes: of its parts in the file.
-    """
+    """A tensor in a packed file: its entry in the header, and the bytes of its parts."""
 
     entry: Entry
     nbytes: int
@@ -46,9 +40,8 @@ def save(
 
     Args:
         model: shrunken or not.
-        folder: a new one.
+        folder, beside: as for `new_folder`.
         values: how values of matrices are stored.
-        beside: files to copy into it, as those of a tokenizer.
 
     Returns:
         The entry and the bytes of each tensor, by its first name.
@@ -58,22 +51,15 @@ def save(
         FileError: if the folder cannot be written; nothing of it is left then.
     """
     require("sparse", "zstandard")
-    check_free(folder)
     config = copy.deepcopy(model.config)
     config.dtype, config.architectures = torch.float32, [type(model).__name__]
-    with new_folder(Path(folder)) as temporary:
-        for path in beside:
-            shutil.copyfile(path, temporary / path.name)
+    with new_folder(folder, beside) as temporary:
         config.save_pretrained(temporary)
         return write(temporary / PACKED, Weights(model).tensors, values)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], values: PackedValues) -> dict[str, Written]:
-    """Writes tensors, each once, as one packed file; returns the entry and the bytes of each.
-
-    Raises:
-        InvalidInputError: if a tensor cannot be stored so; before anything is written.
-    """
+    """Writes tensors, each once, as one packed file; returns the entry and the bytes of each. Raises as `encoded`."""
     written: dict[str, Written] = {}
     container: dict[str, Array] = {}
     for name, tensor in tensors.items():
@@ -96,8 +82,11 @@ def encoded(tensor: Tensor, values: PackedValues) -> tuple[Entry, dict[str, byte
     """
     tensor = tensor.detach().cpu()
     tensor = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+    shape = tuple(tensor.shape)
     if tensor.dim() < 2 or not tensor.is_floating_point():
-        return _raw(tensor)
+        if tensor.dtype not in DTYPES.values():
+            raise InvalidInputError(f"it holds {tensor.dtype}, and the format has no place for that.")
+        return RawEntry(shape, tensor.dtype), {"values": planes(tensor.numpy().astype(numpy_dtype(tensor.dtype)))}
     matrix = tensor.numpy().reshape(tensor.shape[0], -1 if tensor.numel() else 0)
     if not np.isfinite(matrix).all():
         raise InvalidInputError("it has NaN or infinite values. Look for them first.")
@@ -105,19 +94,8 @@ def encoded(tensor: Tensor, values: PackedValues) -> tuple[Entry, dict[str, byte
     parts = {} if scales is None else {"scales": planes(scales)}
     stored = stored + stored.dtype.type(0)  # of -0.0, which multiplying by a mask leaves behind, this makes +0.0
     positions = np.flatnonzero(stored)
-    if not leaving_out_pays(len(positions), stored):
-        return DenseEntry(tuple(tensor.shape), values), {"values": planes(stored), **parts}
+    if 8 * stored.itemsize * (stored.size - len(positions)) <= stored.size:  # gaps cost about one bit a value at most
+        return DenseEntry(shape, values), {"values": planes(stored), **parts}
     kept = stored.reshape(-1)[positions]
-    entry = SparseEntry(tuple(tensor.shape), values, len(positions))
+    entry = SparseEntry(shape, values, len(positions))
     return entry, {"gaps": gaps_of(positions).tobytes(), "values": planes(kept), **parts}
-
-
-def leaving_out_pays(kept: int, stored: Array) -> bool:
-    """Whether leaving out zeros saves more bits than the gaps cost: at most about one bit for each value there is."""
-    return 8 * stored.itemsize * (stored.size - kept) > stored.size
-
-
-def _raw(tensor: Tensor) -> tuple[Entry, dict[str, bytes]]:
-    if tensor.dtype not in DTYPES.values():
-        raise InvalidInputError(f"it holds {tensor.dtype}, and the format has no place for that.")
-    return RawEntry(tuple(tensor.shape), tensor.dtype), {"values": planes(tensor.numpy().astype(numpy_dtype(tensor.dtype)))}

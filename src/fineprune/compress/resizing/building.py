@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration, require
 from ...files import check_memory
-from ...models.architectures import defining_modules
+from ...models import architectures
 from .fitting import fit
 from .stock import MARK, PER_LAYER, READABLE, is_marked, mark
 from .weights import WHOLE, held
@@ -51,10 +51,7 @@ def loading(name: str | Path, kind: str = "a model") -> Iterator[None]:
 
 
 def read_config(name: str | Path) -> "PreTrainedConfig":
-    """Reads the config of a saved model, shrunken or not, without the settings that are there for others.
-
-    Raises the errors of Transformers where it cannot be read.
-    """
+    """Reads the config of a saved model without the settings written for other programs; raises as Transformers does."""
     from transformers import AutoConfig, PreTrainedConfig
 
     raw, _ = PreTrainedConfig.get_config_dict(name)
@@ -79,9 +76,7 @@ def folder_of(name: str | Path) -> Path:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Reads the tensors of a folder, in one file or several."""
     index = folder / f"{TENSORS}.index.json"
-    names = [TENSORS]
-    if not (folder / TENSORS).is_file() and index.is_file():
-        names = _parts(index)
+    names = _shards(index) if index.is_file() and not (folder / TENSORS).is_file() else [TENSORS]
     tensors: dict[str, Tensor] = {}
     for name in names:
         if not (folder / name).is_file():
@@ -90,7 +85,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _parts(index: Path) -> list[str]:
+def _shards(index: Path) -> list[str]:
     """Returns the files that an index names, all of them in its folder."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -105,7 +100,8 @@ def _parts(index: Path) -> list[str]:
 def load_resized(name: str | Path, config: "PreTrainedConfig", head: str | None) -> "PreTrainedModel":
     """Loads a shrunken model that is not stock, with the config of `read_config` and a head as in `from_pretrained`."""
     folder = folder_of(name)
-    model = built(class_of(config, head), config)
+    model = on_meta(class_of(config, head), config)
+    compute_unsaved(model)
     tensors = _current_names(model, read_tensors(folder))
     new: list[str] = []
     if head is not None:
@@ -150,15 +146,8 @@ def class_named(name: str) -> Any:
     """Returns the class of this name in Transformers, or in the module of a registered architecture; None if there is none."""
     import transformers
 
-    modules = (transformers, *(sys.modules.get(module) for module in defining_modules()))
+    modules = (transformers, *(sys.modules.get(architecture.module) for architecture in architectures.ARCHITECTURES))
     return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
-
-
-def built(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """Makes a model on the meta device, but for the buffers that are not saved: these are computed."""
-    model = on_meta(kind, config)
-    compute_unsaved(model)
-    return model
 
 
 def on_meta(kind: Any, config: "PreTrainedConfig") -> "PreTrainedModel":
@@ -175,8 +164,7 @@ def compute_unsaved(model: "PreTrainedModel") -> None:
     for module in model.modules():
         for key in module._non_persistent_buffers_set:
             buffer = module._buffers[key]
-            if buffer is not None:
-                module._buffers[key] = torch.empty_like(buffer, device="cpu")
+            module._buffers[key] = None if buffer is None else torch.empty_like(buffer, device="cpu")
         if module._non_persistent_buffers_set:
             model._init_weights(module)
 
@@ -184,9 +172,9 @@ def compute_unsaved(model: "PreTrainedModel") -> None:
 def _initialise(model: "PreTrainedModel") -> None:
     """Initialises the parameters that are still on the meta device: those of a head that was not saved."""
     for module in model.modules():
-        parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-        fresh = {key: parameter for key, parameter in parameters.items() if parameter.device.type == "meta"}
-        for key, parameter in fresh.items():
+        parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+        fresh = [(key, parameter) for key, parameter in parameters if parameter.is_meta]
+        for key, parameter in fresh:
             setattr(module, key, nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad))
         if fresh:
             model._init_weights(module)
@@ -210,10 +198,8 @@ def _current_names(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict
 def _renamed(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gives tensors saved with another head, or without one, the names that they have here; others are left out."""
     prefix = f"{model.base_model_prefix}."
-    headed, saved_headed = (
-        model.base_model_prefix in dict(model.named_children()),
-        any(key.startswith(prefix) for key in tensors),
-    )
+    headed = model.base_model_prefix in dict(model.named_children())
+    saved_headed = any(key.startswith(prefix) for key in tensors)
     if headed and not saved_headed:
         tensors = {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
     if not headed and saved_headed:
@@ -221,9 +207,8 @@ def _renamed(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> dict[str, 
     state = dict(held(model))
     parts = {_part(model, key) for key in state}
     kept = {key: tensor for key, tensor in tensors.items() if _part(model, key) in parts}
-    heads = {key for key in kept if is_head(model, key)}
-    fits = {key for key in heads if key in state and kept[key].shape[:1] == state[key].shape[:1]}
-    return {key: tensor for key, tensor in kept.items() if key not in heads or key in fits}
+    strange = {key for key in kept if key not in state or kept[key].shape[:1] != state[key].shape[:1]}
+    return {key: tensor for key, tensor in kept.items() if key not in strange or not is_head(model, key)}
 
 
 def _part(model: "PreTrainedModel", key: str) -> str:

@@ -37,7 +37,10 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], new: Collection[str] = 
         for block in stack:
             for attention in block.attentions:
                 _resize_attention(model, slots, attention, tensors)
-            _resize_neurons(model, slots, block, tensors)
+            neurons = _inputs(model, tensors, block.feed_forward.second)
+            for first in block.feed_forward.first:
+                slots.resize(first, 0, neurons)
+            slots.resize(block.feed_forward.second, 1, neurons)
         _resize_positions(model, slots, stack)
     slots.place(tensors, new)
 
@@ -66,28 +69,25 @@ def _count(number: int, unit: int, most: int, name: str) -> int:
 
 
 def _remove_empty(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replaces the attentions whose output is given no features."""
-    found = find_blocks(model)
-    for linear in [
-        *(one.output for block in found for one in block.attentions),
-        *(block.feed_forward.second for block in found),
-    ]:
-        if not _inputs(model, tensors, linear):
-            _empty(model, linear, 1)
-    for layer in [block.feed_forward for block in found]:
-        for first in layer.first if not _inputs(model, tensors, layer.second) else ():
-            _empty(model, first, 0)
-    for attention in [one for block in found for one in block.attentions]:
-        if _inputs(model, tensors, attention.output):
-            continue
-        core = model.get_submodule(attention.core)
-        within = attention.output.startswith(f"{attention.core}.")
-        inside = attention.output.removeprefix(f"{attention.core}.") if within else None
-        layout = attention.layout
-        removed = RemovedAttention(inside, layout.extra_outputs, vars(core).get("layer_idx"), layout.cross)
-        if inside is not None:
-            removed.add_module(inside, core.get_submodule(inside))
-        model.set_submodule(attention.core, removed.train(core.training))
+    """Replaces the attentions and the linear layers that are given no features, or give none."""
+    for block in find_blocks(model):
+        for attention in block.attentions:
+            if not _inputs(model, tensors, attention.output):
+                _empty(model, attention.output, 1)
+                _remove_attention(model, attention)
+        if not _inputs(model, tensors, block.feed_forward.second):
+            _empty(model, block.feed_forward.second, 1)
+            for first in block.feed_forward.first:
+                _empty(model, first, 0)
+
+
+def _remove_attention(model: nn.Module, attention: Attention) -> None:
+    core, layout = model.get_submodule(attention.core), attention.layout
+    inside = layout.output.removeprefix(f"{layout.core}.") if layout.output.startswith(f"{layout.core}.") else None
+    removed = RemovedAttention(inside, layout.extra_outputs, vars(core).get("layer_idx"), layout.cross)
+    if inside is not None:
+        removed.add_module(inside, core.get_submodule(inside))
+    model.set_submodule(attention.core, removed.train(core.training))
 
 
 def _empty(model: nn.Module, name: str, axis: int) -> None:
@@ -95,8 +95,7 @@ def _empty(model: nn.Module, name: str, axis: int) -> None:
     layer: Any = model.get_submodule(name)
     if is_transposed(layer) and axis == 0:
         return  # a Conv1D without outputs computes as it is
-    outputs = layer.nf if is_transposed(layer) else layer.out_features
-    inputs = layer.nx if is_transposed(layer) else layer.in_features
+    outputs, inputs = layer.weight.t().shape if is_transposed(layer) else layer.weight.shape
     empty = EmptyLinear(1, 1, device="meta")  # of none, PyTorch warns that there is nothing to initialise
     shape = (0, inputs) if axis == 0 else (outputs, 0)
     empty.weight = nn.Parameter(layer.weight.new_empty(shape, device="meta"), layer.weight.requires_grad)
@@ -113,30 +112,23 @@ def _give_tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, i
     gives = {}
     for name, table in list(model.named_modules()):
         if isinstance(table, nn.Embedding):
-            which = own_buffer(table, COLUMNS)
-            gives[name] = table.embedding_dim if which is None else len(which)
-            _note_columns(table, f"{name}.{COLUMNS}", tensors)
+            before, which = own_buffer(table, COLUMNS), tensors.get(f"{name}.{COLUMNS}")
+            gives[name] = table.embedding_dim if before is None else len(before)
+            if which is not None and (which.dtype != torch.bool or which.dim() != 1):
+                raise InvalidInputError(
+                    f"The tensor {name}.{COLUMNS} holds {which.dim()} dimensions of {which.dtype}; it is one line of bool."
+                )
+            if which is not None:
+                give_columns(table, which)
+            elif before is not None:
+                take_columns(table)
     for attention in [one for block in find_blocks(model) for one in block.attentions]:
-        if attention.layout.positions is not None and f"{attention.positions}.weight" in tensors:
-            _give_positions(model.get_submodule(attention.core), attention.layout.positions, attention.heads)
+        core: Any = model.get_submodule(attention.core)
+        name = attention.layout.positions
+        if name is not None and f"{attention.positions}.weight" in tensors and not core.has_relative_attention_bias:
+            core.add_module(name, nn.Embedding(core.relative_attention_num_buckets, attention.heads, device="meta"))
+            core.has_relative_attention_bias = True
     return gives
-
-
-def _note_columns(table: nn.Embedding, name: str, tensors: Mapping[str, Tensor]) -> None:
-    if name not in tensors:
-        if own_buffer(table, COLUMNS) is not None:
-            take_columns(table)
-        return
-    which = tensors[name]
-    if which.dtype != torch.bool or which.dim() != 1:
-        raise InvalidInputError(f"The tensor {name} holds {which.dim()} dimensions of {which.dtype}; it is one line of bool.")
-    give_columns(table, which)
-
-
-def _give_positions(core: Any, name: str, heads: int) -> None:
-    if not core.has_relative_attention_bias:
-        core.add_module(name, nn.Embedding(core.relative_attention_num_buckets, heads, device="meta"))
-        core.has_relative_attention_bias = True
 
 
 # Sizes.
@@ -155,16 +147,14 @@ def _resize_stream(model: nn.Module, slots: Slots, tensors: Mapping[str, Tensor]
     for name in stream.norms:
         norm: Any = model.get_submodule(name)
         norm.variance_epsilon = _epsilon(model, norm.variance_epsilon, stream.width, width)
-    return dict.fromkeys((name for table in stream.tables for name in slots.sharing(table)), width)
+    return {name: width for table in stream.tables for name, _ in slots.owners(f"{table}.weight")}
 
 
 def _epsilon(model: nn.Module, epsilon: float, before: int, after: int) -> float:
     """The epsilon of a norm after a cut; from the config where that states it, to be the same after any number of cuts."""
     config: Any = model.config
     settings = find_blocks(model)[0].layout.sizes
-    assert settings.epsilon is not None
-    assert settings.width is not None
-    first, width = getattr(config, settings.epsilon), getattr(config, settings.width)
+    first, width = (getattr(config, str(name)) for name in (settings.epsilon, settings.width))
     return float(first * (width / after) if epsilon == first * (width / before) else epsilon * (before / after))
 
 
@@ -193,14 +183,6 @@ def _resize_attention(model: nn.Module, slots: Slots, attention: Attention, tens
         setattr(core, name, groups * serves)
     for name in attention.layout.widths:
         setattr(core, name, features)
-
-
-def _resize_neurons(model: nn.Module, slots: Slots, block: Block, tensors: Mapping[str, Tensor]) -> None:
-    layer = block.feed_forward
-    neurons = _inputs(model, tensors, layer.second)
-    for first in layer.first:
-        slots.resize(first, 0, neurons)
-    slots.resize(layer.second, 1, neurons)
 
 
 def _resize_positions(model: nn.Module, slots: Slots, stack: list[Block]) -> None:

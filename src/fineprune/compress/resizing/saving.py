@@ -1,13 +1,12 @@
 """Saves a model in a new folder, whole or not at all."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InvalidInputError
-from ...files import check_free, new_folder
-from .building import built, class_named
+from ...files import new_folder
+from .building import class_named, on_meta
 from .fitting import fit
 from .stock import is_marked, plain
 from .weights import Weights
@@ -23,20 +22,15 @@ def save(model: "PreTrainedModel", folder: str | Path, beside: Iterable[Path] = 
 
     Args:
         model: shrunken or not.
-        folder: a new one.
-        beside: files to copy into it, as those of a tokenizer.
+        folder, beside: as for `new_folder`, whose errors are raised.
 
     Raises:
-        InvalidInputError: if the folder is occupied, or the model could not be loaded, since its class makes another of its
-            config; before anything is written.
-        FileError: if the folder cannot be written; nothing of it is left then.
+        InvalidInputError: if the model could not be loaded, since its class makes another of its config; before anything is
+            written.
     """
-    check_free(folder)
     if is_marked(model.config):
         _check_loadable(model)
-    with new_folder(Path(folder)) as temporary:
-        for path in beside:
-            shutil.copyfile(path, temporary / path.name)
+    with new_folder(folder, beside) as temporary:
         model.save_pretrained(temporary)
 
 
@@ -45,7 +39,7 @@ def _check_loadable(model: "PreTrainedModel") -> None:
     try:
         if class_named(kind.__name__) is not kind:
             raise InvalidInputError(f"{kind.__name__} is no class of Transformers, nor of a registered architecture.")
-        fit(built(kind, type(model.config).from_dict(plain(model.config))), Weights(model).tensors)
+        fit(on_meta(kind, type(model.config).from_dict(plain(model.config))), Weights(model).tensors)
     except InvalidInputError as error:
         raise InvalidInputError(
             f"This shrunken {kind.__name__} could be saved, but not loaded: it is not what the class makes of the config "

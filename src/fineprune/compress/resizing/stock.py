@@ -4,16 +4,14 @@ Where every block has the same sizes, and the config states each of them, the sh
 anywhere. Else the config keeps its old sizes, which no longer fit the tensors: loading it without this library is an error.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ...errors import InvalidInputError
+from ...models import architectures
 from ...models.anatomy import find_blocks, stacks, stream_of
-from ...models.architectures import all_blocks
 from ...version import VERSION
 from .weights import Weights
 
@@ -52,17 +50,10 @@ def mark(model: "PreTrainedModel") -> None:
     if layers:
         # As a plain attribute the config would raise an error for its own sizes.
         vars(config)[PER_LAYER] = layers
-        if not _is_readable({**plain(config), PER_LAYER: layers}, type(config)):
+        try:
+            type(config).from_dict({**plain(config), PER_LAYER: layers})
+        except RuntimeError:  # that of Llama, for sizes that differ from layer to layer
             vars(config)[READABLE] = True
-
-
-def _is_readable(raw: dict[str, Any], kind: Any) -> bool:
-    """Whether Transformers reads a config; that of Llama raises an error for sizes that differ from layer to layer."""
-    try:
-        kind.from_dict(raw)
-    except RuntimeError:
-        return False
-    return True
 
 
 def plain(config: "PreTrainedConfig") -> dict[str, Any]:
@@ -71,11 +62,7 @@ def plain(config: "PreTrainedConfig") -> dict[str, Any]:
 
 
 def is_marked(config: "PreTrainedConfig") -> bool:
-    """Whether a config says that its model is a shrunken one that is not stock.
-
-    Raises:
-        InvalidInputError: if the setting holds anything else.
-    """
+    """Whether a config says that its model is a shrunken one; raises InvalidInputError if the setting holds anything else."""
     mark = vars(config).get(MARK)
     if mark is not None and not (isinstance(mark, Mapping) and mark.get("shrunken") is True):
         raise InvalidInputError(
@@ -98,8 +85,7 @@ def _candidates(model: "PreTrainedModel") -> Iterator[dict[str, Any]]:
 def _sizes(model: "PreTrainedModel") -> dict[str, set[Any]]:
     """Returns the name of each setting -> the values that blocks have."""
     found: dict[str, set[Any]] = {}
-    weights = Weights(model)
-    blocks = find_blocks(model)
+    weights, blocks = Weights(model), find_blocks(model)
     for block in blocks:
         names = block.layout.sizes
         found.setdefault(names.neurons, set()).add(weights.matrix(block.feed_forward.second).shape[1])
@@ -127,17 +113,12 @@ def _builds(model: "PreTrainedModel", settings: Mapping[str, Any]) -> bool:
     except (ValueError, TypeError, ArithmeticError, StrictDataclassError):  # sizes that the config does not allow
         return False
     shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (model, stock)]
-    facts = {*FACTS, *_facts_of_heads(), *(["model_dim"] if getattr(config, "scale_decoder_outputs", False) else [])}
-    return shapes[0] == shapes[1] and all(map(partial(_alike, facts), model.modules(), stock.modules()))
-
-
-def _facts_of_heads() -> set[str]:
-    attentions = [attention for block in all_blocks() for attention in block.attentions]
-    return {name for one in attentions for name in (one.head_size, *one.counts, *one.widths)}
-
-
-def _alike(facts: Collection[str], module: nn.Module, other: nn.Module) -> bool:
-    return all(vars(module).get(fact) == vars(other).get(fact) for fact in facts)
+    blocks = [block for architecture in architectures.ARCHITECTURES for block in architecture.blocks]
+    attentions = [one for block in blocks for one in block.attentions]
+    facts = {*FACTS, *(name for one in attentions for name in (one.head_size, *one.counts, *one.widths))}
+    facts |= {"model_dim"} if getattr(config, "scale_decoder_outputs", False) else set()
+    pairs = [(vars(module), vars(other)) for module, other in zip(model.modules(), stock.modules(), strict=False)]
+    return shapes[0] == shapes[1] and all(one.get(fact) == other.get(fact) for one, other in pairs for fact in facts)
 
 
 def _state(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:
@@ -162,14 +143,13 @@ def per_layer(model: "PreTrainedModel") -> dict[str, dict[str, int]]:
         return {}
     layers = {}
     for number, block in enumerate(blocks):
-        heads, groups = (config.attribute_map.get(name, name) for name in ("num_attention_heads", "num_key_value_heads"))
         attention = block.attentions[0] if block.attentions else None
         sizes = {
             block.layout.sizes.neurons: weights.matrix(block.feed_forward.second).shape[1],
-            heads: attention.heads if attention else 0,
-            groups: attention.groups if attention else 0,
+            config.attribute_map.get("num_attention_heads", "num_attention_heads"): attention.heads if attention else 0,
+            config.attribute_map.get("num_key_value_heads", "num_key_value_heads"): attention.groups if attention else 0,
         }
-        layers[str(number).zfill(len(str(len(blocks) - 1)))] = {
-            name: size for name, size in sizes.items() if getattr(config, name, size) != size
-        }
-    return {number: sizes for number, sizes in layers.items() if sizes}
+        differing = {name: size for name, size in sizes.items() if getattr(config, name, size) != size}
+        if differing:
+            layers[str(number).zfill(len(str(len(blocks) - 1)))] = differing
+    return layers

@@ -22,18 +22,16 @@ class Weights:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._names = first_names(model)
-        held: dict[str, Tensor] = model.state_dict()
-        self.tensors = {first: held[first].detach() for first in dict.fromkeys(self._names.values())}
+        seen: dict[int, str] = {}
+        self._names = {name: seen.setdefault(id(tensor), name) for name, tensor in held(model)}
+        state: dict[str, Tensor] = model.state_dict()
+        self.tensors = {first: state[first].detach() for first in dict.fromkeys(self._names.values())}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[self._names[name]]
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
         self.tensors[self._names.get(name, name)] = tensor
-
-    def __contains__(self, name: str) -> bool:
-        return self._names.get(name, name) in self.tensors
 
     def same(self, name: str) -> str:
         """Returns the first name of the tensor: tied weights have one name here."""
@@ -61,31 +59,22 @@ class Weights:
 
     def keep_outputs(self, linear: str, kept: Tensor) -> None:
         """Keeps these output features of a linear layer: positions, in order."""
-        self._keep(f"{linear}.weight", kept, axis=1 if self._transposed(linear) else 0)
+        self.keep(f"{linear}.weight", kept, axis=1 if self._transposed(linear) else 0)
         if self.bias(linear) is not None:
-            self._keep(f"{linear}.bias", kept, axis=0)
+            self.keep(f"{linear}.bias", kept, axis=0)
 
     def keep_inputs(self, linear: str, kept: Tensor) -> None:
         """Keeps these input features of a linear layer: positions, in order. One without any lies as outputs x 0 in memory."""
-        self._keep(f"{linear}.weight", kept, axis=0 if self._transposed(linear) else 1)
+        self.keep(f"{linear}.weight", kept, axis=0 if self._transposed(linear) else 1)
         if not len(kept):
             self[f"{linear}.weight"] = self.matrix(linear)
 
-    def keep_columns(self, table: str, kept: Tensor) -> None:
-        """Keeps these columns of a table: positions, in order."""
-        self._keep(f"{table}.weight", kept, axis=1)
-
-    def _keep(self, name: str, kept: Tensor, axis: int) -> None:
+    def keep(self, name: str, kept: Tensor, axis: int) -> None:
+        """Keeps these places along an axis of a tensor, in order."""
         self[name] = self[name].index_select(axis, kept)
 
     def _transposed(self, linear: str) -> bool:
         return is_transposed(self._model.get_submodule(linear))
-
-
-def first_names(model: nn.Module) -> dict[str, str]:
-    """Returns every name in the model's state -> the first name of the same tensor."""
-    seen: dict[int, str] = {}
-    return {name: seen.setdefault(id(tensor), name) for name, tensor in held(model)}
 
 
 def held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -103,9 +92,15 @@ class Slots:
             module, _, last = name.rpartition(".")
             self._owners.setdefault(id(tensor), []).append((module, last))
 
-    def sharing(self, module: str) -> list[str]:
-        """Returns the modules that have the same weight as this one, which is among them."""
-        return [name for name, _ in self._owners[id(self._model.get_submodule(module).get_parameter("weight"))]]
+    def owners(self, name: str) -> list[tuple[str, str]]:
+        """Returns the modules that share a tensor, each with its own name for it."""
+        return self._owners[id(self._held(name))]
+
+    def _held(self, name: str) -> Tensor:
+        module, _, last = name.rpartition(".")
+        owner = self._model.get_submodule(module)
+        parameter = own_parameter(owner, last)
+        return owner.get_buffer(last) if parameter is None else parameter
 
     def resize(self, module: str, axis: int, size: int) -> None:
         """Gives a linear layer (axis 0: outputs, 1: inputs), a table (axis 1) or a norm (axis 0) another size."""
@@ -118,10 +113,10 @@ class Slots:
     def _resize(self, parameter: nn.Parameter, axis: int, size: int) -> None:
         shape = [size if place == axis else other for place, other in enumerate(parameter.shape)]
         if shape != list(parameter.shape):
-            self._give(id(parameter), nn.Parameter(parameter.new_empty(shape, device="meta"), parameter.requires_grad))
+            self._give(parameter, nn.Parameter(parameter.new_empty(shape, device="meta"), parameter.requires_grad))
 
-    def _give(self, tensor: int, new: Tensor) -> None:
-        self._owners[id(new)] = self._owners.pop(tensor)
+    def _give(self, old: Tensor, new: Tensor) -> None:
+        self._owners[id(new)] = self._owners.pop(id(old))
         for module, last in self._owners[id(new)]:
             owner = self._model.get_submodule(module)
             setattr(owner, last, new)
@@ -133,19 +128,17 @@ class Slots:
         strange = [name for name in tensors if name not in names]
         if strange:
             raise InvalidInputError(f"The model has no place for {enumeration(strange)}. {WHOLE}")
-        for tensor, owners in list(self._owners.items()):
+        for owners in list(self._owners.values()):
             sharing = [f"{module}.{last}".lstrip(".") for module, last in owners]
             given = [name for name in sharing if name in tensors]
             if not given and not any(name in new for name in sharing):
                 raise InvalidInputError(f"The tensor {sharing[0]} is missing. {WHOLE}")
             if given:
-                self._put(tensor, given, tensors)
+                self._check_same(given, tensors)
+                self.put(given[0], tensors[given[0]])
 
-    def _put(self, tensor: int, given: list[str], tensors: Mapping[str, Tensor]) -> None:
-        module, _, last = given[0].rpartition(".")
-        owner, value = self._model.get_submodule(module), tensors[given[0]]
-        parameter = own_parameter(owner, last)
-        expected = owner.get_buffer(last) if parameter is None else parameter
+    def _check_same(self, given: list[str], tensors: Mapping[str, Tensor]) -> None:
+        value, expected = tensors[given[0]], self._held(given[0])
         for name in given:
             if tensors[name].shape != expected.shape or tensors[name].is_floating_point() != expected.is_floating_point():
                 raise InvalidInputError(
@@ -154,7 +147,11 @@ class Slots:
                 )
             if tensors[name] is not value and not torch.equal(tensors[name], value):
                 raise InvalidInputError(f"{name} and {given[0]} are tied, and differ. {WHOLE}")
-        self._give(tensor, value if parameter is None else nn.Parameter(value, parameter.requires_grad))
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Puts a tensor in the place of the one of this name, wherever that is shared."""
+        old = self._held(name)
+        self._give(old, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
 
 
 def name_sizes(module: nn.Module) -> None:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration
-from ...models.anatomy import Attention, Block, FeedForward, Stream, find_blocks, find_tables, stacks, stream_of
-from ...models.layouts import Projection
+from ...models.anatomy import Attention, Block, Stream, find_blocks, find_tables, stacks, stream_of
 from ...models.placeholders import COLUMNS
 from ..resizing.weights import Weights
 from . import dead
@@ -16,9 +15,7 @@ from . import dead
 def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
     """Returns the tensors of a model, those of tied weights once, without dead heads, neurons, columns and features.
 
-    Args:
-        model: of a known architecture.
-        multiple: neurons and features are kept in multiples of it.
+    Neurons and features are kept in a multiple of `multiple`.
     """
     weights, blocks = Weights(model), find_blocks(model)
     _check_unshared(weights, blocks)
@@ -33,7 +30,12 @@ def cut(model: nn.Module, multiple: int) -> dict[str, Tensor]:
         for block in stack:
             for attention in block.attentions:
                 _heads(weights, attention, kept[attention.core])
-            _neurons(weights, block.feed_forward, dead.neurons(weights, block.feed_forward, multiple))
+            layer = block.feed_forward
+            neurons = dead.neurons(weights, layer, multiple)
+            _fold(weights, layer.second, neurons.constant)
+            for first in layer.first:
+                weights.keep_outputs(first, neurons.kept)
+            weights.keep_inputs(layer.second, neurons.kept)
     return weights.tensors
 
 
@@ -48,14 +50,13 @@ def tied_tables(model: nn.Module) -> list[list[str]]:
     except InvalidInputError:
         return []
     groups = {weights.same(f"{name}.weight"): weights.sharing(f"{name}.weight") for name in found}
-    modules = dict(model.named_modules())
     owners = [[name.rpartition(".")[0] for name in names] for names in groups.values()]
-    return [names for names in owners if all(isinstance(modules[name], nn.Embedding) for name in names)]
+    return [names for names in owners if all(isinstance(model.get_submodule(name), nn.Embedding) for name in names)]
 
 
 def _check_unshared(weights: Weights, blocks: list[Block]) -> None:
     names = [f"{linear}.{kind}" for block in blocks for linear in block.linear for kind in ("weight", "bias")]
-    shared = [name for name in names if name in weights and len(weights.sharing(name)) > 1]
+    shared = [name for name in names if weights.get(name) is not None and len(weights.sharing(name)) > 1]
     if shared:
         raise InvalidInputError(
             f"{enumeration(shared)} is shared with another layer, so that a group pruned in one would be missing in both. "
@@ -71,22 +72,15 @@ def _heads(weights: Weights, attention: Attention, groups: dead.GroupsKept) -> N
         return
     weights.keep_inputs(attention.output, _runs(groups.kept, serves * size))
     if not len(groups.kept):
-        for module in (attention.core, *(projection.module for projection in attention.projections)):
+        for module in (attention.core, *(one.module for one in attention.projections)):
             weights.drop(module, but=attention.output)
         return
     widths = {attention.query: serves * size, attention.key: size, attention.value: size}
     for module in dict.fromkeys(projection.module for projection in widths):
-        inside = {projection: width for projection, width in widths.items() if projection.module == module}
-        weights.keep_outputs(module, _rows(weights, inside, groups.kept))
-
-
-def _rows(weights: Weights, widths: dict[Projection, int], kept: Tensor) -> Tensor:
-    """The rows of the heads that are kept, in the matrix that holds these projections; each with the width of its heads."""
-    positions = []
-    for projection, width in sorted(widths.items(), key=lambda item: item[0].place):
-        start = projection.place * (len(weights.matrix(projection.module)) // projection.parts)
-        positions.append(start + _runs(kept, width))
-    return torch.cat(positions)
+        inside = sorted((one for one in widths if one.module == module), key=lambda one: one.place)
+        starts = [one.place * (len(weights.matrix(module)) // one.parts) for one in inside]
+        rows = [start + _runs(groups.kept, widths[one]) for start, one in zip(starts, inside, strict=True)]
+        weights.keep_outputs(module, torch.cat(rows))
 
 
 def _runs(kept: Tensor, width: int) -> Tensor:
@@ -100,20 +94,13 @@ def _positions(weights: Weights, stack: list[Block], kept: dict[str, Tensor]) ->
     if not any(len(kept[one.core]) < one.groups for one in attentions):
         return
     names = {one.core: f"{one.positions}.weight" for one in attentions}
-    tables = {core: weights[name] for core, name in names.items() if name in weights}
+    tables = {core: table for core, name in names.items() if (table := weights.get(name)) is not None}
     shared = tables.get(attentions[0].core)
     apart = len(tables) > 1 or len({tuple(kept[core].tolist()) for core in names}) > 1
     for core, name in names.items():
         table = tables.get(core, shared) if apart else tables.get(core)
         if table is not None and len(kept[core]):
             weights[name] = table.index_select(1, kept[core])
-
-
-def _neurons(weights: Weights, layer: FeedForward, groups: dead.GroupsKept) -> None:
-    _fold(weights, layer.second, groups.constant)
-    for first in layer.first:
-        weights.keep_outputs(first, groups.kept)
-    weights.keep_inputs(layer.second, groups.kept)
 
 
 def _fold(weights: Weights, linear: str, constant: Tensor | None) -> None:
@@ -123,21 +110,21 @@ def _fold(weights: Weights, linear: str, constant: Tensor | None) -> None:
         weights[f"{linear}.bias"] = (bias.double() + constant).to(bias.dtype)
 
 
-def _among(which: Tensor, used: Tensor) -> Tensor:
-    """Which of all are used, given which of those that were left."""
-    return torch.zeros_like(which).masked_scatter(which, used)
+def _used(weights: Weights, table: str) -> Tensor:
+    """Which features of its vectors a table writes: the columns that it has, and that are not all zero."""
+    used = weights[f"{table}.weight"].count_nonzero(dim=0) > 0
+    which = weights.get(f"{table}.{COLUMNS}")
+    return used if which is None else torch.zeros_like(which).masked_scatter(which, used)
 
 
 def _columns(weights: Weights, tables: list[str]) -> None:
     """Takes the columns that are all zero out of tables that share a weight, and notes those that stay."""
-    weight = weights[f"{tables[0]}.weight"]
-    used = weight.count_nonzero(dim=0) > 0
-    if bool(used.all()):
-        return
-    weights.keep_columns(tables[0], used.nonzero().squeeze(-1))
-    for table in tables:
-        which = weights.get(f"{table}.{COLUMNS}")
-        weights[f"{table}.{COLUMNS}"] = used.clone() if which is None else _among(which, used)
+    written = {f"{table}.{COLUMNS}": _used(weights, table) for table in tables}
+    kept = weights[f"{tables[0]}.weight"].count_nonzero(dim=0).nonzero().squeeze(-1)
+    if len(kept) < weights[f"{tables[0]}.weight"].shape[1]:
+        weights.keep(f"{tables[0]}.weight", kept, axis=1)
+        for name, used in written.items():
+            weights[name] = used
 
 
 def _features(weights: Weights, stream: Stream, multiple: int) -> None:
@@ -153,7 +140,7 @@ def _features(weights: Weights, stream: Stream, multiple: int) -> None:
     for name in _once(weights, stream.writers):
         weights.keep_outputs(name, kept)
     for name in _once(weights, stream.tables):
-        _keep_of_table(weights, name, kept, stream.width)
+        _keep_of_table(weights, name, kept)
     tables = {weights.same(f"{name}.weight") for name in stream.tables}
     for name in _once(weights, [name for name in stream.readers if weights.same(f"{name}.weight") not in tables]):
         weights.keep_inputs(name, kept)
@@ -177,23 +164,21 @@ def _written(weights: Weights, stream: Stream) -> Tensor:
         if bias is not None:
             written |= bias != 0
     for name in stream.tables:
-        used = weights[f"{name}.weight"].count_nonzero(dim=0) > 0
-        which = weights.get(f"{name}.{COLUMNS}")
-        written |= used.clone() if which is None else _among(which, used)
+        written |= _used(weights, name)
     return written
 
 
-def _keep_of_table(weights: Weights, table: str, kept: Tensor, width: int) -> None:
+def _keep_of_table(weights: Weights, table: str, kept: Tensor) -> None:
     """Keeps these features of a table, which may have lost columns already."""
-    tables = [name.rpartition(".")[0] for name in weights.sharing(f"{table}.weight")]
     which = weights.get(f"{table}.{COLUMNS}")
     if which is None:
-        weights.keep_columns(table, kept)
+        weights.keep(f"{table}.weight", kept, axis=1)
         return
     wanted = torch.zeros_like(which).index_fill(0, kept, True)
-    weights.keep_columns(table, wanted[which].nonzero().squeeze(-1))
-    for name in tables:
+    weights.keep(f"{table}.weight", wanted[which].nonzero().squeeze(-1), axis=1)
+    for name in weights.sharing(f"{table}.weight"):
+        columns = f"{name.rpartition('.')[0]}.{COLUMNS}"
         if bool(which[kept].all()):
-            del weights.tensors[f"{name}.{COLUMNS}"]  # it has all columns of its vectors again
+            del weights.tensors[columns]  # it has all columns of its vectors again
         else:
-            weights[f"{name}.{COLUMNS}"] = which[kept]
+            weights[columns] = which[kept]

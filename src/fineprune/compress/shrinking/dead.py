@@ -13,21 +13,16 @@ import torch
 from torch import Tensor
 
 from ...models.anatomy import Attention, FeedForward
-from ...models.layouts import Projection
 from ..resizing.weights import Weights
 
 
 @dataclass(frozen=True)
 class GroupsKept:
-    """Which heads or neurons of one layer are kept.
-
-    Args:
-        kept: their positions, in order.
-        constant: the sum that the others added to the output, in float64; None if they added nothing.
-    """
+    """Positions of the heads or neurons of one layer that are kept, in order."""
 
     kept: Tensor
     constant: Tensor | None
+    """The sum that the others added to the output, in float64; None if they added nothing."""
 
 
 def neurons(weights: Weights, layer: FeedForward, multiple: int) -> GroupsKept:
@@ -59,19 +54,15 @@ def heads(weights: Weights, attention: Attention) -> GroupsKept:
     serves = attention.heads // groups
     output = weights.matrix(attention.output)
     output = output.reshape(len(output), groups, serves, size)
-    value, bias = of_projection(weights, attention.value)
-    same = value.reshape(groups, size, -1).count_nonzero(dim=(1, 2)) == 0
-    gives = torch.zeros_like(same, dtype=torch.float64)[:, None].expand(-1, size) if bias is None else bias.view(groups, size)
+    projection = attention.value
+    value, bias = weights.matrix(projection.module).chunk(projection.parts), weights.bias(projection.module)
+    same = value[projection.place].reshape(groups, size, -1).count_nonzero(dim=(1, 2)) == 0
+    gives = torch.zeros_like(same, dtype=torch.float64)[:, None].expand(-1, size)
+    if bias is not None:
+        gives = bias.chunk(projection.parts)[projection.place].view(groups, size)
     added = torch.einsum("ogqs,gs->og", output.double(), torch.where(same[:, None], gives.double(), 0.0))
     folds = attention.constant and weights.bias(attention.output) is not None
     return _kept(output.count_nonzero(dim=(0, 2, 3)) > 0, same, added, folds, multiple=1)
-
-
-def of_projection(weights: Weights, projection: Projection) -> tuple[Tensor, Tensor | None]:
-    """Returns the rows and the biases of a projection, out of a matrix that may hold several."""
-    rows = weights.matrix(projection.module).chunk(projection.parts)[projection.place]
-    bias = weights.bias(projection.module)
-    return rows, None if bias is None else bias.chunk(projection.parts)[projection.place]
 
 
 def _kept(reads: Tensor, same: Tensor, added: Tensor, folds: bool, multiple: int) -> GroupsKept:

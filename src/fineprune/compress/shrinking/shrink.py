@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError, enumeration, require
 from ...models import placeholders
+from ...models.anatomy import Block, find_blocks, stacks
+from ...models.placeholders import RemovedAttention
 from ...models.targets import unwrap
 from ..resizing.fitting import fit
 from ..resizing.stock import describe
 from ..resizing.weights import Weights
-from .blocks import take_out_blocks
 from .cut import cut
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def shrink(model: nn.Module, multiple: int = 1) -> "PreTrainedModel":
     smaller = _fitted(whole, tensors)
     while _sizes(tensors) != _sizes(tensors := cut(smaller, multiple)):  # a cut may make more of them dead
         smaller = _fitted(smaller, tensors)
-    take_out_blocks(smaller)
+    _take_out_blocks(smaller)
     describe(smaller)
     return smaller
 
@@ -64,10 +65,49 @@ def _fitted(model: "PreTrainedModel", tensors: dict[str, Tensor]) -> "PreTrained
     return smaller
 
 
-_HOOKS = (
-    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks"),
-)
+def _take_out_blocks(model: "PreTrainedModel") -> None:
+    """Takes the blocks that add nothing out of a shrunken model, and out of its config; one block at least stays.
+
+    Models of several stacks keep theirs, as do those whose attention depends on the number of the layer.
+    """
+    (name, blocks), *more = stacks(find_blocks(model)).items()
+    config: Any = model.config
+    depends = getattr(config, "scale_attn_by_inverse_layer_idx", False)
+    if more or depends or getattr(config, "num_hidden_layers", None) != len(blocks):
+        return
+    kept = [number for number, block in enumerate(blocks) if not _adds_nothing(model, block)] or [0]
+    if len(kept) == len(blocks):
+        return
+    layers: Any = model.get_submodule(name)
+    model.set_submodule(name, nn.ModuleList(layers[number] for number in kept).train(layers.training))
+    _renumber(model.get_submodule(name))
+    config.num_hidden_layers = len(kept)
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        config.layer_types = [types[number] for number in kept]
+
+
+def _adds_nothing(model: nn.Module, block: Block) -> bool:
+    if not block.layout.removable or block.attentions:
+        return False
+    module = model.get_submodule(block.name)
+    weights, second = Weights(module), block.feed_forward.second.removeprefix(f"{block.name}.")
+    outputs = [f"{name}.{one.output}" for name, one in module.named_modules() if isinstance(one, RemovedAttention)]
+    biases = [weights.bias(name) for name in (second, *outputs)]
+    return weights.matrix(second).shape[1] == 0 and not any(bias is not None and bool(bias.any()) for bias in biases)
+
+
+def _renumber(layers: nn.Module) -> None:
+    """Gives attentions the number of their layer, by which they look for keys and values in a cache."""
+    for number, layer in enumerate(layers.children()):
+        for module in layer.modules():
+            if isinstance(module, RemovedAttention) and module.layer is not None:
+                module.layer = number
+            if "layer_idx" in vars(module):
+                vars(module)["layer_idx"] = number
+
+
+_HOOKS = [f"_{kind}_hooks" for at in ("forward", "backward", "state_dict") for kind in (at, f"{at}_pre")]
 
 
 def _checked(model: nn.Module) -> "PreTrainedModel":
@@ -90,8 +130,7 @@ def _checked(model: nn.Module) -> "PreTrainedModel":
             f"{enumeration(strange)} is not a plain tensor in memory (on the meta device, offloaded, or sharded?). Load the "
             "model as a whole."
         )
-    hooked = [name or "the model" for name, module in model.named_modules() if any(map(_is_foreign, _hooks(module)))]
-    hooked += [name or "the model" for name, module in model.named_modules() if "forward" in vars(module)]
+    hooked = [name or "the model" for name, module in model.named_modules() if _is_hooked(module)]
     if hooked:
         raise InvalidInputError(
             f"{enumeration(hooked)} carries hooks, which a copy would carry too (of a Pruner that is still at work, or of "
@@ -100,11 +139,7 @@ def _checked(model: nn.Module) -> "PreTrainedModel":
     return model
 
 
-def _hooks(module: nn.Module) -> list[Any]:
-    return [hook for kind in _HOOKS for hook in vars(module)[kind].values()]
-
-
-def _is_foreign(hook: Any) -> bool:
-    """Whether a hook is neither Transformers' own nor of a module that was shrunken before."""
-    inside = str(getattr(hook, "__module__", None))
-    return not (inside.startswith("transformers.") or inside == placeholders.__name__)
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks that are neither Transformers' own nor of a placeholder, or a changed forward pass."""
+    hooks = [str(getattr(hook, "__module__", None)) for kind in _HOOKS for hook in vars(module)[kind].values()]
+    return "forward" in vars(module) or not all(hook.startswith(("transformers.", placeholders.__name__)) for hook in hooks)

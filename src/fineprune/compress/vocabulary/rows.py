@@ -16,7 +16,7 @@ TOKEN_SETTINGS = ("_token_id", "_token_ids", "_token_index", "_to_id", "force_wo
 PROHIBITIONS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 """Settings that list tokens that a model must not write: those that are gone are left out."""
 UNREADABLE = ("sequence_bias", "forced_decoder_ids", "vocab_size_per_layer_input")
-"""Settings whose ids cannot be told from other numbers, or that mean a table of another form."""
+"""Settings whose ids look like other numbers, or that mean a table of another form."""
 
 
 def _parts(model: nn.Module) -> list[Any]:
@@ -29,8 +29,7 @@ def _parts(model: nn.Module) -> list[Any]:
 def of_tokens(model: nn.Module) -> tuple[int, list[nn.Parameter]]:
     """Returns how many rows the table of tokens has, and the parameters with these rows: tables, heads and their biases.
 
-    Raises:
-        InvalidInputError: if there is no such table, several of different sizes, or one of a form that is not known.
+    Raises InvalidInputError if there is no such table, several of different sizes, or one of a form that is not known.
     """
     tables, heads = [], []
     for part in _parts(model):
@@ -48,17 +47,12 @@ def of_tokens(model: nn.Module) -> tuple[int, list[nn.Parameter]]:
         raise InvalidInputError(f"A {type(model).__name__} scores its tokens with {kinds}, of which no rows can be taken.")
     rows = tables[0].weight.shape[0]
     around = [module for module in model.modules() if any(child in heads for child in module.children())]
-    biases = [*(own_parameter(head, "bias") for head in heads), *(_bias(module, rows) for module in around)]
-    found = [*(module.get_parameter("weight") for module in (*tables, *heads)), *(bias for bias in biases if bias is not None)]
+    beside = [bias for module in around if (bias := own_parameter(module, "bias")) is not None and bias.shape == (rows,)]
+    biases = [bias for head in heads if (bias := own_parameter(head, "bias")) is not None] + beside  # BERT's lie beside
+    found = [*(module.get_parameter("weight") for module in (*tables, *heads)), *biases]
     known = {id(parameter): parameter for parameter in found}
     _check_clear(model, rows, known)
     return rows, list(known.values())
-
-
-def _bias(module: nn.Module, rows: int) -> nn.Parameter | None:
-    """Returns a bias of the tokens' scores that lies beside their head, as BERT's does."""
-    bias = own_parameter(module, "bias")
-    return bias if bias is not None and bias.shape == (rows,) else None
 
 
 def _check_clear(model: nn.Module, rows: int, known: Mapping[int, nn.Parameter]) -> None:

@@ -3,7 +3,7 @@
 import copy
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from torch import nn
@@ -43,11 +43,9 @@ def select_vocabulary(model: Model, tokenizer: Tokenizer, texts: Iterable[Sample
         InvalidInputError: if model or tokenizer are of another form, do not fit, or the texts hold no token.
     """
     require("hub", "transformers")
-    _check_kinds(model, tokenizer)
     given: Any = tokenizer
+    state = _checked_state(model, given)
     backend = given.backend_tokenizer
-    state = json.loads(backend.to_str())
-    _check_kind(state)
     selected = copy.deepcopy(model)
     rows, parameters = of_tokens(selected)
     used = used_ids(backend, state["model"], texts)
@@ -60,16 +58,13 @@ def select_vocabulary(model: Model, tokenizer: Tokenizer, texts: Iterable[Sample
     ids = {old: new for new, old in enumerate(sorted(closed(wanted, state["model"])))}
     select_rows(selected, rows, parameters, ids)
     matching: Tokenizer = rewritten(given, state, ids)
-    fewer = _size(model) - _size(selected)
-    logger.info("Kept %d of %d tokens: %d parameters fewer.", len(ids), backend.get_vocab_size(), fewer)
+    before, after = (sum(parameter.numel() for parameter in one.parameters()) for one in (model, selected))
+    logger.info("Kept %d of %d tokens: %d parameters fewer.", len(ids), backend.get_vocab_size(), before - after)
     return selected, matching
 
 
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _check_kinds(model: Any, tokenizer: Any) -> None:
+def _checked_state(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Returns the content of the tokenizer.json of a tokenizer that can be rewritten."""
     import transformers
 
     if not isinstance(model, transformers.PreTrainedModel):
@@ -78,9 +73,7 @@ def _check_kinds(model: Any, tokenizer: Any) -> None:
         raise InvalidInputError(
             f"The tokenizer is a {type(tokenizer).__name__}; give a fast one of Transformers, which has a tokenizer.json."
         )
-
-
-def _check_kind(state: Mapping[str, Any]) -> None:
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = state["model"]["type"]
     if kind not in KINDS:
         raise InvalidInputError(f"The tokenizer is of the kind {kind}; a vocabulary can be selected for {enumeration(KINDS)}.")
@@ -88,3 +81,4 @@ def _check_kind(state: Mapping[str, Any]) -> None:
         raise InvalidInputError(
             "The tokenizer drops merges at random, so no text has tokens of its own. Set its dropout to None."
         )
+    return state
