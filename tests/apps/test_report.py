@@ -386,9 +386,9 @@ def test_a_grid_holds_each_density_once_and_names_its_stacks() -> None:
 def test_figures_state_measured_values(sweep: Path) -> None:
     found = grouping.group(result_files.find_runs([str(sweep)]))
     with drawing.plot_style():
-        styles = drawing.line_styles(found)
-        scatter, histogram, scored = weight_figures.figures(found, styles)
-        heat = layer_figures.layer_densities(found)
+        shown = setting_runs.shown_settings(found)
+        scatter, histogram, scored = weight_figures.figures(shown, drawing.line_styles(found))
+        heat = layer_figures.layer_densities(shown)
     magnitude = draw_weights(Magnitude(), 0.1)
     smallest = min(float(weight[weight != 0].abs().min()) for weight in magnitude.weights.values())
     said = histogram.observations[0].text.replace("\N{NO-BREAK SPACE}", " ")
@@ -507,11 +507,12 @@ def pixels(drawn: str) -> np.ndarray[Any, Any]:
     return picture if "scale(1 -1)" not in drawn else picture[::-1]
 
 
-def test_a_density_not_asked_for_is_decided_by_structure_or_penalty() -> None:
+def test_the_density_asked_for_is_listed() -> None:
     of_few = made(Movement(), pruning=PruningConfig(Movement(), structure=NofM(2, 4)).to_dict())
     penalised = made(L0(), pruning=PruningConfig(L0(penalty=1.0)).to_dict())
-    asked = [provenance.shared_and_differing([run])[0]["density asked for"] for run in (of_few, penalised, made(Movement()))]
-    assert asked == ["by the structure", "by the penalty", "10\N{NO-BREAK SPACE}%"]
+    asked = [provenance.shared_and_differing([run])[0].get("density") for run in (of_few, penalised, made(Movement()))]
+    assert asked == [None, None, "0.1"]
+    assert provenance.run_cells(penalised, ["density", "seed"])[:2] == ["–", "0"]
 
 
 @pytest.mark.parametrize(("value", "stated"), [(0.0, "0.0000"), (-0.02, "-0.0200"), (math.nan, "nan"), (math.inf, "inf")])

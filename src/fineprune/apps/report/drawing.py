@@ -4,12 +4,12 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
 from ...errors import require
-from .setting_runs import SettingRuns, by_line, grouped
+from .setting_runs import SettingRuns, by_line
 
 require("report", "matplotlib", "jinja2")
 
@@ -96,17 +96,13 @@ LineStyles = dict[str, LineStyle]
 
 def line_styles(settings: Iterable[SettingRuns]) -> LineStyles:
     """Gives every line a style of its own, the same in each comparison."""
-    firsts = {line: of_line[0] for line, of_line in by_line(settings).items()}
-    return {
-        line: replace(style, marker=(style.marker + FURTHER_MARKERS)[number % (1 + len(FURTHER_MARKERS))])
-        for style, alike in grouped(firsts, lambda line: _method_style(firsts[line])).items()
-        for number, line in enumerate(alike)
-    }
-
-
-def _method_style(setting: SettingRuns) -> LineStyle:
-    colour, marker = COLOURS.get(setting.first.method, OTHER)
-    return LineStyle(colour, marker, setting.first.scope not in (None, "local"), setting.first.teacher is not None)
+    styles: LineStyles = {}
+    for line, (setting, *_) in by_line(settings).items():
+        colour, own = COLOURS.get(setting.first.method, OTHER)
+        hollow, dashed = setting.first.scope not in (None, "local"), setting.first.teacher is not None
+        alike = [LineStyle(colour, marker, hollow, dashed) for marker in own + FURTHER_MARKERS]
+        styles[line] = next((style for style in alike if style not in styles.values()), alike[0])
+    return styles
 
 
 @dataclass(frozen=True)
@@ -151,10 +147,6 @@ class ReportFigure:
     caption: str = ""
     observations: Sequence[Observation] = ()
     absent: str = ""
-
-    def headed(self, heading: str) -> "ReportFigure":
-        """Returns the figure with the comparison that it shows in its title, where there are several."""
-        return replace(self, title=f"{self.title}: {heading}") if heading else self
 
 
 def new_panel(height: float = HEIGHT) -> tuple[Figure, Axes]:

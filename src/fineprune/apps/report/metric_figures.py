@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from textwrap import shorten
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .drawing import GREY, INK, FigurePanel, LineStyles, ReportFigure, legend_of, new_panel, to_svg
+from .drawing import INK, FigurePanel, LineStyles, ReportFigure, legend_of, new_panel, to_svg
 from .formats import percent
 from .grouping import choices
 from .setting_runs import LITTLE_LOSS, SettingRuns, by_comparison, by_line, dense_reference, grouped, shared_metrics
@@ -17,11 +16,6 @@ SPARSEST = 1e-6
 
 MOST_NUMBERS = 6
 """Densities that can be read side by side below a panel."""
-
-
-def figures(settings: Sequence[SettingRuns], styles: LineStyles) -> list[ReportFigure]:
-    """Returns the two figures of metrics."""
-    return [against_density(settings, styles), scopes(settings, styles)]
 
 
 def against_density(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
@@ -117,56 +111,23 @@ def _horizontal(axes: Axes, value: float, label: str, linestyle: str) -> None:
     text.set(va="bottom", fontsize=8, color=INK)
 
 
-def scope_pairs(settings: Sequence[SettingRuns]) -> list[list[SettingRuns]]:
-    """Returns settings that differ in their scope alone, local first."""
+def scopes(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
+    """Draws the settings that differ in their scope alone."""
+    title = "Local against global scope"
 
     def apart_from_scope(setting: SettingRuns) -> str:
         return repr(sorted((key, value) for key, value in choices(setting.first).items() if "scope" not in key.split(".")))
 
-    scoped = [setting for setting in settings if setting.first.scope is not None]
-    return [
-        sorted(alike, key=lambda setting: setting.first.scope != "local")
-        for alike in grouped(scoped, apart_from_scope).values()
-        if len(alike) > 1
-    ]
-
-
-def scopes(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
-    """Draws the effect of the scope, everything else being the same."""
-    title = "Local against global scope"
-    found = [pairs for comparison in by_comparison(settings) if (pairs := scope_pairs(comparison))]
-    if not found:
+    scoped = grouped((setting for setting in settings if setting.first.scope is not None), apart_from_scope).values()
+    pairs = [setting for alike in scoped if len(alike) > 1 for setting in alike]
+    if not pairs:
         return ReportFigure(title, absent="no two settings differ in their scope alone")
     return ReportFigure(
         title,
-        [_scope_panel(pairs, styles) for pairs in found],
-        legend_of([setting for pairs in found for pair in pairs for setting in pair], styles),
+        [_density_panel(compared, compared[0].first.metric, styles) for compared in by_comparison(pairs)],
+        legend_of(pairs, styles),
         caption=(
-            "Pairs of settings that differ in their scope alone. With local scope each matrix keeps the same share of its "
-            "weights (filled marks); otherwise the matrices compete for one budget (hollow marks). Small dots are seeds."
+            "Settings that differ in their scope alone. With local scope each matrix keeps the same share of its weights "
+            "(filled marks); otherwise the matrices compete for one budget (hollow marks). Small dots are seeds."
         ),
     )
-
-
-def _scope_panel(pairs: Sequence[Sequence[SettingRuns]], styles: LineStyles) -> FigurePanel:
-    metric = pairs[0][0].first.metric
-    figure, axes = new_panel(height=0.7 + 0.5 * len(pairs))
-    for row, pair in enumerate(pairs):
-        _draw_pair(axes, row, pair, styles)
-    axes.set(ylim=(len(pairs) - 0.5, -0.75), yticks=[], xlabel=metric)
-    axes.spines["left"].set_visible(False)
-    axes.margins(x=0.08)
-    axes.locator_params(axis="x", nbins=5)
-    axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
-    stated = "; ".join(f"{setting.name}: {setting.stated(metric)}" for pair in pairs for setting in pair)
-    return FigurePanel(_title(pairs[0][0], metric), to_svg(figure), f"{metric} by scope. {stated}.")
-
-
-def _draw_pair(axes: Axes, row: int, pair: Sequence[SettingRuns], styles: LineStyles) -> None:
-    axes.plot([setting.value for setting in pair], [row] * len(pair), color=styles[pair[0].line].colour, linewidth=0.8)
-    name = shorten(pair[0].name, 52, placeholder=" …")
-    axes.text(0.01, row - 0.28, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
-    for setting in pair:
-        markers, seeds = styles[setting.line].markers(), [run.value for run in setting.runs]
-        axes.plot(seeds, [row + 0.2] * len(seeds), **{**markers, "markersize": 3})
-        axes.plot([setting.value], [row], **markers)

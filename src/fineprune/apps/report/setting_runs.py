@@ -83,10 +83,10 @@ class SettingRuns:
         """Whether it has no teacher, and no scope but the local one."""
         return self.first.teacher is None and self.first.scope in (None, "local")
 
-    def average(self, value_of: Callable[[Run], float | None]) -> float | None:
-        """Returns the mean of a value over the seeds; None if one has none."""
-        values = [value for run in self.runs if (value := value_of(run)) is not None]
-        return fmean(values) if len(values) == len(self.runs) else None
+    def average(self, name: str) -> float | None:
+        """Returns the mean of a field of the runs; None if a run lacks it."""
+        values = [getattr(run, name) for run in self.runs]
+        return None if None in values else fmean(values)
 
     def mean(self, metric: str) -> float:
         return fmean(run.metrics[metric] for run in self.runs)
