@@ -24,11 +24,9 @@ from ...files import check_free, check_safetensors, new_folder
 from ...selection.scopes import keep_local
 from ...selection.topk import keep_highest
 from ..training import model_card
+from .shrink import BESIDE
 
 SAFE, PICKLED, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
-
-TOKENIZER = ("vocab.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
-"""Files of a BERT tokenizer, copied where the old folder holds them."""
 
 MASKED_BERT_SETTINGS = ("pruning_method", "mask_init", "mask_scale")
 """Settings that a masked BERT's config has, and a BERT's has not."""
@@ -124,7 +122,7 @@ def convert(source: str | Path, target: str | Path, method: str | None = None, t
         safetensors.torch.save_file(weights, temporary / SAFE, metadata={"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (temporary / model_card.FILE).write_text(card, encoding="utf-8")
-        for name in TOKENIZER:
+        for name in BESIDE:
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)
 

@@ -13,17 +13,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...distillation import IGNORED
 from ...errors import InvalidInputError, nearest, require
-from .base import Prepared, Splits, Task, check_one_source, first_rows
-from .tables import read_hub, read_table, reading
+from .base import DataSource, Prepared, Splits, Task, first_rows
+from .tables import read_table, reading
 from .text import as_texts
 
 require("hub", "transformers", "datasets")
 
 import datasets  # noqa: E402
 from transformers import EvalPrediction, PreTrainedTokenizerBase  # noqa: E402
-
-Files = str | list[str] | None
-"""One file, several, or none."""
 
 DOCUMENTS_AT_ONCE = 1000
 """Documents in one call of the tokenizer; its lists take far more memory than the arrays made of them."""
@@ -33,7 +30,7 @@ POSITIONS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
-class LanguageModelling(Task):
+class LanguageModelling(DataSource, Task):
     """The next token of running text, scored by perplexity.
 
     The documents are joined by the tokenizer's end-of-text token, or by nothing where it has none, and cut into blocks of
@@ -46,11 +43,6 @@ class LanguageModelling(Task):
     Args:
         train: file or files to train on. A .txt file is one document; in a table (.csv, .tsv, .jsonl, .parquet) each row
             is one. Blank documents are left out.
-        validation: file or files to evaluate on.
-        dataset: data set on the Hub, instead of files, as "Salesforce/wikitext"; each row is a document.
-        subset: the data set's configuration.
-        train_split: the data set's split to train on.
-        validation_split: the data set's split to evaluate on.
         text: name of the column with the text.
         max_train_samples: number of blocks to train on, the first ones. None: all.
     """
@@ -58,12 +50,8 @@ class LanguageModelling(Task):
     head = "AutoModelForCausalLM"
     greater_is_better = False
 
-    train: Files = None
-    validation: Files = None
-    dataset: str | None = None
-    subset: str | None = None
-    train_split: str = "train"
-    validation_split: str = "validation"
+    file_kind = "a .txt file, or a table of texts"
+
     text: str = "text"
     max_train_samples: int | None = None
 
@@ -108,16 +96,8 @@ class LanguageModelling(Task):
 
     def _documents(self, split: str) -> list[str]:
         """Reads a split, "train" or "validation"."""
-        files = self.train if split == "train" else self.validation
-        check_one_source(self.dataset, self.train, self.validation)
-        if self.dataset is not None:
-            hub_split = self.train_split if split == "train" else self.validation_split
-            documents = self._column(read_hub(self.dataset, self.subset, hub_split), f"{self.dataset} ({hub_split})")
-        elif files:
-            documents = [text for path in ([files] if isinstance(files, str) else files) for text in self._read(Path(path))]
-        else:
-            raise InvalidInputError(f"The task has no {split} file. Set task.{split} to a .txt file, or a table of texts.")
-        documents = [document for document in documents if document.strip()]
+        found = self.read_split(split, self._read, self._column)
+        documents = [document for of_one in found for document in of_one if document.strip()]
         if not documents:
             raise InvalidInputError(f"The {split} data holds no text, only white space. Give at least one document.")
         return documents
