@@ -526,7 +526,10 @@ def test_of_a_dense_figure_that_is_no_measure_no_share_is_taken(value: float, st
         f"The dense accuracy is {stated}, so that no share of it can be taken. The best pruned setting is {best}."
     )
     with drawing.plot_style():
-        assert "dotted" not in metric_figures.against_density(found, drawing.line_styles(found)).caption
+        (drawn,) = metric_figures.against_density(found, drawing.line_styles(found)).panels
+    assert ">dense<" in drawn.svg or not math.isfinite(value)
+    assert ">95 % of dense<" not in drawn.svg
+    assert ">dense / 0.95<" not in drawn.svg
 
 
 def test_the_verdict_is_the_sparsest_that_keeps_nearly_all(sweep: Path) -> None:
@@ -695,7 +698,8 @@ def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:
     text = Reader(report.write([str(tmp_path / "runs")], str(tmp_path / "r.html")).read_text(encoding="utf-8")).text
     assert "120.0 %" in text
     assert "83.3 %" in text
-    assert "95 % of it, or it divided by 0.95 (smaller is better there)" in text
+    assert "95 % of dense" in text
+    assert "dense / 0.95" in text
     assert "a.csv: loss" in text
     assert "b.csv: loss" in text
 

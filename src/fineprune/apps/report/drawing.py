@@ -80,14 +80,10 @@ class LineStyle:
     hollow: bool
     dashed: bool
 
-    def line(self) -> dict[str, Any]:
-        """Returns matplotlib's settings of a line without markers."""
-        return {"color": self.colour, "linestyle": (0, (4, 2)) if self.dashed else "-"}
-
-    def markers(self) -> dict[str, Any]:
-        """Returns matplotlib's settings of markers without a line."""
-        face = "white" if self.hollow else self.colour
-        return {"linestyle": "none", "marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
+    def settings(self) -> dict[str, Any]:
+        """Returns matplotlib's settings of the line and its markers."""
+        line = {"color": self.colour, "linestyle": (0, (4, 2)) if self.dashed else "-", "marker": self.marker}
+        return {**line, "markerfacecolor": "white" if self.hollow else self.colour}
 
 
 LineStyles = dict[str, LineStyle]
@@ -107,13 +103,7 @@ def line_styles(settings: Iterable[SettingRuns]) -> LineStyles:
 
 @dataclass(frozen=True)
 class FigurePanel:
-    """One drawing of a figure.
-
-    Args:
-        title: what is drawn.
-        svg: without a size of its own.
-        alt: describes it for those who cannot see it.
-    """
+    """One drawing of a figure: an SVG without a size of its own, and a description for those who cannot see it."""
 
     title: str
     svg: str
@@ -130,7 +120,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure of the page, or the reason that there is none.
+    """A figure of the page.
 
     Args:
         title: of the figure.
@@ -138,7 +128,7 @@ class ReportFigure:
         legend: a short piece of each line, as an SVG, by name.
         caption: explains the figure, for any runs.
         observations: what it shows of these runs.
-        absent: why there is none.
+        absent: why it has no panels.
     """
 
     title: str
@@ -157,14 +147,13 @@ def new_panel(height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 def legend_of(settings: Iterable[SettingRuns], styles: LineStyles) -> dict[str, str]:
     """Returns a short piece of each line, as an SVG."""
-    return {line: _swatch(styles[line]) for line in by_line(settings)}
-
-
-def _swatch(style: LineStyle) -> str:
-    figure = Figure(figsize=(0.42, 0.17))
-    figure.add_artist(Line2D([0, 1], [0.5, 0.5], transform=figure.transFigure, **style.line()))
-    figure.add_artist(Line2D([0.5], [0.5], transform=figure.transFigure, **style.markers()))
-    return to_svg(figure)
+    legend = {}
+    for line in by_line(settings):
+        figure = Figure(figsize=(0.42, 0.17))
+        transform, middle = figure.transFigure, [0.5, 0.5, 0.5]
+        figure.add_artist(Line2D([0, 0.5, 1], middle, transform=transform, markevery=[1], **styles[line].settings()))
+        legend[line] = to_svg(figure)
+    return legend
 
 
 def to_svg(figure: Figure) -> str:

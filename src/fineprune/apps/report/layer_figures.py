@@ -43,11 +43,8 @@ def endings(kinds: Sequence[str]) -> list[str]:
 
     def ending(kind: str) -> str:
         words = kind.split(".")
-        for count in range(1, len(words)):
-            short = ".".join(words[-count:])
-            if not any(other != kind and f".{other}".endswith(f".{short}") for other in kinds):
-                return short
-        return kind
+        shorter = [".".join(words[-count:]) for count in range(1, len(words))]
+        return next((end for end in shorter if sum(f".{other}".endswith(f".{end}") for other in kinds) == 1), kind)
 
     return [ending(kind) for kind in kinds]
 
@@ -146,11 +143,7 @@ def _write_numbers(axes: Axes, grid: DensityGrid, shades: PowerNorm) -> None:
 
 def _extreme(setting: SettingRuns) -> str:
     """Returns the sparsest matrix and the densest, with their densities."""
-    layers = sorted(setting.first.layers, key=lambda layer: layer.density)
     grid = density_grid(setting.first.layers)
-
-    def described(layer: Count) -> str:
-        row, column = np.argwhere(grid.densities == layer.density)[0]
-        return f"{percent(layer.density)} ({grid.columns[column]}, layer {grid.rows[row]})"
-
-    return f"{described(layers[0])} to {described(layers[-1])}"
+    densities = [layer.density for layer in setting.first.layers]
+    extremes = [(density, *np.argwhere(grid.densities == density)[0]) for density in (min(densities), max(densities))]
+    return " to ".join(f"{percent(one)} ({grid.columns[column]}, layer {grid.rows[row]})" for one, row, column in extremes)

@@ -24,26 +24,20 @@ def against_density(settings: Sequence[SettingRuns], styles: LineStyles) -> Repo
     pruned = [setting for setting in settings if not setting.dense]
     if not pruned:
         return ReportFigure(title, absent="no run pruned anything")
-    comparisons = [compared for compared in by_comparison(settings) if any(not setting.dense for setting in compared)]
     return ReportFigure(
         title,
-        [_density_panel(compared, metric, styles) for compared in comparisons for metric in shared_metrics(compared)],
+        [
+            _density_panel(compared, metric, styles)
+            for compared in by_comparison(settings)
+            if not all(setting.dense for setting in compared)
+            for metric in shared_metrics(compared)
+        ],
         legend_of(pruned, styles),
         caption=(
             "Each metric against the density of the prunable weights, on a logarithmic scale. Small dots are seeds, large "
-            f"marks their means.{_levels_explained(comparisons)}"
+            "marks their means. Horizontal lines are the dense run, and what the paper takes for little loss from it."
         ),
     )
-
-
-def _levels_explained(comparisons: Sequence[Sequence[SettingRuns]]) -> str:
-    dense = [setting for compared in comparisons if (setting := dense_reference(compared)) is not None]
-    if not dense:
-        return " There is no dense run."
-    directions = {setting.first.greater_is_better for setting in dense if setting.is_measure}
-    words = {True: "95 % of it", False: "it divided by 0.95 (smaller is better there)"}
-    enough = ", or ".join(words[direction] for direction in sorted(directions, reverse=True))
-    return f" The full horizontal line is the dense run{enough and f', the dotted one {enough}'}."
 
 
 def _density_panel(settings: Sequence[SettingRuns], metric: str, styles: LineStyles) -> FigurePanel:
@@ -53,18 +47,14 @@ def _density_panel(settings: Sequence[SettingRuns], metric: str, styles: LineSty
         style, means = styles[line], sorted((setting.density, setting.mean(metric)) for setting in of_line)
         seeds = [(run.density, run.metrics[metric]) for setting in of_line for run in setting.runs]
         axes.plot(*zip(*seeds, strict=True), linestyle="none", marker=".", markersize=3.5, color=style.colour, alpha=0.6)
-        axes.plot(*zip(*means, strict=True), **style.line())
-        axes.plot(*zip(*means, strict=True), **style.markers())
+        axes.plot(*zip(*means, strict=True), **style.settings())
     _density_axis(axes, [setting.level for setting in pruned])
     if dense is not None:
         _dense_levels(axes, dense, metric)
     axes.set_ylabel(metric)
     stated = ", ".join(f"{setting.name} {setting.stated(metric)}" for setting in settings)
-    return FigurePanel(_title(settings[0], metric), to_svg(figure), f"{metric} against density: {stated}.")
-
-
-def _title(setting: SettingRuns, metric: str) -> str:
-    return f"{setting.heading}: {metric}" if setting.heading else metric
+    title = f"{settings[0].heading}: {metric}" if settings[0].heading else metric
+    return FigurePanel(title, to_svg(figure), f"{metric} against density: {stated}.")
 
 
 def _density_axis(axes: Axes, densities: Sequence[float]) -> None:
@@ -94,21 +84,16 @@ def density_ticks(densities: Sequence[float]) -> list[float]:
 
 def _dense_levels(axes: Axes, dense: SettingRuns, metric: str) -> None:
     """Draws the dense metric and, for the metric to compare by, the line of little loss."""
-    value = dense.mean(metric)
-    if not math.isfinite(value):
-        return
-    _horizontal(axes, value, "dense", "-")
-    if metric == dense.first.metric and value > 0:
+    levels = {"dense": (dense.mean(metric), "-")} if math.isfinite(dense.mean(metric)) else {}
+    if metric == dense.first.metric and dense.is_measure:
         if dense.first.greater_is_better:
-            _horizontal(axes, value * LITTLE_LOSS, "95 % of dense", ":")
+            levels["95 % of dense"] = (dense.value * LITTLE_LOSS, ":")
         else:
-            _horizontal(axes, value / LITTLE_LOSS, "dense / 0.95", ":")
-
-
-def _horizontal(axes: Axes, value: float, label: str, linestyle: str) -> None:
-    axes.axhline(value, color=INK, linewidth=0.9, linestyle=linestyle, zorder=1)
-    text = axes.annotate(label, (0, value), (3, 1), ("axes fraction", "data"), "offset points")
-    text.set(va="bottom", fontsize=8, color=INK)
+            levels["dense / 0.95"] = (dense.value / LITTLE_LOSS, ":")
+    for label, (value, linestyle) in levels.items():
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=linestyle, zorder=1)
+        text = axes.annotate(label, (0, value), (3, 1), ("axes fraction", "data"), "offset points")
+        text.set(va="bottom", fontsize=8, color=INK)
 
 
 def scopes(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:

@@ -29,19 +29,12 @@ class Run:
 
     Args:
         name: of its folder, relative to the folder that holds all runs.
-        metrics: of the validation split.
         metric: the name of the metric to compare by.
         model: the model that training started from.
         base: `model`, or where that is another of these runs, the model which that run started from.
-        teacher: the model that it was distilled from.
         pruning: PruningConfig.to_dict without the version; None for a dense run.
-        density: fraction of the prunable weights kept.
-        remaining_weights: the paper's count, see Inspection.
-        whole_model_density: fraction of all parameters that are not zero.
+        density, remaining_weights, whole_model_density: see Inspection.
         layers: a count for each prunable weight.
-        seconds: of training, evaluations included.
-        steps: optimizer steps.
-        date: of its end, as 2026-01-31.
         recipe: the settings of the recipe that are not above; empty for a run without a recipe file.
     """
 

@@ -32,10 +32,9 @@ def verdict(settings: Sequence[SettingRuns]) -> str:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A setting in the table of results: whether it is the first and the best at its density, its share of the dense metric."""
+    """A setting in the table of results: whether it is the best at its density, and its share of the dense metric."""
 
     setting: SettingRuns
-    first: bool
     best: bool
     share: float | None
 
@@ -57,7 +56,7 @@ def result_table(settings: Sequence[SettingRuns]) -> ResultTable:
     by_density = grouped(settings, lambda setting: (not setting.dense, -setting.level))
     for (pruned, _), rivals in sorted(by_density.items()):
         best = _clear_best(rivals) if pruned else None
-        rows += [ResultRow(one, one is rivals[0], one is best, share_of_dense(one, dense)) for one in rivals]
+        rows += [ResultRow(one, one is best, share_of_dense(one, dense)) for one in rivals]
     title = settings[0].heading or settings[0].first.task_name
     return ResultTable(title, shared_metrics(settings), dense is not None, rows, _note(settings, dense, rows))
 
