@@ -61,10 +61,7 @@ class Distillation:
 
         Args:
             task_loss: CE, the student's own loss, a mean over the same examples or tokens.
-            student, teacher, mask: as `teacher_loss` takes them.
-
-        Raises:
-            InvalidInputError: as `divergence`.
+            student, teacher, mask: as `teacher_loss` takes them, which raises the same errors.
         """
         return self.mix(task_loss, self.teacher_loss(student, teacher, mask))
 

@@ -58,10 +58,9 @@ class Prepared:
 
     def longest(self) -> int:
         """Returns the number of tokens of the longest example."""
-        splits = [*self.validation.values(), *([] if self.train is None else [self.train])]
+        splits = [split for split in (self.train, *self.validation.values()) if split is not None]
         lengths = [pyarrow.compute.list_value_length(split.data.column("input_ids")) for split in splits]
-        longest: int = max(pyarrow.compute.max(of_split).as_py() for of_split in lengths)
-        return longest
+        return int(max(pyarrow.compute.max(of_split).as_py() for of_split in lengths))
 
 
 Found = TypeVar("Found")
@@ -179,26 +178,21 @@ class TextTask(Task):
         return {"accuracy": float(accuracy_score(labels, chosen)), "f1_macro": float(f1)}
 
     def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        if not classes:
+            return {"num_labels": 1, "problem_type": "regression"}
         names = dict(enumerate(classes))
         return {"num_labels": len(classes), "id2label": names, "label2id": {name: number for number, name in names.items()}}
 
     def prepare(
         self, train: Any | None, validation: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Prepared:
-        encoded = {name: encode(examples, tokenizer, max_length) for name, examples in validation.items()}
         return Prepared(
+            validation={name: encode(examples, tokenizer, max_length) for name, examples in validation.items()},
             train=None if train is None else encode(train, tokenizer, max_length),
-            validation=encoded,
             collator=DataCollatorWithPadding(tokenizer),
             metrics=lambda prediction: self.score(np.asarray(prediction.label_ids), np.asarray(prediction.predictions)),
-            reduce=first_output,
+            reduce=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,  # BART's and T5's have more
         )
-
-
-def first_output(outputs: Any, labels: Tensor) -> Tensor:
-    """Returns the logits of a model that may return hidden states after them (as BART's and T5's classifiers)."""
-    logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-    return logits
 
 
 def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:

@@ -1,6 +1,6 @@
 """Causal language modelling on plain text: from .txt files, tables with a column of texts, or a data set on the Hub."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,21 +77,22 @@ class LanguageModelling(DataSource, Task):
             InvalidInputError: for a length below 2 or above the tokenizer's `model_max_length`, and for a text of fewer
                 than 2 tokens.
         """
-        _check_length(max_length, tokenizer)
+        if not 2 <= max_length <= tokenizer.model_max_length:
+            raise InvalidInputError(
+                f"max_length must be from 2 to {tokenizer.model_max_length:,}, the most that this tokenizer's model takes, got "
+                f"{max_length}. Set it within this range."
+            )
+
+        def blocks(documents: list[str], most: int | None) -> datasets.Dataset:
+            found = cut_blocks(join_documents(documents, tokenizer), max_length)
+            return datasets.Dataset.from_dict({"input_ids": first_rows(found, most)})
+
         return Prepared(
-            train=None if train is None else self._dataset(train, tokenizer, max_length, self.max_train_samples),
-            validation={name: self._dataset(documents, tokenizer, max_length, None) for name, documents in validation.items()},
+            train=None if train is None else blocks(train, self.max_train_samples),
+            validation={name: blocks(documents, None) for name, documents in validation.items()},
             collator=collate,
             metrics=perplexity,
             reduce=negative_log_likelihood,
-        )
-
-    @staticmethod
-    def _dataset(
-        documents: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, most: int | None
-    ) -> datasets.Dataset:
-        return datasets.Dataset.from_dict(
-            {"input_ids": first_rows(cut_blocks(join_documents(documents, tokenizer), max_length), most)}
         )
 
     def _documents(self, split: str) -> list[str]:
@@ -103,7 +104,10 @@ class LanguageModelling(DataSource, Task):
         return documents
 
     def _read(self, path: Path) -> list[str]:
-        return [read_text(path)] if path.suffix == ".txt" else self._column(read_table(path), str(path))
+        if path.suffix != ".txt":
+            return self._column(read_table(path), str(path))
+        with reading(path):
+            return [path.read_text(encoding="utf-8-sig")]
 
     def _column(self, columns: dict[str, list[Any]], name: str) -> list[str]:
         if self.text not in columns:
@@ -111,37 +115,16 @@ class LanguageModelling(DataSource, Task):
         return as_texts(columns[self.text], self.text, name)
 
 
-def read_text(path: Path) -> str:
-    """Reads a text file. Raises InvalidInputError if it is missing or not UTF-8."""
-    with reading(path):
-        return path.read_text(encoding="utf-8-sig")
-
-
-def _check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not 2 <= max_length <= tokenizer.model_max_length:
-        raise InvalidInputError(
-            f"max_length must be from 2 to {tokenizer.model_max_length:,}, the most that this tokenizer's model takes, got "
-            f"{max_length}. Set it within this range."
-        )
-
-
 def join_documents(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Returns the token ids of all documents, joined by an end-of-text token where the tokenizer has one."""
     end, arrays = tokenizer.eos_token_id, list[np.ndarray]()
-    for tokens in _encoded(documents, tokenizer):
-        if arrays and end is not None and arrays[-1][-1] != end:  # a few tokenizers end every text with it themselves
-            arrays.append(np.array([end]))
-        arrays.append(tokens)
-    return np.concatenate(arrays) if arrays else np.array([], dtype=np.int64)
-
-
-def _encoded(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    """Yields the token ids of each document, with the special tokens that the tokenizer adds by itself."""
     for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
         chunk = list(documents[start : start + DOCUMENTS_AT_ONCE])
-        for tokens in tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]:
-            if tokens:
-                yield np.array(tokens)
+        for tokens in filter(None, tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]):
+            if arrays and end is not None and arrays[-1][-1] != end:  # a few tokenizers end every text with it themselves
+                arrays.append(np.array([end]))
+            arrays.append(np.array(tokens))
+    return np.concatenate(arrays) if arrays else np.array([], dtype=np.int64)
 
 
 def cut_blocks(tokens: np.ndarray, length: int) -> list[np.ndarray]:
@@ -180,12 +163,11 @@ def negative_log_likelihood(logits: Tensor | tuple[Tensor, ...], labels: Tensor)
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
     chunks = (torch.split(each, POSITIONS_AT_ONCE, dim=1) for each in (logits[:, :-1], labels[:, 1:]))
-    losses = [_cross_entropy(*chunk).sum(1) for chunk in zip(*chunks, strict=True)]
+    losses = [
+        functional.cross_entropy(of_chunk.float().transpose(1, 2), targets, reduction="none").sum(1)  # IGNORED by default
+        for of_chunk, targets in zip(*chunks, strict=True)
+    ]
     return torch.stack([torch.stack(losses).sum(0), (labels[:, 1:] != IGNORED).sum(1).float()], dim=1)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
 
 
 def perplexity(prediction: EvalPrediction) -> dict[str, float]:

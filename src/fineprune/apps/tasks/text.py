@@ -125,9 +125,6 @@ class TextRegression(LabelledTexts):
         """Returns Pearson's and Spearman's correlation of the outputs with the labels."""
         return correlations(labels, outputs)
 
-    def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        return {"num_labels": 1, "problem_type": "regression"}
-
     def load(self) -> Splits:
         """Reads both splits."""
         name, columns = self.read("train")
