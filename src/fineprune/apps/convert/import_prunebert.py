@@ -72,17 +72,13 @@ def _hard_concrete(scores: Tensor, _: float) -> Tensor:
     return (torch.sigmoid(scores) * (high - low) + low).clamp(0.0, 1.0)
 
 
-def _is_density(threshold: float) -> bool:
-    return 0 < threshold <= 1
-
-
 DENSITY = "the fraction of the weights kept, above 0 and at most 1, so 0.15 for 15 %"
 CUT = "the cut above which a score is kept, any finite number"
 TAU = "the cut tau above which sigmoid(score) is kept, from 0 to below 1, 0.1 in the paper"
 
 METHODS = {
-    "magnitude": PrunebertMethod(lambda W, v: _highest(W.abs(), v), DENSITY, _is_density, scored=False),
-    "topK": PrunebertMethod(_highest, DENSITY, _is_density),
+    "magnitude": PrunebertMethod(lambda W, v: _highest(W.abs(), v), DENSITY, lambda v: 0 < v <= 1, scored=False),
+    "topK": PrunebertMethod(_highest, DENSITY, lambda v: 0 < v <= 1),
     "threshold": PrunebertMethod(lambda S, cut: _above(S, cut, S), CUT),
     "sigmoied_threshold": PrunebertMethod(lambda S, tau: _above(torch.sigmoid(S), tau, S), TAU, lambda tau: 0 <= tau < 1),
     "l0": PrunebertMethod(_hard_concrete),

@@ -58,7 +58,7 @@ def result_table(settings: Sequence[SettingRuns]) -> ResultTable:
         best = _clear_best(rivals) if pruned else None
         rows += [ResultRow(one, one is best, share_of_dense(one, dense)) for one in rivals]
     title = settings[0].heading or settings[0].first.task_name
-    return ResultTable(title, shared_metrics(settings), dense is not None, rows, _note(settings, dense, rows))
+    return ResultTable(title, shared_metrics(settings), dense is not None, rows, _note(dense))
 
 
 def _clear_best(rivals: Sequence[SettingRuns]) -> SettingRuns | None:
@@ -67,16 +67,14 @@ def _clear_best(rivals: Sequence[SettingRuns]) -> SettingRuns | None:
     return None if second is None or first is None or decimal(first.value) == decimal(second.value) else first
 
 
-def _note(settings: Sequence[SettingRuns], dense: SettingRuns | None, rows: Sequence[ResultRow]) -> str:
+def _note(dense: SettingRuns | None) -> str:
     """Explains the columns."""
-    metric, sentences = settings[0].first.metric, []
-    if any(len(setting.runs) > 1 for setting in settings):
-        sentences.append("Mean ± standard deviation over the seeds.")
+    share = ""
     if dense is not None:
-        smaller = f"dense {metric} / {metric}, since smaller is better"
-        several = f", against the best of the dense settings ({dense.line})" if sum(one.dense for one in settings) > 1 else ""
-        sentences.append(f"% of dense: of {metric if dense.first.greater_is_better else smaller}{several}.")
-    if any(row.best for row in rows):
-        sentences.append("Bold: the best at its density.")
-    sentences.append("Remaining: the kept share of the transformer blocks, as the paper counts.")
-    return " ".join([*sentences, "Whole model: of all its parameters."])
+        metric = dense.first.metric
+        of = metric if dense.first.greater_is_better else f"dense {metric} / {metric}, since smaller is better"
+        share = f" % of dense: of {of}, against the best dense setting."
+    return (
+        f"Mean ± standard deviation over the seeds.{share} Bold: the best at its density. Remaining: the kept share of the "
+        "transformer blocks, as the paper counts. Whole model: of all its parameters."
+    )

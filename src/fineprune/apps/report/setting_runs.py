@@ -64,18 +64,16 @@ class SettingRuns:
         return None if self.first.pruning is None else self.first.pruning["density"]
 
     @property
-    def missed(self) -> bool:
-        """Whether the density is not the one asked for."""
-        return self.target_density is not None and abs(self.density - self.target_density) > REACHED * self.target_density
-
-    @property
     def level(self) -> float:
         """The density to compare at: the one asked for if it was reached, otherwise the mean, to two digits."""
-        return float(f"{self.density:.2g}") if self.target_density is None or self.missed else self.target_density
+        target = self.target_density
+        reached = target is not None and abs(self.density - target) <= REACHED * target
+        return target if target is not None and reached else float(f"{self.density:.2g}")
 
     @property
     def name(self) -> str:
-        target = f" ({percent(self.target_density)} asked for)" if self.target_density is not None and self.missed else ""
+        missed = self.target_density not in (None, self.level)
+        target = f" ({percent(self.target_density)} asked for)" if missed else ""
         return self.line if self.dense else f"{self.line}, {percent(self.level)}{target}"
 
     @property

@@ -93,18 +93,17 @@ def _answers(entry: dict[str, Any], where: str) -> tuple[Answer, ...]:
 
 def check_answer_places(rows: Sequence[Question], name: str) -> None:
     """Raises InvalidInputError, naming the first, for training answers that are blank, or not where they should start."""
-    misplaced = [row for row in rows if row.answers and not _is_placed(row.context, *row.answers[0])]
-    if misplaced:
+
+    def is_placed(context: str, text: str, start: int) -> bool:
+        return bool(text.strip()) and start >= 0 and context.startswith(text, start)
+
+    if misplaced := [row for row in rows if row.answers and not is_placed(row.context, *row.answers[0])]:
         text, start = misplaced[0].answers[0]
         raise InvalidInputError(
             f"The answers to {len(misplaced)} of {len(rows)} questions of {name} are blank or not where answer_start says. The "
             f"first: question {misplaced[0].id!r}, the answer {text!r} at character {start}. Correct them, or leave the "
             "questions out."
         )
-
-
-def _is_placed(context: str, text: str, start: int) -> bool:
-    return bool(text.strip()) and start >= 0 and context.startswith(text, start)
 
 
 KINDS = {str: "a text", list: "a list", int: "a whole number"}
