@@ -32,7 +32,7 @@ MASKED_BERT_SETTINGS = ("pruning_method", "mask_init", "mask_scale")
 """Settings that a masked BERT's config has, and a BERT's has not."""
 
 MATRIX = re.compile(r"(.+\.)?encoder\.layer\.\d+\..+\.weight")
-"""Names of the weights inside the blocks. Those with two dimensions are the linear layers."""
+"""The names of weights inside the blocks. Those with two dimensions are the linear layers."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -63,7 +63,7 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Sets matplotlib's style. Inside, a character that its own font lacks is no warning: the browser draws the text."""
+    """Sets matplotlib's style. Inside, a character that its own font lacks is no warning: the browser renders the text."""
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         mpl.rcdefaults()  # not the user's own style: captions and alt texts describe this one

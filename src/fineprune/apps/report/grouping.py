@@ -61,7 +61,7 @@ def group(runs: Iterable[Run]) -> list[SettingRuns]:
 
 
 def _headings(firsts: Sequence[Run]) -> list[str]:
-    """Names comparisons, given a run of each: nothing for a single one, the base model where there are several of those."""
+    """Returns a name for each comparison, given a run of each: nothing for a single one, the base model where there are several of those."""
     if len(firsts) == 1:
         return [""]
     several = len({run.base for run in firsts}) > 1
@@ -99,7 +99,7 @@ def _text(value: Any) -> str:
 
 
 def _differing(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Names the choices that distinguish lines; a class without its own settings, where that is enough."""
+    """Returns the choices that distinguish lines; a class without its own settings, where that is enough."""
     names = dict.fromkeys(name for chosen in lines for name in chosen)
     differing = [name for name in names if len({_text(chosen.get(name)) for chosen in lines}) > 1]
     broad = [name for name in differing if name.rpartition(".")[0] not in differing]

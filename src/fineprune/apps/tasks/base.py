@@ -128,7 +128,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, the one to compare models by first, the losses last."""
+        """The metrics by name, the one to compare models by first, the losses last."""
 
     @abstractmethod
     def load(self) -> Splits:
