@@ -61,7 +61,7 @@ def group(runs: Iterable[Run]) -> list[SettingRuns]:
 
 
 def _headings(firsts: Sequence[Run]) -> list[str]:
-    """Returns a name for each comparison, given a run of each: nothing for a single one, the base model where there are several of those."""
+    """Returns the headings of comparisons, given a run of each: empty for a single one, with the base model if that differs."""
     if len(firsts) == 1:
         return [""]
     several = len({run.base for run in firsts}) > 1
