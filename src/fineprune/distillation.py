@@ -61,10 +61,7 @@ class Distillation:
 
         Args:
             task_loss: CE, the student's own loss, a mean over the same examples or tokens.
-            student, teacher, mask: as `teacher_loss` takes them.
-
-        Raises:
-            InvalidInputError: as `divergence`.
+            student, teacher, mask: as `teacher_loss` takes them, which raises the same errors.
         """
         return self.mix(task_loss, self.teacher_loss(student, teacher, mask))
 
@@ -82,7 +79,7 @@ class Distillation:
         Raises:
             InvalidInputError: for different numbers of tensors, and as `divergence`.
         """
-        students, teachers = _as_sequence(student), _as_sequence(teacher)
+        students, teachers = ([one] if isinstance(one, Tensor) else one for one in (student, teacher))
         if len(students) != len(teachers):
             raise InvalidInputError(
                 f"The student gave {len(students)} tensors of logits and the teacher {len(teachers)}. "
@@ -116,7 +113,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask:
         InvalidInputError: for logits of other shapes or of one class, or a mask of another shape.
     """
     _check_shapes(student, teacher, mask)
-    log_p, log_q = (functional.log_softmax(_upcast(z) / temperature, dim=-1) for z in (teacher.detach(), student))
+    logits = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (teacher.detach(), student))
+    log_p, log_q = (functional.log_softmax(z / temperature, dim=-1) for z in logits)
     log_p = log_p.to(log_q.device)
     p = log_p.exp()
     kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
@@ -133,15 +131,6 @@ def labelled(labels: Tensor) -> Tensor:
 def next_labelled(labels: Tensor) -> Tensor:
     """Returns where the *next* label counts: the mask of causal LMs, in which position t predicts token t + 1."""
     return functional.pad(labelled(labels)[..., 1:], (0, 1), value=False)
-
-
-def _as_sequence(logits: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    return [logits] if isinstance(logits, Tensor) else logits
-
-
-def _upcast(logits: Tensor) -> Tensor:
-    """Half precision is too coarse for a difference of logarithms."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _check_shapes(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:

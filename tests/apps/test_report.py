@@ -386,9 +386,9 @@ def test_a_grid_holds_each_density_once_and_names_its_stacks() -> None:
 def test_figures_state_measured_values(sweep: Path) -> None:
     found = grouping.group(result_files.find_runs([str(sweep)]))
     with drawing.plot_style():
-        styles = drawing.line_styles(found)
-        scatter, histogram, scored = weight_figures.figures(found, styles)
-        heat = layer_figures.layer_densities(found)
+        shown = setting_runs.shown_settings(found)
+        scatter, histogram, scored = weight_figures.figures(shown, drawing.line_styles(found))
+        heat = layer_figures.layer_densities(shown)
     magnitude = draw_weights(Magnitude(), 0.1)
     smallest = min(float(weight[weight != 0].abs().min()) for weight in magnitude.weights.values())
     said = histogram.observations[0].text.replace("\N{NO-BREAK SPACE}", " ")
@@ -507,11 +507,12 @@ def pixels(drawn: str) -> np.ndarray[Any, Any]:
     return picture if "scale(1 -1)" not in drawn else picture[::-1]
 
 
-def test_a_density_not_asked_for_is_decided_by_structure_or_penalty() -> None:
+def test_the_density_asked_for_is_listed() -> None:
     of_few = made(Movement(), pruning=PruningConfig(Movement(), structure=NofM(2, 4)).to_dict())
     penalised = made(L0(), pruning=PruningConfig(L0(penalty=1.0)).to_dict())
-    asked = [provenance.shared_and_differing([run])[0]["density asked for"] for run in (of_few, penalised, made(Movement()))]
-    assert asked == ["by the structure", "by the penalty", "10\N{NO-BREAK SPACE}%"]
+    asked = [provenance.shared_and_differing([run])[0].get("density") for run in (of_few, penalised, made(Movement()))]
+    assert asked == [None, None, "0.1"]
+    assert provenance.run_cells(penalised, ["density", "seed"])[:2] == ["–", "0"]
 
 
 @pytest.mark.parametrize(("value", "stated"), [(0.0, "0.0000"), (-0.02, "-0.0200"), (math.nan, "nan"), (math.inf, "inf")])
@@ -525,7 +526,10 @@ def test_of_a_dense_figure_that_is_no_measure_no_share_is_taken(value: float, st
         f"The dense accuracy is {stated}, so that no share of it can be taken. The best pruned setting is {best}."
     )
     with drawing.plot_style():
-        assert "dotted" not in metric_figures.against_density(found, drawing.line_styles(found)).caption
+        (drawn,) = metric_figures.against_density(found, drawing.line_styles(found)).panels
+    assert ">dense<" in drawn.svg or not math.isfinite(value)
+    assert ">95 % of dense<" not in drawn.svg
+    assert ">dense / 0.95<" not in drawn.svg
 
 
 def test_the_verdict_is_the_sparsest_that_keeps_nearly_all(sweep: Path) -> None:
@@ -694,7 +698,8 @@ def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:
     text = Reader(report.write([str(tmp_path / "runs")], str(tmp_path / "r.html")).read_text(encoding="utf-8")).text
     assert "120.0 %" in text
     assert "83.3 %" in text
-    assert "95 % of it, or it divided by 0.95 (smaller is better there)" in text
+    assert "95 % of dense" in text
+    assert "dense / 0.95" in text
     assert "a.csv: loss" in text
     assert "b.csv: loss" in text
 

@@ -134,12 +134,12 @@ def write(path: Path, content: object) -> Path:
 
 
 def files(folder: Path, questions: list[dict[str, object]], predictions: object) -> tuple[Path, Path]:
-    data = {"data": [{"paragraphs": [{"qas": [question]}]} for question in questions]}
+    data = {"data": [{"paragraphs": [{"context": "", "qas": [question]}]} for question in questions]}
     return write(folder / "data.json", data), write(folder / "predictions.json", predictions)
 
 
 def question(name: str, *golds: str, **more: object) -> dict[str, object]:
-    return {"id": name, "answers": [{"text": gold} for gold in golds], **more}
+    return {"id": name, "question": "", "answers": [{"text": gold} for gold in golds], **more}
 
 
 def test_scores_files(tmp_path: Path) -> None:

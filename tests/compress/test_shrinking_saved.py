@@ -524,12 +524,12 @@ def test_the_command_copies_what_lies_beside(model_folder: Path, tmp_path: Path)
     outcome = shrink_folder(str(source), str(tmp_path / "smaller"))
     names = {path.name for path in (tmp_path / "smaller").iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.yaml"}
-    assert outcome.before.heads == 4
-    assert outcome.after.heads < 4
-    assert outcome.before.neurons == 128
-    assert outcome.after.neurons < 128
-    assert outcome.before.parameters > outcome.after.parameters
-    assert outcome.bytes_before > outcome.bytes_after > 4 * outcome.after.parameters
+    assert outcome.before["heads"] == 4
+    assert outcome.after["heads"] < 4
+    assert outcome.before["neurons"] == 128
+    assert outcome.after["neurons"] < 128
+    assert outcome.before["parameters"] > outcome.after["parameters"]
+    assert outcome.before["bytes of the weights"] > outcome.after["bytes of the weights"] > 4 * outcome.after["parameters"]
 
 
 def test_a_class_that_transformers_lacks_is_not_replaced_by_half_a_model(tmp_path: Path) -> None:

@@ -24,17 +24,15 @@ from ...files import check_free, check_safetensors, new_folder
 from ...selection.scopes import keep_local
 from ...selection.topk import keep_highest
 from ..training import model_card
+from .shrink import BESIDE
 
 SAFE, PICKLED, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
-
-TOKENIZER = ("vocab.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
-"""Files of a BERT tokenizer, copied where the old folder holds them."""
 
 MASKED_BERT_SETTINGS = ("pruning_method", "mask_init", "mask_scale")
 """Settings that a masked BERT's config has, and a BERT's has not."""
 
 MATRIX = re.compile(r"(.+\.)?encoder\.layer\.\d+\..+\.weight")
-"""Names of the weights inside the blocks. Those with two dimensions are the linear layers."""
+"""The names of weights inside the blocks. Those with two dimensions are the linear layers."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -74,17 +72,13 @@ def _hard_concrete(scores: Tensor, _: float) -> Tensor:
     return (torch.sigmoid(scores) * (high - low) + low).clamp(0.0, 1.0)
 
 
-def _is_density(threshold: float) -> bool:
-    return 0 < threshold <= 1
-
-
 DENSITY = "the fraction of the weights kept, above 0 and at most 1, so 0.15 for 15 %"
 CUT = "the cut above which a score is kept, any finite number"
 TAU = "the cut tau above which sigmoid(score) is kept, from 0 to below 1, 0.1 in the paper"
 
 METHODS = {
-    "magnitude": PrunebertMethod(lambda W, v: _highest(W.abs(), v), DENSITY, _is_density, scored=False),
-    "topK": PrunebertMethod(_highest, DENSITY, _is_density),
+    "magnitude": PrunebertMethod(lambda W, v: _highest(W.abs(), v), DENSITY, lambda v: 0 < v <= 1, scored=False),
+    "topK": PrunebertMethod(_highest, DENSITY, lambda v: 0 < v <= 1),
     "threshold": PrunebertMethod(lambda S, cut: _above(S, cut, S), CUT),
     "sigmoied_threshold": PrunebertMethod(lambda S, tau: _above(torch.sigmoid(S), tau, S), TAU, lambda tau: 0 <= tau < 1),
     "l0": PrunebertMethod(_hard_concrete),
@@ -124,7 +118,7 @@ def convert(source: str | Path, target: str | Path, method: str | None = None, t
         safetensors.torch.save_file(weights, temporary / SAFE, metadata={"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (temporary / model_card.FILE).write_text(card, encoding="utf-8")
-        for name in TOKENIZER:
+        for name in BESIDE:
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)
 

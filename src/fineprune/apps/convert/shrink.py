@@ -23,52 +23,28 @@ BESIDE = (
 """Files of a tokenizer or a processor, and the recipe of the run, which `fineprune evaluate` reads."""
 
 
-@dataclass(frozen=True)
-class ModelSizes:
-    """How large a model is.
-
-    Args:
-        parameters: numbers in it, tied ones once.
-        heads: query heads, in all attentions.
-        neurons: in all feed-forward layers.
-    """
-
-    parameters: int
-    heads: int
-    neurons: int
-
-
-def model_sizes(model: nn.Module) -> ModelSizes:
-    """Counts the parameters, heads and neurons of a model of a known architecture."""
+def _sizes(model: nn.Module, folder: Path) -> dict[str, int]:
+    """Counts what a model has: its parameters (tied ones once), bytes on the disk, query heads and feed-forward neurons."""
     found, weights = find_blocks(model), Weights(model)
-    return ModelSizes(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        heads=sum(attention.heads for block in found for attention in block.attentions),
-        neurons=sum(weights.matrix(block.feed_forward.second).shape[1] for block in found),
-    )
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "bytes of the weights": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "heads": sum(attention.heads for block in found for attention in block.attentions),
+        "neurons": sum(weights.matrix(block.feed_forward.second).shape[1] for block in found),
+    }
 
 
 @dataclass(frozen=True)
 class ShrinkResult:
-    """The sizes of a model before and after, and the bytes of its tensors on the disk."""
+    """The sizes of a model before and after, by their names."""
 
-    before: ModelSizes
-    after: ModelSizes
-    bytes_before: int
-    bytes_after: int
+    before: dict[str, int]
+    after: dict[str, int]
 
     def rows(self) -> Sequence[Sequence[str]]:
         """Returns the cells of a table: the measure, before, after, and the share that is left."""
-        pairs = {
-            "parameters": (self.before.parameters, self.after.parameters),
-            "bytes of the weights": (self.bytes_before, self.bytes_after),
-            "heads": (self.before.heads, self.after.heads),
-            "neurons": (self.before.neurons, self.after.neurons),
-        }
-        return [
-            (name, f"{before:,}", f"{after:,}", f"{after / before:.4f}" if before else "")
-            for name, (before, after) in pairs.items()
-        ]
+        pairs = [(name, before, self.after[name]) for name, before in self.before.items()]
+        return [(name, f"{before:,}", f"{after:,}", f"{after / before:.4f}" if before else "") for name, before, after in pairs]
 
 
 def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> ShrinkResult:
@@ -93,12 +69,8 @@ def shrink_folder(folder: str, new_folder: str, multiple: int = 1) -> ShrinkResu
         )
     source = folder_of(folder)
     save(smaller, new_folder, [source / name for name in BESIDE if (source / name).is_file()])
-    return ShrinkResult(model_sizes(model), model_sizes(smaller), _bytes(source), _bytes(Path(new_folder)))
+    return ShrinkResult(_sizes(model, source), _sizes(smaller, Path(new_folder)))
 
 
 def _shapes(model: nn.Module) -> dict[str, Sequence[int]]:
     return {name: tensor.shape for name, tensor in Weights(model).tensors.items()}
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -4,12 +4,12 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
 from ...errors import require
-from .setting_runs import SettingRuns, by_line, grouped
+from .setting_runs import SettingRuns, by_line
 
 require("report", "matplotlib", "jinja2")
 
@@ -63,7 +63,7 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Sets matplotlib's style. Inside, a character that its own font lacks is no warning: the browser draws the text."""
+    """Sets matplotlib's style. Inside, a character that its own font lacks is no warning: the browser renders the text."""
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         mpl.rcdefaults()  # not the user's own style: captions and alt texts describe this one
@@ -80,14 +80,10 @@ class LineStyle:
     hollow: bool
     dashed: bool
 
-    def line(self) -> dict[str, Any]:
-        """Returns matplotlib's settings of a line without markers."""
-        return {"color": self.colour, "linestyle": (0, (4, 2)) if self.dashed else "-"}
-
-    def markers(self) -> dict[str, Any]:
-        """Returns matplotlib's settings of markers without a line."""
-        face = "white" if self.hollow else self.colour
-        return {"linestyle": "none", "marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
+    def settings(self) -> dict[str, Any]:
+        """Returns matplotlib's settings of the line and its markers."""
+        line = {"color": self.colour, "linestyle": (0, (4, 2)) if self.dashed else "-", "marker": self.marker}
+        return {**line, "markerfacecolor": "white" if self.hollow else self.colour}
 
 
 LineStyles = dict[str, LineStyle]
@@ -96,28 +92,18 @@ LineStyles = dict[str, LineStyle]
 
 def line_styles(settings: Iterable[SettingRuns]) -> LineStyles:
     """Gives every line a style of its own, the same in each comparison."""
-    firsts = {line: of_line[0] for line, of_line in by_line(settings).items()}
-    return {
-        line: replace(style, marker=(style.marker + FURTHER_MARKERS)[number % (1 + len(FURTHER_MARKERS))])
-        for style, alike in grouped(firsts, lambda line: _method_style(firsts[line])).items()
-        for number, line in enumerate(alike)
-    }
-
-
-def _method_style(setting: SettingRuns) -> LineStyle:
-    colour, marker = COLOURS.get(setting.first.method, OTHER)
-    return LineStyle(colour, marker, setting.first.scope not in (None, "local"), setting.first.teacher is not None)
+    styles: LineStyles = {}
+    for line, (setting, *_) in by_line(settings).items():
+        colour, own = COLOURS.get(setting.first.method, OTHER)
+        hollow, dashed = setting.first.scope not in (None, "local"), setting.first.teacher is not None
+        alike = [LineStyle(colour, marker, hollow, dashed) for marker in own + FURTHER_MARKERS]
+        styles[line] = next((style for style in alike if style not in styles.values()), alike[0])
+    return styles
 
 
 @dataclass(frozen=True)
 class FigurePanel:
-    """One drawing of a figure.
-
-    Args:
-        title: what is drawn.
-        svg: without a size of its own.
-        alt: describes it for those who cannot see it.
-    """
+    """One drawing of a figure: an SVG without a size of its own, and a description for those who cannot see it."""
 
     title: str
     svg: str
@@ -134,7 +120,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure of the page, or the reason that there is none.
+    """A figure of the page.
 
     Args:
         title: of the figure.
@@ -142,7 +128,7 @@ class ReportFigure:
         legend: a short piece of each line, as an SVG, by name.
         caption: explains the figure, for any runs.
         observations: what it shows of these runs.
-        absent: why there is none.
+        absent: why it has no panels.
     """
 
     title: str
@@ -151,10 +137,6 @@ class ReportFigure:
     caption: str = ""
     observations: Sequence[Observation] = ()
     absent: str = ""
-
-    def headed(self, heading: str) -> "ReportFigure":
-        """Returns the figure with the comparison that it shows in its title, where there are several."""
-        return replace(self, title=f"{self.title}: {heading}") if heading else self
 
 
 def new_panel(height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -165,14 +147,13 @@ def new_panel(height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 def legend_of(settings: Iterable[SettingRuns], styles: LineStyles) -> dict[str, str]:
     """Returns a short piece of each line, as an SVG."""
-    return {line: _swatch(styles[line]) for line in by_line(settings)}
-
-
-def _swatch(style: LineStyle) -> str:
-    figure = Figure(figsize=(0.42, 0.17))
-    figure.add_artist(Line2D([0, 1], [0.5, 0.5], transform=figure.transFigure, **style.line()))
-    figure.add_artist(Line2D([0.5], [0.5], transform=figure.transFigure, **style.markers()))
-    return to_svg(figure)
+    legend = {}
+    for line in by_line(settings):
+        figure = Figure(figsize=(0.42, 0.17))
+        transform, middle = figure.transFigure, [0.5, 0.5, 0.5]
+        figure.add_artist(Line2D([0, 0.5, 1], middle, transform=transform, markevery=[1], **styles[line].settings()))
+        legend[line] = to_svg(figure)
+    return legend
 
 
 def to_svg(figure: Figure) -> str:

@@ -16,9 +16,9 @@ def decimal(value: float, beside: float | None = None) -> str:
     return f"{value:.2f}" if size < 1000 else f"{value:,.0f}"
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float | None) -> str:
     """Returns `3 %`, `0.15 %` or `97.6 %`: three digits at most, and a space that does not break."""
-    return f"{100 * fraction:.3g}{SPACE}%"
+    return "–" if fraction is None else f"{100 * fraction:.3g}{SPACE}%"
 
 
 def duration(seconds: float | None) -> str:

@@ -1,6 +1,7 @@
 """Groups runs by setting, and names each setting by its difference from the others."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,27 +49,24 @@ def group(runs: Iterable[Run]) -> list[SettingRuns]:
     """
     comparisons = sorted(grouped(runs, lambda run: run.comparison).values(), key=len, reverse=True)
     headings = _headings([compared[0] for compared in comparisons])
-    return [
-        setting
-        for heading, compared in zip(headings, comparisons, strict=True)
-        for setting in sorted(_settings(compared, heading), key=_position)
-    ]
+    settings = []
+    for heading, compared in zip(headings, comparisons, strict=True):
+        of_comparison = [
+            SettingRuns(tuple(sorted(alike, key=lambda run: run.seed)), line, heading)
+            for line, of_line in _lines(compared)
+            for alike in grouped(of_line, lambda run: _text(choices(run))).values()
+        ]
+        settings += sorted(of_comparison, key=_position)
+    return settings
 
 
 def _headings(firsts: Sequence[Run]) -> list[str]:
-    """Names comparisons, given a run of each: nothing for a single one, the base model where there are several of those."""
+    """Returns the headings of comparisons, given a run of each: empty for a single one, with the base model if that differs."""
     if len(firsts) == 1:
         return [""]
     several = len({run.base for run in firsts}) > 1
     bases = ["/".join(Path(run.base).parts[-2:]) for run in firsts]
     return [f"{run.task_name}{f' from {base}' if several else ''}" for run, base in zip(firsts, bases, strict=True)]
-
-
-def _settings(runs: list[Run], heading: str) -> Iterator[SettingRuns]:
-    """Yields the settings of a comparison."""
-    for line, of_line in _lines(runs):
-        for alike in grouped(of_line, lambda run: _text(choices(run))).values():
-            yield SettingRuns(tuple(sorted(alike, key=lambda run: run.seed)), line, heading)
 
 
 def _position(setting: SettingRuns) -> tuple[Any, ...]:
@@ -80,7 +78,7 @@ def _position(setting: SettingRuns) -> tuple[Any, ...]:
 def _lines(runs: list[Run]) -> Iterator[tuple[str, list[Run]]]:
     """Yields the name and the runs of each line; where two names would be the same, their differences are added."""
     for name, alike in grouped(runs, _line_name).items():
-        lines = grouped(alike, _line_choices)
+        lines = grouped(alike, lambda run: _text({key: one for key, one in choices(run).items() if key not in DENSITIES}))
         differing = _differing([json.loads(line) for line in lines])
         for line, of_line in lines.items():
             chosen = json.loads(line)
@@ -96,16 +94,12 @@ def _line_name(run: Run) -> str:
     return ", ".join(name if run.teacher is None else [*name, "distilled"])
 
 
-def _line_choices(run: Run) -> str:
-    return _text({key: value for key, value in choices(run).items() if key not in DENSITIES})
-
-
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def _differing(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Names the choices that distinguish lines; a class without its own settings, where that is enough."""
+    """Returns the choices that distinguish lines; a class without its own settings, where that is enough."""
     names = dict.fromkeys(name for chosen in lines for name in chosen)
     differing = [name for name in names if len({_text(chosen.get(name)) for chosen in lines}) > 1]
     broad = [name for name in differing if name.rpartition(".")[0] not in differing]
@@ -115,6 +109,4 @@ def _differing(lines: Sequence[dict[str, Any]]) -> list[str]:
 
 def _short(name: str) -> str:
     """Returns `score lr` for `pruning.method.score_lr`."""
-    for prefix in ("pruning.", "method.", "training."):
-        name = name.removeprefix(prefix)
-    return name.replace(".", " ").replace("_", " ")
+    return re.sub(r"^(pruning\.)?(method\.)?(training\.)?", "", name).replace(".", " ").replace("_", " ")

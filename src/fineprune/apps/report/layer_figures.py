@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from ...models.inspection import Count
 from .drawing import FigurePanel, Observation, ReportFigure, new_panel, to_svg
 from .formats import percent
 from .result_files import Run
-from .setting_runs import SettingRuns, shown_settings
+from .setting_runs import SettingRuns
 
 EVEN = 0.05
 """Relative difference between the densities of a run's matrices up to which they count as the same."""
@@ -22,14 +23,8 @@ MOST_WITH_NUMBERS = 12
 """Columns of a heat map up to which its cells can hold a number."""
 
 
-@dataclass(frozen=True)
-class MatrixPosition:
-    """The position of a matrix in a model.
-
-    Args:
-        row: the layer's number and the name before it, as `encoder.layer` and 3; no number outside the layers.
-        kind: the name inside the layer, the same in every layer.
-    """
+class MatrixPosition(NamedTuple):
+    """The row, as `encoder.layer` and 3 (no number outside the layers), and the name inside a layer, the same in every one."""
 
     row: tuple[str, int | None]
     kind: str
@@ -48,11 +43,8 @@ def endings(kinds: Sequence[str]) -> list[str]:
 
     def ending(kind: str) -> str:
         words = kind.split(".")
-        for count in range(1, len(words)):
-            short = ".".join(words[-count:])
-            if not any(other != kind and f".{other}".endswith(f".{short}") for other in kinds):
-                return short
-        return kind
+        shorter = [".".join(words[-count:]) for count in range(1, len(words))]
+        return next((end for end in shorter if sum(f".{other}".endswith(f".{end}") for other in kinds) == 1), kind)
 
     return [ending(kind) for kind in kinds]
 
@@ -98,15 +90,21 @@ def is_even(run: Run) -> bool:
     return max(densities) - min(densities) <= EVEN * max(densities) + rounding
 
 
-def layer_densities(settings: Sequence[SettingRuns]) -> ReportFigure:
+def layer_densities(shown: Sequence[SettingRuns]) -> ReportFigure:
     """Draws the density of each matrix."""
-    title, shown = "Which matrices keep how much", shown_settings(settings)
+    title = "Which matrices keep how much"
     pruned = [setting for setting in shown if not setting.dense]
     if not pruned:
-        return ReportFigure(title, absent="no run pruned anything").headed(shown[0].heading)
+        return ReportFigure(title, absent="no run pruned anything")
     uneven = [setting for setting in pruned if not is_even(setting.first)]
     drawn = uneven or pruned[:1]
-    shades = _shades(drawn)
+    densest = max((layer.density for setting in drawn for layer in setting.first.layers), default=0.0)
+    shades = PowerNorm(0.5, vmin=0, vmax=densest or 1.0)  # the root, to read sparse runs beside one that kept much
+    even = "; ".join(setting.name for setting in pruned if setting not in uneven)
+    observations = [Observation(f"Every matrix kept the same share: {even}.")] if even else []
+    if uneven:
+        extremes = [(setting.name, _extreme(setting)) for setting in uneven]
+        observations.insert(0, Observation("From the sparsest matrix to the densest:", extremes))
     return ReportFigure(
         title,
         [_heat_map(setting, shades) for setting in drawn],
@@ -115,14 +113,8 @@ def layer_densities(settings: Sequence[SettingRuns]) -> ReportFigure:
             "panels. Where the matrices compete for one budget, this shows where a method finds the most valuable weights; "
             "with local scope each keeps the same share."
         ),
-        observations=[*_extremes(uneven), *_even([setting for setting in pruned if is_even(setting.first)])],
-    ).headed(shown[0].heading)
-
-
-def _shades(settings: Sequence[SettingRuns]) -> PowerNorm:
-    """Maps densities to shades, as the root, so that sparse runs can be read beside one that kept much."""
-    densest = max((layer.density for setting in settings for layer in setting.first.layers), default=0.0)
-    return PowerNorm(0.5, vmin=0, vmax=densest or 1.0)
+        observations=observations,
+    )
 
 
 def _heat_map(setting: SettingRuns, shades: PowerNorm) -> FigurePanel:
@@ -151,21 +143,7 @@ def _write_numbers(axes: Axes, grid: DensityGrid, shades: PowerNorm) -> None:
 
 def _extreme(setting: SettingRuns) -> str:
     """Returns the sparsest matrix and the densest, with their densities."""
-    layers = sorted(setting.first.layers, key=lambda layer: layer.density)
     grid = density_grid(setting.first.layers)
-
-    def described(layer: Count) -> str:
-        row, column = np.argwhere(grid.densities == layer.density)[0]
-        return f"{percent(layer.density)} ({grid.columns[column]}, layer {grid.rows[row]})"
-
-    return f"{described(layers[0])} to {described(layers[-1])}"
-
-
-def _extremes(settings: Sequence[SettingRuns]) -> list[Observation]:
-    values = [(setting.name, _extreme(setting)) for setting in settings]
-    return [Observation("From the sparsest matrix to the densest:", values)] if values else []
-
-
-def _even(settings: Sequence[SettingRuns]) -> list[Observation]:
-    names = "; ".join(setting.name for setting in settings)
-    return [Observation(f"Every matrix kept the same share: {names}.")] if names else []
+    densities = [layer.density for layer in setting.first.layers]
+    extremes = [(density, *np.argwhere(grid.densities == density)[0]) for density in (min(densities), max(densities))]
+    return " to ".join(f"{percent(one)} ({grid.columns[column]}, layer {grid.rows[row]})" for one, row, column in extremes)

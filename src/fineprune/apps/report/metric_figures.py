@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from textwrap import shorten
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .drawing import GREY, INK, FigurePanel, LineStyles, ReportFigure, legend_of, new_panel, to_svg
+from .drawing import INK, FigurePanel, LineStyles, ReportFigure, legend_of, new_panel, to_svg
 from .formats import percent
 from .grouping import choices
 from .setting_runs import LITTLE_LOSS, SettingRuns, by_comparison, by_line, dense_reference, grouped, shared_metrics
@@ -19,37 +18,26 @@ MOST_NUMBERS = 6
 """Densities that can be read side by side below a panel."""
 
 
-def figures(settings: Sequence[SettingRuns], styles: LineStyles) -> list[ReportFigure]:
-    """Returns the two figures of metrics."""
-    return [against_density(settings, styles), scopes(settings, styles)]
-
-
 def against_density(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
     """Draws every metric against the density, a line for each line of settings."""
     title = "What each density costs"
     pruned = [setting for setting in settings if not setting.dense]
     if not pruned:
         return ReportFigure(title, absent="no run pruned anything")
-    comparisons = [compared for compared in by_comparison(settings) if any(not setting.dense for setting in compared)]
     return ReportFigure(
         title,
-        [_density_panel(compared, metric, styles) for compared in comparisons for metric in shared_metrics(compared)],
+        [
+            _density_panel(compared, metric, styles)
+            for compared in by_comparison(settings)
+            if not all(setting.dense for setting in compared)
+            for metric in shared_metrics(compared)
+        ],
         legend_of(pruned, styles),
         caption=(
             "Each metric against the density of the prunable weights, on a logarithmic scale. Small dots are seeds, large "
-            f"marks their means.{_levels_explained(comparisons)}"
+            "marks their means. Horizontal lines are the dense run, and what the paper takes for little loss from it."
         ),
     )
-
-
-def _levels_explained(comparisons: Sequence[Sequence[SettingRuns]]) -> str:
-    dense = [setting for compared in comparisons if (setting := dense_reference(compared)) is not None]
-    if not dense:
-        return " There is no dense run."
-    directions = {setting.first.greater_is_better for setting in dense if setting.is_measure}
-    words = {True: "95 % of it", False: "it divided by 0.95 (smaller is better there)"}
-    enough = ", or ".join(words[direction] for direction in sorted(directions, reverse=True))
-    return f" The full horizontal line is the dense run{enough and f', the dotted one {enough}'}."
 
 
 def _density_panel(settings: Sequence[SettingRuns], metric: str, styles: LineStyles) -> FigurePanel:
@@ -59,18 +47,14 @@ def _density_panel(settings: Sequence[SettingRuns], metric: str, styles: LineSty
         style, means = styles[line], sorted((setting.density, setting.mean(metric)) for setting in of_line)
         seeds = [(run.density, run.metrics[metric]) for setting in of_line for run in setting.runs]
         axes.plot(*zip(*seeds, strict=True), linestyle="none", marker=".", markersize=3.5, color=style.colour, alpha=0.6)
-        axes.plot(*zip(*means, strict=True), **style.line())
-        axes.plot(*zip(*means, strict=True), **style.markers())
+        axes.plot(*zip(*means, strict=True), **style.settings())
     _density_axis(axes, [setting.level for setting in pruned])
     if dense is not None:
         _dense_levels(axes, dense, metric)
     axes.set_ylabel(metric)
     stated = ", ".join(f"{setting.name} {setting.stated(metric)}" for setting in settings)
-    return FigurePanel(_title(settings[0], metric), to_svg(figure), f"{metric} against density: {stated}.")
-
-
-def _title(setting: SettingRuns, metric: str) -> str:
-    return f"{setting.heading}: {metric}" if setting.heading else metric
+    title = f"{settings[0].heading}: {metric}" if settings[0].heading else metric
+    return FigurePanel(title, to_svg(figure), f"{metric} against density: {stated}.")
 
 
 def _density_axis(axes: Axes, densities: Sequence[float]) -> None:
@@ -100,73 +84,35 @@ def density_ticks(densities: Sequence[float]) -> list[float]:
 
 def _dense_levels(axes: Axes, dense: SettingRuns, metric: str) -> None:
     """Draws the dense metric and, for the metric to compare by, the line of little loss."""
-    value = dense.mean(metric)
-    if not math.isfinite(value):
-        return
-    _horizontal(axes, value, "dense", "-")
-    if metric == dense.first.metric and value > 0:
+    levels = {"dense": (dense.mean(metric), "-")} if math.isfinite(dense.mean(metric)) else {}
+    if metric == dense.first.metric and dense.is_measure:
         if dense.first.greater_is_better:
-            _horizontal(axes, value * LITTLE_LOSS, "95 % of dense", ":")
+            levels["95 % of dense"] = (dense.value * LITTLE_LOSS, ":")
         else:
-            _horizontal(axes, value / LITTLE_LOSS, "dense / 0.95", ":")
+            levels["dense / 0.95"] = (dense.value / LITTLE_LOSS, ":")
+    for label, (value, linestyle) in levels.items():
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=linestyle, zorder=1)
+        text = axes.annotate(label, (0, value), (3, 1), ("axes fraction", "data"), "offset points")
+        text.set(va="bottom", fontsize=8, color=INK)
 
 
-def _horizontal(axes: Axes, value: float, label: str, linestyle: str) -> None:
-    axes.axhline(value, color=INK, linewidth=0.9, linestyle=linestyle, zorder=1)
-    text = axes.annotate(label, (0, value), (3, 1), ("axes fraction", "data"), "offset points")
-    text.set(va="bottom", fontsize=8, color=INK)
-
-
-def scope_pairs(settings: Sequence[SettingRuns]) -> list[list[SettingRuns]]:
-    """Returns settings that differ in their scope alone, local first."""
+def scopes(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
+    """Draws the settings that differ in their scope alone."""
+    title = "Local against global scope"
 
     def apart_from_scope(setting: SettingRuns) -> str:
         return repr(sorted((key, value) for key, value in choices(setting.first).items() if "scope" not in key.split(".")))
 
-    scoped = [setting for setting in settings if setting.first.scope is not None]
-    return [
-        sorted(alike, key=lambda setting: setting.first.scope != "local")
-        for alike in grouped(scoped, apart_from_scope).values()
-        if len(alike) > 1
-    ]
-
-
-def scopes(settings: Sequence[SettingRuns], styles: LineStyles) -> ReportFigure:
-    """Draws the effect of the scope, everything else being the same."""
-    title = "Local against global scope"
-    found = [pairs for comparison in by_comparison(settings) if (pairs := scope_pairs(comparison))]
-    if not found:
+    scoped = grouped((setting for setting in settings if setting.first.scope is not None), apart_from_scope).values()
+    pairs = [setting for alike in scoped if len(alike) > 1 for setting in alike]
+    if not pairs:
         return ReportFigure(title, absent="no two settings differ in their scope alone")
     return ReportFigure(
         title,
-        [_scope_panel(pairs, styles) for pairs in found],
-        legend_of([setting for pairs in found for pair in pairs for setting in pair], styles),
+        [_density_panel(compared, compared[0].first.metric, styles) for compared in by_comparison(pairs)],
+        legend_of(pairs, styles),
         caption=(
-            "Pairs of settings that differ in their scope alone. With local scope each matrix keeps the same share of its "
-            "weights (filled marks); otherwise the matrices compete for one budget (hollow marks). Small dots are seeds."
+            "Settings that differ in their scope alone. With local scope each matrix keeps the same share of its weights "
+            "(filled marks); otherwise the matrices compete for one budget (hollow marks). Small dots are seeds."
         ),
     )
-
-
-def _scope_panel(pairs: Sequence[Sequence[SettingRuns]], styles: LineStyles) -> FigurePanel:
-    metric = pairs[0][0].first.metric
-    figure, axes = new_panel(height=0.7 + 0.5 * len(pairs))
-    for row, pair in enumerate(pairs):
-        _draw_pair(axes, row, pair, styles)
-    axes.set(ylim=(len(pairs) - 0.5, -0.75), yticks=[], xlabel=metric)
-    axes.spines["left"].set_visible(False)
-    axes.margins(x=0.08)
-    axes.locator_params(axis="x", nbins=5)
-    axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
-    stated = "; ".join(f"{setting.name}: {setting.stated(metric)}" for pair in pairs for setting in pair)
-    return FigurePanel(_title(pairs[0][0], metric), to_svg(figure), f"{metric} by scope. {stated}.")
-
-
-def _draw_pair(axes: Axes, row: int, pair: Sequence[SettingRuns], styles: LineStyles) -> None:
-    axes.plot([setting.value for setting in pair], [row] * len(pair), color=styles[pair[0].line].colour, linewidth=0.8)
-    name = shorten(pair[0].name, 52, placeholder=" …")
-    axes.text(0.01, row - 0.28, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
-    for setting in pair:
-        markers, seeds = styles[setting.line].markers(), [run.value for run in setting.runs]
-        axes.plot(seeds, [row + 0.2] * len(seeds), **{**markers, "markersize": 3})
-        axes.plot([setting.value], [row], **markers)

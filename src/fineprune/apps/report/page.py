@@ -1,6 +1,7 @@
 """The page: tables and figures of runs in one HTML file that loads nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from ...files import replace_whole
 from ...version import VERSION
 from . import layer_figures, metric_figures, weight_figures
 from .drawing import line_styles, plot_style, with_prefixed_ids
+from .formats import duration, percent
 from .grouping import group
 from .provenance import run_cells, shared_and_differing
-from .result_files import Run, find_runs
+from .result_files import Run, find_runs, missing_trials
 from .results import result_table, verdict
-from .setting_runs import by_comparison
-from .sweeps import missing_trials
+from .setting_runs import by_comparison, shown_settings
 
 require("report", "matplotlib", "jinja2")
 
@@ -44,7 +45,7 @@ def write(runs: list[str], output: str = "report.html", title: str | None = None
     """
     path = Path(output)
     _check_output(path)
-    page = render(find_runs(runs), missing_trials(runs), title or "What pruning did")
+    page = render(find_runs(runs), list(missing_trials(runs)), title or "What pruning did")
     try:
         replace_whole(path, lambda temporary: temporary.write_bytes(page.encode(errors="replace")))
     except OSError as error:
@@ -69,11 +70,11 @@ def render(runs: Sequence[Run], missing: Sequence[str], title: str) -> str:
     comparisons = by_comparison(settings)
     with plot_style():
         styles = line_styles(settings)
-        figures = [
-            *metric_figures.figures(settings, styles),
-            *weight_figures.figures(settings, styles),
-            layer_figures.layer_densities(settings),
-        ]
+        figures = [metric_figures.against_density(settings, styles), metric_figures.scopes(settings, styles)]
+        shown = shown_settings(settings)
+        of_weights = [*weight_figures.figures(shown, styles), layer_figures.layer_densities(shown)]
+    heading = shown[0].heading and f": {shown[0].heading}"
+    figures += [replace(figure, title=f"{figure.title}{heading}") for figure in of_weights]
     shared, differing = shared_and_differing(runs)
     return _template().render(
         mark=Markup(MARK),
@@ -92,5 +93,6 @@ def render(runs: Sequence[Run], missing: Sequence[str], title: str) -> str:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["inline"] = lambda svg, prefix: Markup(with_prefixed_ids(svg, prefix))
+    inline = {"inline": lambda svg, prefix: Markup(with_prefixed_ids(svg, prefix))}
+    environment.filters |= {"percent": percent, "duration": duration, **inline}
     return environment.from_string(resources.files(__package__ or "").joinpath("template.html").read_text(encoding="utf-8"))

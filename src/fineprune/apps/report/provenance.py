@@ -8,10 +8,7 @@ from .formats import decimal, percent
 from .grouping import flat
 from .result_files import Run
 
-PRUNING = ("structure", "schedule", "target_modules", "exclude_modules", "rules")
-"""Settings of a PruningConfig that are shown as they are."""
-
-DEFAULT = "default"
+NOT_GIVEN = "–"
 
 
 def as_python(value: Any) -> str:
@@ -23,37 +20,25 @@ def as_python(value: Any) -> str:
         return ", ".join(f"{key} {as_python(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, list | tuple):
         return "; ".join(as_python(inner) for inner in value)
-    return str(value)
+    return NOT_GIVEN if value is None else str(value)
 
 
 def _details(run: Run) -> dict[str, str]:
-    """Returns everything that is known about a run, by name, without that which does not apply to it."""
+    """Returns everything that is known about a run, by name."""
     known = {
         "task": run.task_name,
         **{f"task {key}": value for key, value in run.task.items() if key != "name" and value != run.task_name},
         "model": run.model,
-        "method": "dense",
-        **({} if run.pruning is None else _pruning_details(run, run.pruning)),
-        "distilled from": run.teacher or DEFAULT,
+        **({"method": "dense"} if run.pruning is None else {**run.pruning, "scope": run.scope}),
+        "distilled from": run.teacher,
         "steps": f"{run.steps:,}",
         "seed": run.seed,
-        **{key: value for key, value in flat(run.recipe).items() if value != {}},
+        **flat(run.recipe),
         "machine": run.machine,
         "versions": run.versions,
         "date": run.date,
     }
-    return {key.replace("_", " ").replace(".", " "): as_python(value) for key, value in known.items() if value is not None}
-
-
-def _pruning_details(run: Run, pruning: dict[str, Any]) -> dict[str, Any]:
-    penalty = (pruning["method"].get("init_args") or {}).get("penalty")
-    decided = "by the structure" if penalty is None else "by the penalty"
-    return {
-        "method": pruning["method"],
-        "density asked for": decided if pruning["density"] is None else percent(pruning["density"]),
-        "scope": run.scope,
-        **{key: pruning.get(key) or DEFAULT for key in PRUNING},
-    }
+    return {key.replace("_", " ").replace(".", " "): as_python(value) for key, value in known.items()}
 
 
 def shared_and_differing(runs: Sequence[Run]) -> tuple[dict[str, str], list[str]]:
@@ -61,12 +46,11 @@ def shared_and_differing(runs: Sequence[Run]) -> tuple[dict[str, str], list[str]
     details = [_details(run) for run in runs]
     names = dict.fromkeys(name for known in details for name in known)
     values = {name: list(dict.fromkeys(known[name] for known in details if name in known)) for name in names}
-    shared = {name: found[0] for name, found in values.items() if len(found) == 1 and found[0] != DEFAULT}
+    shared = {name: found[0] for name, found in values.items() if len(found) == 1 and found[0] != NOT_GIVEN}
     return shared, [name for name, found in values.items() if len(found) > 1]
 
 
 def run_cells(run: Run, differing: Sequence[str]) -> list[str]:
     """Returns a run's row in the table of every run: the settings in which runs differ, its metric and its density."""
     known = _details(run)
-    cells = [known.get(name, DEFAULT) for name in differing]
-    return [*("–" if cell == DEFAULT else cell for cell in cells), decimal(run.value), percent(run.density)]
+    return [*(known.get(name, NOT_GIVEN) for name in differing), decimal(run.value), percent(run.density)]

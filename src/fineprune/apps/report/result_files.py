@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ...config.serialization import class_name, kinds
-from ...errors import InvalidInputError, is_number
+from ...errors import InvalidInputError, enumeration, is_number
 from ...methods.base import Method
 from ...models.inspection import Count
+from ..sweep.record import RECORD
 from ..training import model_card
 from ..training.recipe import read_yaml
 from ..training.result import RECIPE, RESULT
-from ..training.weight_samples import FILE, WeightSamples
 
 ALSO_IN_RESULT = {"model", "task", "pruning", "teacher", "resume"}
 """Settings of a recipe that `result.json` holds too, or that say nothing about the run."""
@@ -29,19 +29,12 @@ class Run:
 
     Args:
         name: of its folder, relative to the folder that holds all runs.
-        metrics: of the validation split.
         metric: the name of the metric to compare by.
         model: the model that training started from.
         base: `model`, or where that is another of these runs, the model which that run started from.
-        teacher: the model that it was distilled from.
         pruning: PruningConfig.to_dict without the version; None for a dense run.
-        density: fraction of the prunable weights kept.
-        remaining_weights: the paper's count, see Inspection.
-        whole_model_density: fraction of all parameters that are not zero.
+        density, remaining_weights, whole_model_density: see Inspection.
         layers: a count for each prunable weight.
-        seconds: of training, evaluations included.
-        steps: optimizer steps.
-        date: of its end, as 2026-01-31.
         recipe: the settings of the recipe that are not above; empty for a run without a recipe file.
     """
 
@@ -92,10 +85,6 @@ class Run:
     def task_name(self) -> str:
         """The data set, or the files that it was trained on, without their folders."""
         return model_card.task_name(self.task)
-
-    def read_weight_samples(self) -> WeightSamples | None:
-        """Returns the sample of its weights, if one was saved. Raises InvalidInputError for a damaged file."""
-        return WeightSamples.load(self.folder) if (self.folder / FILE).is_file() else None
 
 
 def find_runs(paths: Sequence[str]) -> list[Run]:
@@ -152,30 +141,23 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def _run(name: str, folder: Path, result: dict[str, Any], recipe: dict[str, Any]) -> Run:
-    metrics = {str(key): _number(value) for key, value in result["metrics"].items()}
-    headline, pruning = result["headline"], result["pruning"]
-    metrics[headline["metric"]]  # KeyError where it is missing
+    headline, pruning, remaining, seconds = (result[key] for key in ("headline", "pruning", "remaining_weights", "seconds"))
+    result["metrics"][headline["metric"]]  # KeyError where it is missing
     return Run(
         name=name,
         folder=folder,
-        metrics=metrics,
-        metric=str(headline["metric"]),
-        greater_is_better=bool(headline["greater_is_better"]),
-        model=str(result["model"]),
-        base=str(result["model"]),
-        teacher=result["teacher"],
-        task=dict(result["task"]),
+        base=result["model"],
+        metrics={key: _number(value) for key, value in result["metrics"].items()},
+        **headline,
+        **{key: result[key] for key in ("model", "teacher", "task", "machine", "versions", "date")},
         pruning=None if pruning is None else _checked_pruning(pruning),
         density=_fraction(result["density"]),
-        remaining_weights=None if result["remaining_weights"] is None else _fraction(result["remaining_weights"]),
+        remaining_weights=None if remaining is None else _fraction(remaining),
         whole_model_density=_fraction(result["whole_model_density"]),
         layers=tuple(_count(layer) for layer in result["layers"]),
-        seconds=None if result["seconds"] is None else _number(result["seconds"]),
+        seconds=None if seconds is None else _number(seconds),
         steps=int(_number(result["steps"])),
         seed=int(_number(result["seed"])),
-        machine=dict(result["machine"]),
-        versions=dict(result["versions"]),
-        date=str(result["date"]),
         recipe=_recipe_settings(recipe),
     )
 
@@ -209,3 +191,16 @@ def _fraction(value: object) -> float:
     if not 0 <= _number(value) <= 1:
         raise ValueError(f"a density must be from 0 to 1, got {value}")
     return _number(value)
+
+
+def missing_trials(paths: Sequence[str]) -> Iterator[str]:
+    """Yields a sentence for each sweep in the given folders, and in folders inside them, that lacks results."""
+    for record in dict.fromkeys(record.resolve() for path in paths for record in sorted(Path(path).rglob(RECORD))):
+        try:
+            trials = dict(json.loads(record.read_text(encoding="utf-8"))["trials"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the runs beside a damaged record can still be shown
+        missing = [name for name in trials if not (record.parent / name / RESULT).is_file()]
+        if missing:
+            have = "has" if len(missing) == 1 else "have"
+            yield f"{len(missing)} of {len(trials)} trials of {record.parent.name} {have} no result: {enumeration(missing)}."

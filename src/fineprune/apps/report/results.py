@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .formats import SPACE, decimal, duration, percent
+from .formats import SPACE, decimal
 from .setting_runs import LITTLE_LOSS, SettingRuns, dense_reference, grouped, ranked, share_of_dense, shared_metrics
 
 
@@ -32,25 +32,11 @@ def verdict(settings: Sequence[SettingRuns]) -> str:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A setting in the table of results.
-
-    Args:
-        setting: whose results they are.
-        first: whether it is the first at its density.
-        best: whether it is the best at its density.
-        metrics: mean and deviation of each metric.
-        share: of the dense metric, if defined.
-        densities: of the prunable weights, of the transformer blocks as the paper counts, and of the whole model.
-        duration: of training.
-    """
+    """A setting in the table of results: whether it is the best at its density, and its share of the dense metric."""
 
     setting: SettingRuns
-    first: bool
     best: bool
-    metrics: list[str]
     share: float | None
-    densities: list[str]
-    duration: str
 
 
 @dataclass(frozen=True)
@@ -66,25 +52,13 @@ class ResultTable:
 
 def result_table(settings: Sequence[SettingRuns]) -> ResultTable:
     """Lists the settings of a comparison, dense first, then by density, so that rivals are neighbours."""
-    dense, names, rows = dense_reference(settings), shared_metrics(settings), []
+    dense, rows = dense_reference(settings), list[ResultRow]()
     by_density = grouped(settings, lambda setting: (not setting.dense, -setting.level))
     for (pruned, _), rivals in sorted(by_density.items()):
         best = _clear_best(rivals) if pruned else None
-        for setting in rivals:
-            remaining = setting.average(lambda run: run.remaining_weights)
-            whole_model = setting.average(lambda run: run.whole_model_density)
-            row = ResultRow(
-                setting=setting,
-                first=setting is rivals[0],
-                best=setting is best,
-                metrics=[setting.stated(name) for name in names],
-                share=share_of_dense(setting, dense),
-                densities=["–" if part is None else percent(part) for part in (setting.density, remaining, whole_model)],
-                duration=duration(setting.average(lambda run: run.seconds)),
-            )
-            rows.append(row)
+        rows += [ResultRow(one, one is best, share_of_dense(one, dense)) for one in rivals]
     title = settings[0].heading or settings[0].first.task_name
-    return ResultTable(title, names, dense is not None, rows, _note(settings, dense, rows))
+    return ResultTable(title, shared_metrics(settings), dense is not None, rows, _note(dense))
 
 
 def _clear_best(rivals: Sequence[SettingRuns]) -> SettingRuns | None:
@@ -93,16 +67,14 @@ def _clear_best(rivals: Sequence[SettingRuns]) -> SettingRuns | None:
     return None if second is None or first is None or decimal(first.value) == decimal(second.value) else first
 
 
-def _note(settings: Sequence[SettingRuns], dense: SettingRuns | None, rows: Sequence[ResultRow]) -> str:
+def _note(dense: SettingRuns | None) -> str:
     """Explains the columns."""
-    metric, sentences = settings[0].first.metric, []
-    if any(len(setting.runs) > 1 for setting in settings):
-        sentences.append("Mean ± standard deviation over the seeds.")
+    share = ""
     if dense is not None:
-        smaller = f"dense {metric} / {metric}, since smaller is better"
-        several = f", against the best of the dense settings ({dense.line})" if sum(one.dense for one in settings) > 1 else ""
-        sentences.append(f"% of dense: of {metric if dense.first.greater_is_better else smaller}{several}.")
-    if any(row.best for row in rows):
-        sentences.append("Bold: the best at its density.")
-    sentences.append("Remaining: the kept share of the transformer blocks, as the paper counts.")
-    return " ".join([*sentences, "Whole model: of all its parameters."])
+        metric = dense.first.metric
+        of = metric if dense.first.greater_is_better else f"dense {metric} / {metric}, since smaller is better"
+        share = f" % of dense: of {of}, against the best dense setting."
+    return (
+        f"Mean ± standard deviation over the seeds.{share} Bold: the best at its density. Remaining: the kept share of the "
+        "transformer blocks, as the paper counts. Whole model: of all its parameters."
+    )

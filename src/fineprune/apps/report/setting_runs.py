@@ -64,18 +64,16 @@ class SettingRuns:
         return None if self.first.pruning is None else self.first.pruning["density"]
 
     @property
-    def missed(self) -> bool:
-        """Whether the density is not the one asked for."""
-        return self.target_density is not None and abs(self.density - self.target_density) > REACHED * self.target_density
-
-    @property
     def level(self) -> float:
         """The density to compare at: the one asked for if it was reached, otherwise the mean, to two digits."""
-        return float(f"{self.density:.2g}") if self.target_density is None or self.missed else self.target_density
+        target = self.target_density
+        reached = target is not None and abs(self.density - target) <= REACHED * target
+        return target if target is not None and reached else float(f"{self.density:.2g}")
 
     @property
     def name(self) -> str:
-        target = f" ({percent(self.target_density)} asked for)" if self.target_density is not None and self.missed else ""
+        missed = self.target_density not in (None, self.level)
+        target = f" ({percent(self.target_density)} asked for)" if missed else ""
         return self.line if self.dense else f"{self.line}, {percent(self.level)}{target}"
 
     @property
@@ -83,10 +81,10 @@ class SettingRuns:
         """Whether it has no teacher, and no scope but the local one."""
         return self.first.teacher is None and self.first.scope in (None, "local")
 
-    def average(self, value_of: Callable[[Run], float | None]) -> float | None:
-        """Returns the mean of a value over the seeds; None if one has none."""
-        values = [value for run in self.runs if (value := value_of(run)) is not None]
-        return fmean(values) if len(values) == len(self.runs) else None
+    def average(self, name: str) -> float | None:
+        """Returns the mean of a field of the runs; None if a run lacks it."""
+        values = [getattr(run, name) for run in self.runs]
+        return None if None in values else fmean(values)
 
     def mean(self, metric: str) -> float:
         return fmean(run.metrics[metric] for run in self.runs)

@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from ...errors import InvalidInputError, require
+from .tables import Columns, read_hub
 
 require("hub", "transformers", "datasets", "sklearn")
 
@@ -56,10 +58,62 @@ class Prepared:
 
     def longest(self) -> int:
         """Returns the number of tokens of the longest example."""
-        splits = [*self.validation.values(), *([] if self.train is None else [self.train])]
+        splits = [split for split in (self.train, *self.validation.values()) if split is not None]
         lengths = [pyarrow.compute.list_value_length(split.data.column("input_ids")) for split in splits]
-        longest: int = max(pyarrow.compute.max(of_split).as_py() for of_split in lengths)
-        return longest
+        return int(max(pyarrow.compute.max(of_split).as_py() for of_split in lengths))
+
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a task reads its two splits: from files, or from a data set on the Hub.
+
+    Args:
+        train: file to train on, or several.
+        validation: file to evaluate on, or several.
+        dataset: data set on the Hub, instead of files.
+        subset: the data set's configuration.
+        train_split: the data set's split to train on.
+        validation_split: the data set's split to evaluate on.
+    """
+
+    file_kind: ClassVar[str] = "a .csv, .tsv, .jsonl or .parquet file"
+
+    train: str | list[str] | None = None
+    validation: str | list[str] | None = None
+    dataset: str | None = None
+    subset: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+
+    def read_split(
+        self, split: str, from_file: Callable[[Path], Found], from_hub: Callable[[Columns, str], Found]
+    ) -> list[Found]:
+        """Reads a split, "train" or "validation".
+
+        Args:
+            split: which.
+            from_file: reads one of its files.
+            from_hub: takes its columns on the Hub, with a name for error texts.
+
+        Raises:
+            InvalidInputError: for both files and a data set, for neither, or for a split without a file.
+        """
+        if (self.dataset is None) != bool(self.train or self.validation):
+            raise InvalidInputError(
+                "A task takes either files (train and validation) or a dataset on the Hub. Give one of them."
+            )
+        files, hub_split = {
+            "train": (self.train, self.train_split),
+            "validation": (self.validation, self.validation_split),
+        }[split]
+        if self.dataset is not None:
+            return [from_hub(read_hub(self.dataset, self.subset, hub_split), f"{self.dataset} ({hub_split})")]
+        if not files:
+            raise InvalidInputError(f"The task has no {split} file. Set task.{split} to {self.file_kind}.")
+        return [from_file(Path(path)) for path in ([files] if isinstance(files, str) else files)]
 
 
 class Task(ABC):
@@ -74,7 +128,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, the one to compare models by first, the losses last."""
+        """The metrics by name, the one to compare models by first, the losses last."""
 
     @abstractmethod
     def load(self) -> Splits:
@@ -124,26 +178,21 @@ class TextTask(Task):
         return {"accuracy": float(accuracy_score(labels, chosen)), "f1_macro": float(f1)}
 
     def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        if not classes:
+            return {"num_labels": 1, "problem_type": "regression"}
         names = dict(enumerate(classes))
         return {"num_labels": len(classes), "id2label": names, "label2id": {name: number for number, name in names.items()}}
 
     def prepare(
         self, train: Any | None, validation: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Prepared:
-        encoded = {name: encode(examples, tokenizer, max_length) for name, examples in validation.items()}
         return Prepared(
+            validation={name: encode(examples, tokenizer, max_length) for name, examples in validation.items()},
             train=None if train is None else encode(train, tokenizer, max_length),
-            validation=encoded,
             collator=DataCollatorWithPadding(tokenizer),
             metrics=lambda prediction: self.score(np.asarray(prediction.label_ids), np.asarray(prediction.predictions)),
-            reduce=first_output,
+            reduce=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,  # BART's and T5's have more
         )
-
-
-def first_output(outputs: Any, labels: Tensor) -> Tensor:
-    """Returns the logits of a model that may return hidden states after them (as BART's and T5's classifiers)."""
-    logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-    return logits
 
 
 def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
@@ -186,12 +235,6 @@ def in_model_order(model_classes: Sequence[str], classes: tuple[str, ...]) -> tu
         if sorted(map(form, model_classes)) == sorted(names):
             return tuple(names[form(name)] for name in model_classes)
     return classes
-
-
-def check_one_source(dataset: str | None, *files: str | list[str] | None) -> None:
-    """Raises InvalidInputError for a task with both files and a data set on the Hub, or with neither."""
-    if (dataset is None) != any(files):
-        raise InvalidInputError("A task takes either files (train and validation) or a dataset on the Hub. Give one of them.")
 
 
 def first_rows(rows: Sequence[Any], most: int | None) -> Sequence[Any]:

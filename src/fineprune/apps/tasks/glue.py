@@ -132,9 +132,6 @@ class Glue(TextTask):
         names = (*self.entry.metrics, "loss")
         return tuple(f"{prefix}_{name}" if prefix else name for name in names for prefix in self.entry.validation)
 
-    def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        return super().config(classes) if self.entry.classes else {"num_labels": 1, "problem_type": "regression"}
-
     def load(self) -> Splits:
         """Reads the training split and those to evaluate on."""
         classes = self.entry.classes
@@ -173,9 +170,7 @@ class Glue(TextTask):
         positive = next(iter(validation.values())).positive
         return replace(
             super().prepare(train, validation, tokenizer, max_length),
-            metrics=lambda prediction: self.score(
-                np.asarray(prediction.label_ids), np.asarray(prediction.predictions), positive
-            ),
+            metrics=lambda one: self.score(np.asarray(one.label_ids), np.asarray(one.predictions), positive),
         )
 
     def _examples(self, split: str, order: tuple[str, ...], most: int | None) -> GlueExamples:

@@ -1,6 +1,6 @@
 """Causal language modelling on plain text: from .txt files, tables with a column of texts, or a data set on the Hub."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...distillation import IGNORED
 from ...errors import InvalidInputError, nearest, require
-from .base import Prepared, Splits, Task, check_one_source, first_rows
-from .tables import read_hub, read_table, reading
+from .base import DataSource, Prepared, Splits, Task, first_rows
+from .tables import read_table, reading
 from .text import as_texts
 
 require("hub", "transformers", "datasets")
 
 import datasets  # noqa: E402
 from transformers import EvalPrediction, PreTrainedTokenizerBase  # noqa: E402
-
-Files = str | list[str] | None
-"""One file, several, or none."""
 
 DOCUMENTS_AT_ONCE = 1000
 """Documents in one call of the tokenizer; its lists take far more memory than the arrays made of them."""
@@ -33,7 +30,7 @@ POSITIONS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
-class LanguageModelling(Task):
+class LanguageModelling(DataSource, Task):
     """The next token of running text, scored by perplexity.
 
     The documents are joined by the tokenizer's end-of-text token, or by nothing where it has none, and cut into blocks of
@@ -46,11 +43,6 @@ class LanguageModelling(Task):
     Args:
         train: file or files to train on. A .txt file is one document; in a table (.csv, .tsv, .jsonl, .parquet) each row
             is one. Blank documents are left out.
-        validation: file or files to evaluate on.
-        dataset: data set on the Hub, instead of files, as "Salesforce/wikitext"; each row is a document.
-        subset: the data set's configuration.
-        train_split: the data set's split to train on.
-        validation_split: the data set's split to evaluate on.
         text: name of the column with the text.
         max_train_samples: number of blocks to train on, the first ones. None: all.
     """
@@ -58,12 +50,8 @@ class LanguageModelling(Task):
     head = "AutoModelForCausalLM"
     greater_is_better = False
 
-    train: Files = None
-    validation: Files = None
-    dataset: str | None = None
-    subset: str | None = None
-    train_split: str = "train"
-    validation_split: str = "validation"
+    file_kind = "a .txt file, or a table of texts"
+
     text: str = "text"
     max_train_samples: int | None = None
 
@@ -89,41 +77,37 @@ class LanguageModelling(Task):
             InvalidInputError: for a length below 2 or above the tokenizer's `model_max_length`, and for a text of fewer
                 than 2 tokens.
         """
-        _check_length(max_length, tokenizer)
+        if not 2 <= max_length <= tokenizer.model_max_length:
+            raise InvalidInputError(
+                f"max_length must be from 2 to {tokenizer.model_max_length:,}, the most that this tokenizer's model takes, got "
+                f"{max_length}. Set it within this range."
+            )
+
+        def blocks(documents: list[str], most: int | None) -> datasets.Dataset:
+            found = cut_blocks(join_documents(documents, tokenizer), max_length)
+            return datasets.Dataset.from_dict({"input_ids": first_rows(found, most)})
+
         return Prepared(
-            train=None if train is None else self._dataset(train, tokenizer, max_length, self.max_train_samples),
-            validation={name: self._dataset(documents, tokenizer, max_length, None) for name, documents in validation.items()},
+            train=None if train is None else blocks(train, self.max_train_samples),
+            validation={name: blocks(documents, None) for name, documents in validation.items()},
             collator=collate,
             metrics=perplexity,
             reduce=negative_log_likelihood,
         )
 
-    @staticmethod
-    def _dataset(
-        documents: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, most: int | None
-    ) -> datasets.Dataset:
-        return datasets.Dataset.from_dict(
-            {"input_ids": first_rows(cut_blocks(join_documents(documents, tokenizer), max_length), most)}
-        )
-
     def _documents(self, split: str) -> list[str]:
         """Reads a split, "train" or "validation"."""
-        files = self.train if split == "train" else self.validation
-        check_one_source(self.dataset, self.train, self.validation)
-        if self.dataset is not None:
-            hub_split = self.train_split if split == "train" else self.validation_split
-            documents = self._column(read_hub(self.dataset, self.subset, hub_split), f"{self.dataset} ({hub_split})")
-        elif files:
-            documents = [text for path in ([files] if isinstance(files, str) else files) for text in self._read(Path(path))]
-        else:
-            raise InvalidInputError(f"The task has no {split} file. Set task.{split} to a .txt file, or a table of texts.")
-        documents = [document for document in documents if document.strip()]
+        found = self.read_split(split, self._read, self._column)
+        documents = [document for of_one in found for document in of_one if document.strip()]
         if not documents:
             raise InvalidInputError(f"The {split} data holds no text, only white space. Give at least one document.")
         return documents
 
     def _read(self, path: Path) -> list[str]:
-        return [read_text(path)] if path.suffix == ".txt" else self._column(read_table(path), str(path))
+        if path.suffix != ".txt":
+            return self._column(read_table(path), str(path))
+        with reading(path):
+            return [path.read_text(encoding="utf-8-sig")]
 
     def _column(self, columns: dict[str, list[Any]], name: str) -> list[str]:
         if self.text not in columns:
@@ -131,37 +115,16 @@ class LanguageModelling(Task):
         return as_texts(columns[self.text], self.text, name)
 
 
-def read_text(path: Path) -> str:
-    """Reads a text file. Raises InvalidInputError if it is missing or not UTF-8."""
-    with reading(path):
-        return path.read_text(encoding="utf-8-sig")
-
-
-def _check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not 2 <= max_length <= tokenizer.model_max_length:
-        raise InvalidInputError(
-            f"max_length must be from 2 to {tokenizer.model_max_length:,}, the most that this tokenizer's model takes, got "
-            f"{max_length}. Set it within this range."
-        )
-
-
 def join_documents(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Returns the token ids of all documents, joined by an end-of-text token where the tokenizer has one."""
     end, arrays = tokenizer.eos_token_id, list[np.ndarray]()
-    for tokens in _encoded(documents, tokenizer):
-        if arrays and end is not None and arrays[-1][-1] != end:  # a few tokenizers end every text with it themselves
-            arrays.append(np.array([end]))
-        arrays.append(tokens)
-    return np.concatenate(arrays) if arrays else np.array([], dtype=np.int64)
-
-
-def _encoded(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    """Yields the token ids of each document, with the special tokens that the tokenizer adds by itself."""
     for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
         chunk = list(documents[start : start + DOCUMENTS_AT_ONCE])
-        for tokens in tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]:
-            if tokens:
-                yield np.array(tokens)
+        for tokens in filter(None, tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]):
+            if arrays and end is not None and arrays[-1][-1] != end:  # a few tokenizers end every text with it themselves
+                arrays.append(np.array([end]))
+            arrays.append(np.array(tokens))
+    return np.concatenate(arrays) if arrays else np.array([], dtype=np.int64)
 
 
 def cut_blocks(tokens: np.ndarray, length: int) -> list[np.ndarray]:
@@ -200,12 +163,11 @@ def negative_log_likelihood(logits: Tensor | tuple[Tensor, ...], labels: Tensor)
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
     chunks = (torch.split(each, POSITIONS_AT_ONCE, dim=1) for each in (logits[:, :-1], labels[:, 1:]))
-    losses = [_cross_entropy(*chunk).sum(1) for chunk in zip(*chunks, strict=True)]
+    losses = [
+        functional.cross_entropy(of_chunk.float().transpose(1, 2), targets, reduction="none").sum(1)  # IGNORED by default
+        for of_chunk, targets in zip(*chunks, strict=True)
+    ]
     return torch.stack([torch.stack(losses).sum(0), (labels[:, 1:] != IGNORED).sum(1).float()], dim=1)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
 
 
 def perplexity(prediction: EvalPrediction) -> dict[str, float]:

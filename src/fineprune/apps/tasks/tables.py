@@ -3,12 +3,17 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import InvalidInputError, require
+
+require("hub", "datasets", "pyarrow")
+
+import datasets  # noqa: E402
+import pyarrow.parquet  # noqa: E402
 
 Columns = dict[str, list[Any]]
 """Column name -> one value a row."""
@@ -35,7 +40,12 @@ def read_table(path: str | Path) -> Columns:
         InvalidInputError: if the file is missing, of another kind, or damaged; with the row.
     """
     path = Path(path)
-    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers: dict[str, Callable[[Path], Columns]] = {
+        ".csv": lambda path: by_column(read_lines(path), path),
+        ".tsv": lambda path: by_column(read_lines(path, **TSV), path),
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
     if path.suffix not in readers:
         raise InvalidInputError(f"A data file must end in {', '.join(readers)}, got {path}. Convert it.")
     with reading(path):
@@ -101,14 +111,6 @@ def repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _read_csv(path: Path) -> Columns:
-    return by_column(read_lines(path), path)
-
-
-def _read_tsv(path: Path) -> Columns:
-    return by_column(read_lines(path, **TSV), path)
-
-
 def _read_jsonl(path: Path) -> Columns:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
@@ -126,10 +128,6 @@ def _read_jsonl(path: Path) -> Columns:
 
 
 def _read_parquet(path: Path) -> Columns:
-    require("hub", "pyarrow")
-    import pyarrow
-    import pyarrow.parquet
-
     try:
         file = pyarrow.parquet.ParquetDataset(path)
         _check_unique(file.schema.names, path)
@@ -145,9 +143,6 @@ def read_hub(name: str, subset: str | None, split: str) -> Columns:
     Raises:
         InvalidInputError: if it cannot be found or reached.
     """
-    require("hub", "datasets")
-    import datasets
-
     try:
         dataset = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -8,21 +8,17 @@ from typing import Any
 import numpy as np
 
 from ...errors import InvalidInputError, enumeration, nearest
-from .base import CORRELATIONS, Examples, Splits, TextTask, check_one_source, correlations, first_rows, in_model_order
-from .tables import Columns, read_hub, read_table, repeated
+from .base import CORRELATIONS, DataSource, Examples, Splits, TextTask, correlations, first_rows, in_model_order
+from .tables import Columns, read_table, repeated
 
 
 @dataclass(frozen=True)
-class LabelledTexts(TextTask):
-    """A table of texts, or pairs of texts, with a label each: from files, or from a data set on the Hub.
+class LabelledTexts(DataSource, TextTask):
+    """A table of texts, or pairs of texts, with a label each.
 
     Args:
         train: file to train on: .csv, .tsv (no quoting, as in GLUE), .jsonl or .parquet.
         validation: file to evaluate on, in one of these formats.
-        dataset: data set on the Hub, instead of files.
-        subset: the data set's configuration, as "sst2" of "nyu-mll/glue".
-        train_split: the data set's split to train on.
-        validation_split: the data set's split to evaluate on.
         text: name of the column with the text.
         text_pair: name of the column with the second text of each pair.
         label: name of the column with the class, or the value.
@@ -31,10 +27,6 @@ class LabelledTexts(TextTask):
 
     train: str | None = None
     validation: str | None = None
-    dataset: str | None = None
-    subset: str | None = None
-    train_split: str = "train"
-    validation_split: str = "validation"
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
@@ -42,15 +34,9 @@ class LabelledTexts(TextTask):
 
     def read(self, split: str) -> tuple[str, Columns]:
         """Reads a split, "train" or "validation", and checks its columns. Returns the name of its source with them."""
-        path = self.train if split == "train" else self.validation
-        check_one_source(self.dataset, self.train, self.validation)
-        if self.dataset is not None:
-            hub_split = self.train_split if split == "train" else self.validation_split
-            name, columns = f"{self.dataset} ({hub_split})", read_hub(self.dataset, self.subset, hub_split)
-        elif path is not None:
-            name, columns = path, read_table(path)
-        else:
-            raise InvalidInputError(f"The task has no {split} file. Set task.{split} to a .csv, .tsv, .jsonl or .parquet file.")
+        [(name, columns)] = self.read_split(
+            split, lambda path: (str(path), read_table(path)), lambda columns, name: (name, columns)
+        )
         for column in (self.text, self.text_pair, self.label):
             if column is not None and column not in columns:
                 raise InvalidInputError(f"{name} has no column {column!r}; {nearest(column, columns)}")
@@ -138,9 +124,6 @@ class TextRegression(LabelledTexts):
     def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Returns Pearson's and Spearman's correlation of the outputs with the labels."""
         return correlations(labels, outputs)
-
-    def config(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        return {"num_labels": 1, "problem_type": "regression"}
 
     def load(self) -> Splits:
         """Reads both splits."""

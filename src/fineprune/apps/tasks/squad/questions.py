@@ -49,22 +49,17 @@ def read(paths: Iterable[str | Path]) -> Questions:
 
 def collect(found: Iterable[RawQuestion]) -> Questions:
     """Checks questions. Raises InvalidInputError for a missing key, or a duplicate id."""
-    known = list(with_unique_ids(found))
-    rows = tuple(
-        Question(
-            entry["id"],
-            required(entry, "question", str, where).strip(),  # leading spaces would shift the windows
-            required(paragraph, "context", str, where),
-            answers_of(entry, where),
-        )
-        for where, paragraph, entry in known
-    )
-    return Questions(rows, is_version2(entry for _, _, entry in known))
-
-
-def is_version2(found: Iterable[dict[str, Any]]) -> bool:
-    """Whether a question says if it is impossible, or has no answers."""
-    return any("is_impossible" in entry or not entry["answers"] for entry in found)
+    rows, seen, version2 = [], dict[str, str](), False
+    for where, paragraph, entry in found:
+        if entry["id"] in seen:
+            raise InvalidInputError(
+                f"{where} has the same id as {seen[entry['id']]}. Predictions are matched by id: give each question its own."
+            )
+        seen[entry["id"]] = where
+        question = required(entry, "question", str, where).strip()  # leading spaces would shift the windows
+        rows.append(Question(entry["id"], question, required(paragraph, "context", str, where), _answers(entry, where)))
+        version2 |= "is_impossible" in entry or not entry["answers"]
+    return Questions(tuple(rows), version2)
 
 
 def raw_questions(path: str | Path) -> Iterator[RawQuestion]:
@@ -85,19 +80,7 @@ def raw_questions(path: str | Path) -> Iterator[RawQuestion]:
         raise InvalidInputError(f"{path} holds no questions. Give a file with at least one.")
 
 
-def with_unique_ids(found: Iterable[RawQuestion]) -> Iterator[RawQuestion]:
-    """Yields the questions. Raises InvalidInputError for a duplicate id."""
-    seen: dict[str, str] = {}
-    for where, paragraph, entry in found:
-        if entry["id"] in seen:
-            raise InvalidInputError(
-                f"{where} has the same id as {seen[entry['id']]}. Predictions are matched by id: give each question its own."
-            )
-        seen[entry["id"]] = where
-        yield where, paragraph, entry
-
-
-def answers_of(entry: dict[str, Any], where: str) -> tuple[Answer, ...]:
+def _answers(entry: dict[str, Any], where: str) -> tuple[Answer, ...]:
     """Returns a question's answers. Raises InvalidInputError for answers to a question that says it has none."""
     given = required(entry, "answers", list, where)
     if given and entry.get("is_impossible", False):
@@ -110,18 +93,17 @@ def answers_of(entry: dict[str, Any], where: str) -> tuple[Answer, ...]:
 
 def check_answer_places(rows: Sequence[Question], name: str) -> None:
     """Raises InvalidInputError, naming the first, for training answers that are blank, or not where they should start."""
-    misplaced = [row for row in rows if row.answers and not _is_placed(row.context, *row.answers[0])]
-    if misplaced:
+
+    def is_placed(context: str, text: str, start: int) -> bool:
+        return bool(text.strip()) and start >= 0 and context.startswith(text, start)
+
+    if misplaced := [row for row in rows if row.answers and not is_placed(row.context, *row.answers[0])]:
         text, start = misplaced[0].answers[0]
         raise InvalidInputError(
             f"The answers to {len(misplaced)} of {len(rows)} questions of {name} are blank or not where answer_start says. The "
             f"first: question {misplaced[0].id!r}, the answer {text!r} at character {start}. Correct them, or leave the "
             "questions out."
         )
-
-
-def _is_placed(context: str, text: str, start: int) -> bool:
-    return bool(text.strip()) and start >= 0 and context.startswith(text, start)
 
 
 KINDS = {str: "a text", list: "a list", int: "a whole number"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....errors import InvalidInputError
-from .questions import answers_of, is_version2, raw_questions, read_json, with_unique_ids
+from .questions import Questions, read, read_json
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -97,6 +97,12 @@ def score_answers(
     return {"f1": 100.0 * f1_sum / total, "exact_match": 100.0 * exact_sum / total}
 
 
+def score_questions(questions: Questions, predictions: Mapping[str, object]) -> dict[str, float]:
+    """Scores predictions as `score_answers`, by the rules of v2.0 if the data has questions without an answer."""
+    golds = [(row.id, [text for text, _ in row.answers]) for row in questions.rows]
+    return score_answers(golds, predictions, VERSION_2 if questions.version2 else VERSION_1)
+
+
 def score_files(data: str | Path, predictions: str | Path) -> dict[str, float]:
     """Scores a file of predictions, by the rules of v2.0 if the data has questions without an answer.
 
@@ -107,9 +113,8 @@ def score_files(data: str | Path, predictions: str | Path) -> dict[str, float]:
     Raises:
         InvalidInputError: for a file that cannot be read, or has another layout.
     """
-    found = list(with_unique_ids(raw_questions(data)))
-    golds = [(entry["id"], [text for text, _ in answers_of(entry, where)]) for where, _, entry in found]
+    questions = read([data])
     given = read_json(predictions)
     if not isinstance(given, dict):
         raise InvalidInputError(f"{predictions} must hold a JSON object from ids to texts, got {type(given).__name__}.")
-    return score_answers(golds, given, VERSION_2 if is_version2(entry for _, _, entry in found) else VERSION_1)
+    return score_questions(questions, given)

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from ....errors import InvalidInputError, require
-from ..base import Prepared, Splits, Task, check_one_source
-from ..tables import read_hub
-from .questions import Question, Questions, RawQuestion, check_answer_places, collect, read
-from .score import VERSION_1, VERSION_2, score_answers
+from ..base import DataSource, Prepared, Splits, Task
+from ..tables import Columns
+from .questions import Question, Questions, RawQuestion, check_answer_places, collect, raw_questions
+from .score import score_questions
 from .spans import SpanSearch, Window, best_answers
 
 require("hub", "transformers", "datasets")
@@ -24,19 +24,13 @@ from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedToken
 
 
 @dataclass(frozen=True)
-class QuestionAnswering(Task):
-    """Questions whose answers are spans of a text, as in SQuAD: from files in its JSON layout, or a data set on the Hub.
+class QuestionAnswering(DataSource, Task):
+    """Questions whose answers are spans of a text, as in SQuAD: from files in its JSON layout, or as columns on the Hub.
 
     If the validation data is of SQuAD v2 (it says which questions have no answer), a model may give none.
     A context that is too long for one window is cut into several, which overlap.
 
     Args:
-        train: file to train on, or several.
-        validation: file to evaluate on, or several.
-        dataset: data set on the Hub, instead of files, as "rajpurkar/squad".
-        subset: the data set's configuration.
-        train_split: the data set's split to train on.
-        validation_split: the data set's split to evaluate on.
         stride: tokens of the context that neighbouring windows share.
         n_best: an answer starts and ends at one of the `n_best` tokens of a window with the largest logits.
         max_answer_tokens: the longest answer.
@@ -47,12 +41,8 @@ class QuestionAnswering(Task):
 
     head = "AutoModelForQuestionAnswering"
 
-    train: str | list[str] | None = None
-    validation: str | list[str] | None = None
-    dataset: str | None = None
-    subset: str | None = None
-    train_split: str = "train"
-    validation_split: str = "validation"
+    file_kind = "a .json file in SQuAD's layout"
+
     stride: int = 128
     n_best: int = 20
     max_answer_tokens: int = 30
@@ -75,21 +65,17 @@ class QuestionAnswering(Task):
 
     def load(self) -> Splits:
         """Reads both splits. Answers to train on must start where the data says."""
-        train = _first(self._read("train", self.train, self.train_split), self.max_train_samples)
+        train = self._read("train", self.max_train_samples)
         check_answer_places(train.rows, "the training data")
         return Splits(train, self.load_validation(()))
 
     def load_validation(self, classes: tuple[str, ...]) -> dict[str, Questions]:
         """Reads the validation split. The starts of its answers are not checked: they matter for the loss alone."""
-        return {"": _first(self._read("validation", self.validation, self.validation_split), self.max_validation_samples)}
+        return {"": self._read("validation", self.max_validation_samples)}
 
-    def _read(self, split: str, files: str | list[str] | None, hub_split: str) -> Questions:
-        check_one_source(self.dataset, self.train, self.validation)
-        if self.dataset is not None:
-            return collect(_hub_questions(self.dataset, self.subset, hub_split))
-        if not files:
-            raise InvalidInputError(f"The task has no {split} file. Set task.{split} to a .json file in SQuAD's layout.")
-        return read([files] if isinstance(files, str) else files)
+    def _read(self, split: str, most: int | None) -> Questions:
+        found = collect(itertools.chain.from_iterable(self.read_split(split, raw_questions, _hub_questions)))
+        return replace(found, rows=found.rows[:most])
 
     def prepare(
         self, train: Any | None, validation: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -115,29 +101,20 @@ class QuestionAnswering(Task):
         rows = questions.rows
         search = SpanSearch(self.n_best, self.max_answer_tokens, self.null_threshold if questions.version2 else None)
         found = best_answers([row.context for row in rows], windows, logits.astype(np.float32), search)
-        golds = [(row.id, [text for text, _ in row.answers]) for row in rows]
-        predictions = {row.id: text for row, text in zip(rows, found, strict=True)}
-        return score_answers(golds, predictions, VERSION_2 if questions.version2 else VERSION_1)
+        return score_questions(questions, {row.id: text for row, text in zip(rows, found, strict=True)})
 
 
-def _first(questions: Questions, most: int | None) -> Questions:
-    return replace(questions, rows=questions.rows[:most])
-
-
-def _hub_questions(name: str, subset: str | None, split: str) -> list[RawQuestion]:
-    """Returns the rows of a data set on the Hub in the form of SQuAD's own files."""
-    columns = read_hub(name, subset, split)
+def _hub_questions(columns: Columns, name: str) -> Iterable[RawQuestion]:
+    """Yields the rows of a data set on the Hub in the form of SQuAD's own files."""
     missing = [column for column in ("id", "context", "question", "answers") if column not in columns]
     if missing or not columns["id"]:
         lacks = f"no column {missing[0]!r}" if missing else "no rows"
-        raise InvalidInputError(f"{name} ({split}) has {lacks}. Give a data set with SQuAD's columns, as rajpurkar/squad.")
-    found: list[RawQuestion] = []
-    for row in range(len(columns["id"])):
-        entry = {key: columns[key][row] for key in ("id", "question")}
-        pairs = zip(columns["answers"][row]["text"], columns["answers"][row]["answer_start"], strict=True)
-        entry["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
-        found.append((f"Row {row + 1} of {name} ({split})", {"context": columns["context"][row]}, entry))
-    return found
+        raise InvalidInputError(f"{name} has {lacks}. Give a data set with SQuAD's columns, as rajpurkar/squad.")
+    rows = zip(*(columns[key] for key in ("id", "context", "question", "answers")), strict=True)
+    for number, (own, context, question, answers) in enumerate(rows, start=1):
+        pairs = zip(answers["text"], answers["answer_start"], strict=True)
+        found = [{"text": text, "answer_start": start} for text, start in pairs]
+        yield f"Row {number} of {name}", {"context": context}, {"id": own, "question": question, "answers": found}
 
 
 def _check_window(rows: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> None:
