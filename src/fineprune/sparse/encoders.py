@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from ..models.architectures import encoder_layout
 from ..models.layouts import EncoderLayout
-from .fused_encoder import CompiledEncoder, FusedLayer
+from .fused_encoder import CompiledEncoder, EncoderLayer
 from .linear import SparseLinear
 from .records import Activations
 from .reference import Activation
@@ -47,16 +46,6 @@ def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, EncoderLayout]:
     return layers, layout
 
 
-@dataclass(frozen=True, eq=False)
-class EncoderLayerModules:
-    """The modules of one layer, see `EncoderLayout`, and the sizes read from them."""
-
-    linear: tuple[nn.Module, ...]
-    norms: tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]
-    heads: int
-    activation: Activation
-
-
 def fits(encoder: nn.Module, config: Any) -> bool:
     """Whether an encoder can run fused once its linear layers are sparse.
 
@@ -65,7 +54,7 @@ def fits(encoder: nn.Module, config: Any) -> bool:
         config: of the model that it belongs to.
     """
     layers, layout = _layers(encoder)
-    read = [_modules_of(layer, layout) for layer in layers]
+    read = [_known_layer(layer, layout) for layer in layers]
     alike = {(modules.linear[0].in_features, modules.activation) if modules else None for modules in read}
     return not getattr(config, "is_decoder", False) and len(alike) == 1 and None not in alike
 
@@ -78,19 +67,15 @@ def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
         activations: how inputs of products are stored.
     """
     layers, layout = _layers(encoder)
-    fused = []
-    for modules in (_modules_of(layer, layout) for layer in layers):
-        assert modules is not None
-        records = tuple(one.matrix for one in modules.linear if isinstance(one, SparseLinear))
-        assert len(records) == len(modules.linear)
-        fused.append(FusedLayer(records, modules.norms, modules.heads, modules.activation))
+    known = tuple(found for layer in layers if (found := _known_layer(layer, layout)) is not None)
+    assert len(known) == len(layers)
     kind: Any = type(encoder)
     encoder.__class__ = _fused_class(kind)
     assert isinstance(encoder, FusedEncoder)
-    encoder.fused, encoder.fused_config = CompiledEncoder(tuple(fused), activations), config
+    encoder.fused, encoder.fused_config = CompiledEncoder(known, activations), config
 
 
-def _modules_of(layer: nn.Module, layout: EncoderLayout) -> EncoderLayerModules | None:
+def _known_layer(layer: nn.Module, layout: EncoderLayout) -> EncoderLayer | None:
     """Returns the modules of a layer; None if one is missing or of another class, or if their sizes do not fit together."""
     modules = dict(layer.named_modules())
     attention, feed_forward = layout.block.attentions[0], layout.block.feed_forwards[0]
@@ -107,7 +92,7 @@ def _modules_of(layer: nn.Module, layout: EncoderLayout) -> EncoderLayerModules 
         return None
     if any(len(tensor) != hidden for norm in norms for tensor in norm[:2]):
         return None
-    return EncoderLayerModules(tuple(known), (norms[0], norms[1]), features // size, activation)
+    return EncoderLayer(tuple(known), tuple(norms), features // size, activation)
 
 
 def _norm(norm: nn.Module | None) -> tuple[Tensor, Tensor, float] | None:

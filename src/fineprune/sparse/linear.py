@@ -4,19 +4,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..models.layers import is_transposed
 from .format import Float32, SparseMatrix
-from .kernels import launch
-from .kernels.matmul import LINEAR, run_linear, run_product
-from .kernels.simd import HOST
-from .kernels.tiles import tiles_of
-from .kernels.work import counters
-from .records import Activations, Array, MatrixRecord, address, buffer, inputs_like, step, vector_bytes
+from .kernels.matmul import run_linear, run_product
+from .kernels.simd import LANES, WIDEST
+from .kernels.tiles import Tiles, tiles_of
+from .records import Activations, MatrixRecord, buffer, run_job, step
 from .reference import Activation
 
 
@@ -74,7 +71,8 @@ class SparseLinear(nn.Module):
         given = inputs.to(torch.float32).reshape(tokens, self.in_features).contiguous()
         outputs = torch.empty(tokens, self.out_features, dtype=torch.float32, device="cpu")
         if tokens and self.out_features:
-            self._multiply(given, outputs)
+            tiles = tiles_of(1, tokens, step(self.activations))
+            self._run(run_linear, tiles, outputs, buffer(tiles.tokens, self.in_features, tiles.step), source=given)
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
     def product(self, inputs: Tensor) -> Tensor:
@@ -85,28 +83,18 @@ class SparseLinear(nn.Module):
         check_inputs(inputs.t(), self.in_features)
         tokens = inputs.shape[1]
         whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
-        if not whole or not tokens or tokens % HOST.lanes or tokens > HOST.lanes * HOST.accumulators:
+        if not whole or not tokens or tokens % LANES or tokens > LANES * WIDEST:
             transposed: Tensor = self(inputs.t())
             return transposed.t()
         outputs = torch.empty(self.out_features, tokens, dtype=torch.float32, device="cpu")
         if self.out_features:
-            self._run(run_product, 1, {"tiles": inputs.detach(), "target": outputs}, tokens)
+            self._run(run_product, tiles_of(1, tokens, 1), outputs, inputs.detach())
         return outputs
 
-    def _multiply(self, given: Tensor, outputs: Tensor) -> None:
-        place = tiles_of(1, len(given), step(self.activations))
-        tiles = buffer(place.tokens * self.in_features, self.activations)
-        self._run(run_linear, 2, {"source": given, "target": outputs, "tiles": tiles}, len(given))
-
-    def _run(self, part: Any, phases: int, arrays: dict[str, Tensor | Array], tokens: int) -> None:
-        like, counted = inputs_like(self.activations), counters(phases)
-        job = np.zeros(1, LINEAR)
-        for name, array in {**arrays, "matrix": self.matrix.record, "counters": counted}.items():
-            job[name] = address(array)
-        job["tokens"], job["vectors"] = tokens, tiles_of(1, tokens, step(self.activations)).vectors
-        job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
-        job["inputs"], job["activation"] = self.in_features, self.activation.value
-        launch.run(launch.entry(part, LINEAR, self.weight.values.dtype, like.dtype), job, (arrays, counted))
+    def _run(self, run: Callable[[Any, Any, Any], None], tiles: Tiles, target: Tensor, lowered: Tensor, **more: Tensor) -> None:
+        arrays = {"target": target, "lowered": lowered, "matrix": self.matrix.record, **more}
+        numbers = {"hidden": self.in_features, "activation": self.activation.value}
+        run_job(run, self.weight.values.dtype, tiles, arrays, **numbers)
 
     def _apply(self, function: Any, recurse: bool = True) -> "SparseLinear":
         probe = function(torch.zeros(1, dtype=torch.float32, device="cpu"))

@@ -1,4 +1,7 @@
-"""Matrices as records for compiled code: sizes and addresses, and the arrays behind them kept alive."""
+"""Matrices and jobs as records for compiled code: sizes and addresses, and the arrays behind them kept alive."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -6,9 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from .format import BFloat16, Float32, SparseMatrix
-from .kernels.matmul import MATRIX, PIECES
+from .format import BFloat16, Float32, SparseMatrix, starts_of
+from .kernels import launch
+from .kernels.matmul import JOB, MATRIX, PIECES
 from .kernels.simd import BYTES, ROWS_TOGETHER
+from .kernels.tiles import Tiles
+from .kernels.work import counters
 
 Array = NDArray[np.generic]
 
@@ -19,25 +25,40 @@ ROW_COST = 4
 """The cost of a row beside its entries, counted in entries."""
 
 
-def inputs_like(activations: Activations) -> Array:
-    """Returns an array of the type that inputs are stored in; bfloat16 ones are pairs in 32 bits."""
-    return np.empty(0, np.uint32 if isinstance(activations, BFloat16) else np.float32)
-
-
-def buffer(size: int, activations: Activations) -> Tensor:
-    """Returns a buffer for `size` inputs. PyTorch's memory begins at a cache line, which speeds up vectors."""
-    kind = torch.int32 if isinstance(activations, BFloat16) else torch.float32
-    return torch.empty(max(size // step(activations), 1), dtype=kind, device="cpu")
-
-
 def step(activations: Activations) -> int:
-    """Returns how many vectors are counted together."""
+    """Returns how many vectors are counted together: bfloat16 inputs are pairs in 32 bits."""
     return 2 if isinstance(activations, BFloat16) else 1
 
 
-def vector_bytes(activations: Activations) -> int:
-    """Returns the bytes of a vector of inputs."""
-    return BYTES // step(activations)
+def buffer(tokens: int, features: int, step: int = 1) -> Tensor:
+    """Returns a buffer for inputs. PyTorch's memory begins at a cache line, which speeds up vectors."""
+    return torch.empty(max(tokens * features // step, 1), dtype=torch.float32, device="cpu")
+
+
+def run_job(
+    run: Callable[[Any, Any, Any], None],
+    values: torch.dtype,
+    tiles: Tiles,
+    arrays: Mapping[str, Tensor | Array],
+    **numbers: int,
+) -> None:
+    """Makes a JOB and runs it.
+
+    Args:
+        run: an `entry_point`.
+        values: the type of the stored values.
+        tiles: the batch.
+        arrays, numbers: its other fields, and the arrays of those that are addresses.
+    """
+    alive = {**arrays, "queries": tiles.queries, "counters": counters()}
+    numbers |= {name: address(array) for name, array in alive.items()}
+    numbers |= {"sequences": tiles.sequences, "length": tiles.length, "each": tiles.each, "vectors": tiles.vectors}
+    numbers |= {"step": tiles.step, "vector_bytes": BYTES // tiles.step, "groups": len(tiles.queries)}
+    job = np.zeros(1, dtype=JOB)
+    for name, number in numbers.items():
+        job[name] = number
+    inputs = np.dtype(np.uint32 if tiles.step == 2 else np.float32)
+    launch.run(launch.entry(run, JOB, values, inputs), job, tuple(alive.values()))
 
 
 class MatrixRecord:
@@ -68,7 +89,9 @@ class MatrixRecord:
         self.zeros = torch.zeros_like(self.biases)
         self.starts, self.cuts = banded(weight, bands), cut(weight)
         arrays = (self.starts, weight.columns, weight.values, self.scales, self.biases, self.zeros, self.cuts)
-        self.record = np.array([(weight.rows, together, bands, *(address(array) for array in arrays))], dtype=MATRIX)
+        self.record = np.array(
+            [(weight.rows, weight.cols, together, bands, *(address(array) for array in arrays))], dtype=MATRIX
+        )
 
     def __reduce__(self) -> tuple[type["MatrixRecord"], tuple[SparseMatrix, Tensor | None, int]]:
         return MatrixRecord, (self.weight, self.bias, self.bands)
@@ -95,8 +118,7 @@ def banded(weight: SparseMatrix, bands: int) -> Tensor:
         return weight.starts
     group, column = weight.kept()
     band = torch.div(column * bands, max(weight.cols, 1), rounding_mode="floor")
-    counts = torch.bincount(group * bands + band, minlength=(len(weight.starts) - 1) * bands)
-    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return starts_of(group * bands + band, (len(weight.starts) - 1) * bands)
 
 
 def cut(weight: SparseMatrix) -> Tensor:
