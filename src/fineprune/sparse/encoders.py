@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..models.architectures import encoder_layout
 from ..models.layouts import EncoderLayout
+from .format import Activations
 from .fused_encoder import CompiledEncoder, EncoderLayer
 from .linear import SparseLinear
-from .records import Activations
 from .reference import Activation
 
 HIDDEN = -1e4
@@ -21,58 +21,43 @@ UNUSED = {"position_ids", "return_dict", "use_cache"}
 """Arguments of an encoder that change nothing in a forward pass without a cache."""
 
 
-def encoders(model: nn.Module) -> dict[str, tuple[nn.Module, Any]]:
-    """Returns the encoders that can run fused, by name, each with the config of the model that it belongs to."""
-    found = {}
+def encoders(model: nn.Module) -> list[tuple[nn.Module, Any, list[str]]]:
+    """Returns the encoders that can run fused once their linear layers are sparse, with their configs and the layers' names."""
+    found = []
     for name, parent in model.named_modules():
         config = getattr(parent, "config", None)
         for child_name, child in parent.named_children():
-            known = encoder_layout(type(child)) is not None
-            if known and config is not None and "forward" not in vars(child):
-                found[f"{name}.{child_name}".lstrip(".")] = (child, config)
+            layout = encoder_layout(type(child))
+            if layout is None or config is None or getattr(config, "is_decoder", False) or "forward" in vars(child):
+                continue
+            layers = _known_layers(child)
+            alike = {(layer.linear[0].in_features, layer.activation) if layer else None for layer in layers}
+            if len(alike) == 1 and None not in alike:
+                prefix = f"{name}.{child_name}.layer".lstrip(".")
+                names = [f"{prefix}.{number}.{matrix}" for number in range(len(layers)) for matrix in layout.matrices]
+                found.append((child, config, names))
     return found
 
 
-def linear_layers(encoder: nn.Module) -> list[str]:
-    """Returns the names of its linear layers, relative to it."""
-    layers, layout = _layers(encoder)
-    return [f"layer.{number}.{matrix}" for number in range(len(layers)) for matrix in layout.matrices]
-
-
-def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, EncoderLayout]:
-    layers, layout = encoder.get_submodule("layer"), encoder_layout(type(encoder))
-    assert isinstance(layers, nn.ModuleList)
-    assert layout is not None
-    return layers, layout
-
-
-def fits(encoder: nn.Module, config: Any) -> bool:
-    """Whether an encoder can run fused once its linear layers are sparse.
-
-    Args:
-        encoder: one of `encoders`.
-        config: of the model that it belongs to.
-    """
-    layers, layout = _layers(encoder)
-    read = [_known_layer(layer, layout) for layer in layers]
-    alike = {(modules.linear[0].in_features, modules.activation) if modules else None for modules in read}
-    return not getattr(config, "is_decoder", False) and len(alike) == 1 and None not in alike
-
-
 def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
-    """Makes an encoder that `fits` and whose linear layers are sparse run fused. Its other passes stay as they are.
+    """Makes an encoder whose linear layers are sparse run fused. Its other passes stay as they are.
 
     Args:
-        encoder, config: see `fits`.
+        encoder, config: see `encoders`.
         activations: how inputs of products are stored.
     """
-    layers, layout = _layers(encoder)
-    known = tuple(found for layer in layers if (found := _known_layer(layer, layout)) is not None)
-    assert len(known) == len(layers)
+    layers = tuple(layer for layer in _known_layers(encoder) if layer is not None)
     kind: Any = type(encoder)
     encoder.__class__ = _fused_class(kind)
     assert isinstance(encoder, FusedEncoder)
-    encoder.fused, encoder.fused_config = CompiledEncoder(known, activations), config
+    encoder.fused, encoder.fused_config = CompiledEncoder(layers, activations), config
+
+
+def _known_layers(encoder: nn.Module) -> list[EncoderLayer | None]:
+    layers, layout = encoder.get_submodule("layer"), encoder_layout(type(encoder))
+    assert isinstance(layers, nn.ModuleList)
+    assert layout is not None
+    return [_known_layer(layer, layout) for layer in layers]
 
 
 def _known_layer(layer: nn.Module, layout: EncoderLayout) -> EncoderLayer | None:

@@ -38,6 +38,9 @@ class Int8:
 Values = Float32 | BFloat16 | Int8
 """How the values of a sparse matrix are stored."""
 
+Activations = Float32 | BFloat16
+"""How the inputs of its products are stored."""
+
 
 @dataclass(frozen=True, eq=False)
 class SparseMatrix:

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .format import Activations
 from .kernels.encoder import LAYER, MATRICES, run_encoder
 from .kernels.matmul import MATRIX
 from .kernels.simd import LANES, ROWS_TOGETHER
-from .kernels.tiles import tiles_of
-from .linear import check_inputs, without_gradient
-from .records import Activations, Array, MatrixRecord, address, buffer, run_job, step
+from .linear import checked
+from .records import Array, MatrixRecord, address, buffer, run_job, step, tiles_of
 from .reference import Activation
 
 FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
@@ -80,17 +80,13 @@ class CompiledEncoder:
             seen: sequences x length, bool: whether a token is attended to.
             positions: heads x queries x keys, added to the scores of every sequence.
         """
-        check_inputs(inputs, self.hidden)
-        return without_gradient(functools.partial(self._apply_to, seen=seen, positions=positions), inputs)
+        return checked(functools.partial(self._apply_to, seen=seen, positions=positions), inputs, self.hidden)
 
     def _apply_to(self, inputs: Tensor, seen: Tensor, positions: Tensor | None) -> Tensor:
-        source = inputs.to(torch.float32).contiguous()
+        source, seen = inputs.to(torch.float32).contiguous(), seen.to(torch.uint8).contiguous()
         target = torch.empty_like(source)
-        if source.numel():
-            self._run(source, target, seen.to(torch.uint8).contiguous(), positions)
-        return target.to(inputs.dtype)
-
-    def _run(self, source: Tensor, target: Tensor, seen: Tensor, positions: Tensor | None) -> None:
+        if not source.numel():
+            return target.to(inputs.dtype)
         sequences, length, _ = source.shape
         tiles, first = tiles_of(sequences, length, step(self.activations)), self.layers[0]
         widest, stream = max(*self.features, 1), buffer(tiles.tokens, self.hidden)
@@ -110,6 +106,7 @@ class CompiledEncoder:
             arrays["positions"] = _padded(positions, tiles.each * LANES)
         numbers = {"depth": len(self.layers), "hidden": self.hidden, "widest": widest, "activation": first.activation.value}
         run_job(run_encoder, first.linear[0].weight.values.dtype, tiles, arrays, **numbers)
+        return target.to(inputs.dtype)
 
 
 def _padded(positions: Tensor, each: int) -> Tensor:

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..models.layers import is_transposed
-from .format import Float32, SparseMatrix
+from .format import Activations, Float32, SparseMatrix
 from .kernels.matmul import run_linear, run_product
 from .kernels.simd import LANES, WIDEST
-from .kernels.tiles import Tiles, tiles_of
-from .records import Activations, MatrixRecord, buffer, run_job, step
+from .records import Array, MatrixRecord, Tiles, buffer, run_job, step, tiles_of
 from .reference import Activation
 
 
@@ -41,20 +40,11 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.rows, weight.cols
         self.matrix = MatrixRecord(weight, bias if bias is None else bias.detach().to(torch.float32).contiguous())
+        self.weight, self.bias = self.matrix.weight, self.matrix.bias
         self.activations = Float32() if activations is None else activations
         self.activation = activation
         stock = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
         self.original = (stock if original is None else original,)  # in a tuple, since it is no part of this module
-
-    @property
-    def weight(self) -> SparseMatrix:
-        """W, as stored."""
-        return self.matrix.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """b, float32."""
-        return self.matrix.bias
 
     @torch.compiler.disable
     def forward(self, inputs: Tensor) -> Tensor:
@@ -63,8 +53,7 @@ class SparseLinear(nn.Module):
         Raises:
             InvalidInputError: for another number of features or a device other than the CPU; and when a gradient is asked for.
         """
-        check_inputs(inputs, self.in_features)
-        return without_gradient(self._apply_to, inputs)
+        return checked(self._apply_to, inputs, self.in_features)
 
     def _apply_to(self, inputs: Tensor) -> Tensor:
         tokens = math.prod(inputs.shape[:-1])
@@ -92,7 +81,7 @@ class SparseLinear(nn.Module):
         return outputs
 
     def _run(self, run: Callable[[Any, Any, Any], None], tiles: Tiles, target: Tensor, lowered: Tensor, **more: Tensor) -> None:
-        arrays = {"target": target, "lowered": lowered, "matrix": self.matrix.record, **more}
+        arrays: dict[str, Tensor | Array] = {"target": target, "lowered": lowered, "matrix": self.matrix.record, **more}
         numbers = {"hidden": self.in_features, "activation": self.activation.value}
         run_job(run, self.weight.values.dtype, tiles, arrays, **numbers)
 
@@ -129,8 +118,9 @@ def check_inputs(inputs: Tensor, features: int) -> None:
         )
 
 
-def without_gradient(compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Returns compute(inputs); if the inputs require a gradient, the backward pass raises InvalidInputError."""
+def checked(compute: Callable[[Tensor], Tensor], inputs: Tensor, features: int) -> Tensor:
+    """Returns compute(inputs) after `check_inputs`; a backward pass raises InvalidInputError."""
+    check_inputs(inputs, features)
     if torch.is_grad_enabled() and inputs.requires_grad:
         outputs: Tensor = _WithoutGradient.apply(inputs, compute)  # type: ignore[no-untyped-call]
         return outputs

@@ -1,6 +1,8 @@
 """Matrices and jobs as records for compiled code: sizes and addresses, and the arrays behind them kept alive."""
 
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,20 +11,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from .format import BFloat16, Float32, SparseMatrix, starts_of
+from .format import Activations, BFloat16, SparseMatrix, starts_of
 from .kernels import launch
 from .kernels.matmul import JOB, MATRIX, PIECES
-from .kernels.simd import BYTES, ROWS_TOGETHER
-from .kernels.tiles import Tiles
+from .kernels.simd import BYTES, LANES, NARROW, ROWS_TOGETHER, WIDEST
 from .kernels.work import counters
 
 Array = NDArray[np.generic]
 
-Activations = Float32 | BFloat16
-"""How the inputs of the products are stored."""
-
 ROW_COST = 4
 """The cost of a row beside its entries, counted in entries."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """How the tokens of a batch lie in memory: features x tokens, in tiles that rows of a product are accumulated over.
+
+    The tokens of a batch are counted in vectors of `LANES`. Each sequence begins with a new vector, and is padded with
+    zeros; `WIDEST` vectors in a row make a tile, the last one may be narrower. In a tile the tokens of one feature lie
+    side by side, then come those of the next. In bfloat16 two neighbouring vectors share words: the second has the upper
+    halves.
+
+    Args:
+        sequences, length: of the batch.
+        each: vectors of one sequence.
+        step: vectors that are counted together: 1, or 2 in bfloat16.
+        queries: groups of vectors of one sequence and one tile that attend together: sequence, first vector, how many; int64.
+    """
+
+    sequences: int
+    length: int
+    each: int
+    step: int
+    queries: NDArray[np.int64]
+
+    @property
+    def vectors(self) -> int:
+        """Of all sequences."""
+        return self.sequences * self.each
+
+    @property
+    def tokens(self) -> int:
+        """Tokens with the padding."""
+        return self.vectors * LANES
+
+
+@functools.lru_cache(maxsize=256)
+def tiles_of(sequences: int, length: int, step: int) -> Tiles:
+    """Returns how the tokens of a batch lie in tiles; see `Tiles`."""
+    each = step * -(-length // (step * LANES))
+    vector = np.arange(sequences * each)
+    sequence, tile = vector // max(each, 1), vector // WIDEST
+    start = np.maximum(sequence * each, tile * WIDEST)
+    first = np.flatnonzero((vector - start) % NARROW == 0)
+    queries = np.stack([sequence[first], first, np.diff(first, append=len(vector))], axis=1).astype(np.int64)
+    return Tiles(sequences, length, each, step, queries)
 
 
 def step(activations: Activations) -> int:
@@ -89,9 +132,7 @@ class MatrixRecord:
         self.zeros = torch.zeros_like(self.biases)
         self.starts, self.cuts = banded(weight, bands), cut(weight)
         arrays = (self.starts, weight.columns, weight.values, self.scales, self.biases, self.zeros, self.cuts)
-        self.record = np.array(
-            [(weight.rows, weight.cols, together, bands, *(address(array) for array in arrays))], dtype=MATRIX
-        )
+        self.record = np.array([(weight.rows, weight.cols, together, bands, *map(address, arrays))], dtype=MATRIX)
 
     def __reduce__(self) -> tuple[type["MatrixRecord"], tuple[SparseMatrix, Tensor | None, int]]:
         return MatrixRecord, (self.weight, self.bias, self.bands)

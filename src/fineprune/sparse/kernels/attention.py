@@ -49,7 +49,7 @@ def attend(task: Any, context: Any) -> None:
         row = results[feature * size : (feature + 1) * size]
         for i in range(size):
             row[i] = row[i] * inverse[i]
-        put(row, job.context + (place + feature * width) * job.vector_bytes, context.inputs_like)
+        put(row, job.context + (place + feature * width) * job.vector_bytes, job)
 
 
 @compiled

@@ -55,21 +55,12 @@ def _matrix(context: Any, number: Any) -> Any:
 
 
 @compiled
-def _lower_stream(context: Any, vector: Any) -> None:
-    """Stores vectors of the stream as inputs of products, where these are not read from the stream itself."""
-    job = context.job
-    if job.lowered != job.stream:
-        place, width = place_of(job, job.hidden, vector)
-        lower(context, vector, job.stream + place * BYTES, width * BYTES)
-
-
-@compiled
 def _load(task: Any, context: Any) -> None:
     """Writes vectors of tokens into the stream."""
     job, vector = context.job, task * context.job.step
     place, width = place_of(job, job.hidden, vector)
     load_vectors(job, vector, job.stream + place * BYTES, width * BYTES)
-    _lower_stream(context, vector)
+    lower(job, vector, job.stream + place * BYTES, width * BYTES)
 
 
 @compiled
@@ -121,7 +112,7 @@ def _expand(task: Any, context: Any) -> None:
         row = group * matrix.together
         rows = context.buffer[: min(matrix.together, matrix.rows - row) * width * LANES]
         activate(job.activation, rows)
-        put(rows, target + row * width * job.vector_bytes, context.inputs_like)
+        put(rows, target + row * width * job.vector_bytes, job)
 
 
 @compiled
@@ -141,7 +132,7 @@ def _norm(task: Any, context: Any, scale: Any, shift: Any, epsilon: Any) -> None
     place, width = place_of(job, job.hidden, vector)
     for number in range(job.step):
         layer_norm(job.stream + (place + number) * BYTES, width * BYTES, job.hidden, epsilon, scale, shift)
-    _lower_stream(context, vector)
+    lower(job, vector, job.stream + place * BYTES, width * BYTES)
 
 
 @compiled

@@ -4,8 +4,6 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from .activations import activate
 from .products import sparse_row, sparse_rows
@@ -83,28 +81,19 @@ matrices_at = pointers_to(numba.from_dtype(MATRIX))
 
 @compiled
 def place_of(job: Any, features: Any, vector: Any) -> Any:
-    """Returns where the first feature of a vector of tokens lies in a buffer of tiles, and how far the next one is, in vectors."""
+    """Returns where the first feature of a vector of tokens lies in a buffer of tiles, and the distance to the next."""
     tile = vector // WIDEST
     return tile * WIDEST * features + vector % WIDEST, min(WIDEST, job.vectors - tile * WIDEST)
 
 
-def put(row: Any, address: Any, like: Any) -> None:
-    """Writes the float32 numbers of a row in the type of `like`; compiled code only."""
-    raise NotImplementedError
-
-
-@overload(put)
-def _put(row: Any, address: Any, like: Any) -> Any:
-    return _put_floats if like.dtype == types.float32 else _put_words
-
-
-def _put_floats(row: Any, address: Any, like: Any) -> None:
-    target = numba.carray(floats_at(address), len(row))
-    for i in range(len(row)):
-        target[i] = row[i]
-
-
-def _put_words(row: Any, address: Any, like: Any) -> None:
+@compiled
+def put(row: Any, address: Any, job: Any) -> None:
+    """Writes the float32 numbers of a row as the inputs of products are stored."""
+    if job.step == 1:
+        target = numba.carray(floats_at(address), len(row))
+        for i in range(len(row)):
+            target[i] = row[i]
+        return
     for pair in range(len(row) // (2 * LANES)):
         pack_bfloat16(row.ctypes.data + 2 * pair * BYTES, address + pair * BYTES)
 
@@ -247,13 +236,14 @@ def load_vectors(job: Any, vector: Any, target: Any, stride: Any) -> None:
 
 
 @compiled
-def lower(context: Any, vector: Any, source: Any, stride: Any) -> None:
-    """Stores `step` vectors of tokens, features x tokens at the address `source`, as inputs of products."""
-    job = context.job
+def lower(job: Any, vector: Any, source: Any, stride: Any) -> None:
+    """Stores `step` vectors of tokens, features x tokens at an address, as inputs of products, if these are not the stream."""
+    if job.lowered == job.stream:
+        return
     place, width = place_of(job, job.hidden, vector)
     for feature in range(job.hidden):
         row = numba.carray(floats_at(source + feature * stride), job.step * LANES)
-        put(row, job.lowered + (place + feature * width) * job.vector_bytes, context.inputs_like)
+        put(row, job.lowered + (place + feature * width) * job.vector_bytes, job)
 
 
 @entry_point
@@ -286,7 +276,7 @@ def _load(task: Any, context: Any) -> None:
     """Transposes vectors of tokens into their tile."""
     job, buffer, vector = context.job, context.buffer.ctypes.data, task * context.job.step
     load_vectors(job, vector, buffer, job.step * BYTES)
-    lower(context, vector, buffer, job.step * BYTES)
+    lower(job, vector, buffer, job.step * BYTES)
 
 
 @compiled

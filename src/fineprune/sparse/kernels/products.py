@@ -29,7 +29,6 @@ from .simd import (
     load,
     pointer,
     splat,
-    words_of,
 )
 
 AHEAD = 4096
@@ -51,7 +50,7 @@ def _inputs(builder: Builder, kind: types.Type, address: Value, vectors: int) ->
     if kind == types.float32:
         return [load(builder, VECTOR, address, number * BYTES) for number in range(vectors)]
     loaded = []
-    halves, upper = words_of(16), words_of(0xFFFF0000)
+    halves, upper = all_of(16, WORDS), all_of(0xFFFF0000, WORDS)
     for pair in range(-(-vectors // 2)):
         words = load(builder, WORDS, address, pair * BYTES)
         loaded += [
@@ -159,12 +158,11 @@ def _accumulate(
     if apart > 1:
         with builder.if_then(builder.icmp_signed("!=", builder.urem(entries, WORD(apart)), WORD(0))):
             add(builder.sub(entries, WORD(1)), sums[0])
-    results = [[_sum_up(builder, [each[row][number] for each in sums]) for number in range(vectors)] for row in range(rows)]
+    results = [
+        [functools.reduce(builder.fadd, [builder.load(each[row][number]) for each in sums]) for number in range(vectors)]
+        for row in range(rows)
+    ]
     _finish(builder, given, results)
-
-
-def _sum_up(builder: Builder, places: Sequence[Value]) -> Value:
-    return functools.reduce(builder.fadd, [builder.load(place) for place in places])
 
 
 def _finish(builder: Builder, given: _Operands, sums: Sequence[Sequence[Value]]) -> None:

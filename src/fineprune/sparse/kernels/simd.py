@@ -71,14 +71,9 @@ def fused_multiply_add(builder: Builder, a: Value, b: Value, c: Value) -> Value:
     return elementwise(builder, "fma", a, b, c)
 
 
-def all_of(number: float) -> Value:
+def all_of(number: float, kind: ir.VectorType = VECTOR) -> Value:
     """Returns a vector with the same number in each lane."""
-    return ir.Constant(VECTOR, [number] * LANES)
-
-
-def words_of(number: int) -> Value:
-    """Returns a vector of words with the same number in each lane."""
-    return ir.Constant(WORDS, [number] * LANES)
+    return ir.Constant(kind, [number] * LANES)
 
 
 def elementwise(builder: Builder, name: str, *vectors: Value) -> Value:
@@ -154,9 +149,9 @@ def pack_bfloat16(builder: Builder, source: Value, target: Value) -> None:
     halves = []
     for offset in (0, BYTES):
         bits = load(builder, WORDS, source, offset)
-        even = builder.and_(builder.lshr(bits, words_of(16)), words_of(1))
-        halves.append(builder.add(builder.add(bits, words_of(0x7FFF)), even))
-    lower, upper = builder.lshr(halves[0], words_of(16)), builder.and_(halves[1], words_of(0xFFFF0000))
+        even = builder.and_(builder.lshr(bits, all_of(16, WORDS)), all_of(1, WORDS))
+        halves.append(builder.add(builder.add(bits, all_of(0x7FFF, WORDS)), even))
+    lower, upper = builder.lshr(halves[0], all_of(16, WORDS)), builder.and_(halves[1], all_of(0xFFFF0000, WORDS))
     builder.store(builder.or_(lower, upper), pointer(builder, WORDS, target), align=4)
 
 

@@ -31,11 +31,6 @@ def compiled(function: Callable[..., Any]) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
-def inlined(function: Callable[..., Any]) -> Any:
-    """Compiles a function into each of its callers, which may pass it compiled functions and still be kept."""
-    return numba.njit(inline="always", **OPTIONS)(function)
-
-
 def entry_point(function: Callable[..., Any]) -> Any:
     """Marks a function that `launch.entry` compiles: of a job, and of two empty arrays of the types of W and X.
 
@@ -92,7 +87,7 @@ def take(counters: Any, end: Any) -> Any:
     return -1
 
 
-@inlined
+@numba.njit(inline="always", **OPTIONS)  # its callers pass it compiled functions, and can still be kept
 def run_phase(counters: Any, first: Any, tasks: Any, run_task: Any, context: Any) -> Any:
     """Runs tasks of a phase until none is left, and returns once all are done: the first task of the next phase.
 
