@@ -30,9 +30,7 @@ def encoders(model: nn.Module) -> list[tuple[nn.Module, Any, list[str]]]:
             layout = encoder_layout(type(child))
             if layout is None or config is None or getattr(config, "is_decoder", False) or "forward" in vars(child):
                 continue
-            layers = _known_layers(child)
-            alike = {(layer.linear[0].in_features, layer.activation) if layer else None for layer in layers}
-            if len(alike) == 1 and None not in alike:
+            if layers := _known_layers(child):
                 prefix = f"{name}.{child_name}.layer".lstrip(".")
                 names = [f"{prefix}.{number}.{matrix}" for number in range(len(layers)) for matrix in layout.matrices]
                 found.append((child, config, names))
@@ -46,18 +44,21 @@ def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
         encoder, config: see `encoders`.
         activations: how inputs of products are stored.
     """
-    layers = tuple(layer for layer in _known_layers(encoder) if layer is not None)
+    layers = _known_layers(encoder)
     kind: Any = type(encoder)
     encoder.__class__ = _fused_class(kind)
     assert isinstance(encoder, FusedEncoder)
     encoder.fused, encoder.fused_config = CompiledEncoder(layers, activations), config
 
 
-def _known_layers(encoder: nn.Module) -> list[EncoderLayer | None]:
+def _known_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
+    """Returns its layers; none if one cannot run fused, or if they differ in width or activation."""
     layers, layout = encoder.get_submodule("layer"), encoder_layout(type(encoder))
     assert isinstance(layers, nn.ModuleList)
     assert layout is not None
-    return [_known_layer(layer, layout) for layer in layers]
+    known = tuple(found for layer in layers if (found := _known_layer(layer, layout)) is not None)
+    alike = len({(layer.linear[0].in_features, layer.activation) for layer in known}) == 1
+    return known if alike and len(known) == len(layers) else ()
 
 
 def _known_layer(layer: nn.Module, layout: EncoderLayout) -> EncoderLayer | None:

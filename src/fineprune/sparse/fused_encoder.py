@@ -13,7 +13,7 @@ from .kernels.encoder import LAYER, MATRICES, run_encoder
 from .kernels.matmul import MATRIX
 from .kernels.simd import LANES, ROWS_TOGETHER
 from .linear import checked
-from .records import Array, MatrixRecord, address, buffer, run_job, step, tiles_of
+from .records import Array, MatrixRecord, address, buffer, run_job, step_of, tiles_of
 from .reference import Activation
 
 FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
@@ -88,7 +88,7 @@ class CompiledEncoder:
         if not source.numel():
             return target.to(inputs.dtype)
         sequences, length, _ = source.shape
-        tiles, first = tiles_of(sequences, length, step(self.activations)), self.layers[0]
+        tiles, first = tiles_of(sequences, length, step_of(self.activations)), self.layers[0]
         widest, stream = max(*self.features, 1), buffer(tiles.tokens, self.hidden)
         arrays: dict[str, Tensor | Array] = {
             "source": source,

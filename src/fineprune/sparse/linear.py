@@ -12,7 +12,7 @@ from ..models.layers import is_transposed
 from .format import Activations, Float32, SparseMatrix
 from .kernels.matmul import run_linear, run_product
 from .kernels.simd import LANES, WIDEST
-from .records import Array, MatrixRecord, Tiles, buffer, run_job, step, tiles_of
+from .records import Array, MatrixRecord, Tiles, buffer, run_job, step_of, tiles_of
 from .reference import Activation
 
 
@@ -60,7 +60,7 @@ class SparseLinear(nn.Module):
         given = inputs.to(torch.float32).reshape(tokens, self.in_features).contiguous()
         outputs = torch.empty(tokens, self.out_features, dtype=torch.float32, device="cpu")
         if tokens and self.out_features:
-            tiles = tiles_of(1, tokens, step(self.activations))
+            tiles = tiles_of(1, tokens, step_of(self.activations))
             self._run(run_linear, tiles, outputs, buffer(tiles.tokens, self.in_features, tiles.step), source=given)
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
@@ -71,7 +71,7 @@ class SparseLinear(nn.Module):
         """
         check_inputs(inputs.t(), self.in_features)
         tokens = inputs.shape[1]
-        whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
+        whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step_of(self.activations) == 1
         if not whole or not tokens or tokens % LANES or tokens > LANES * WIDEST:
             transposed: Tensor = self(inputs.t())
             return transposed.t()

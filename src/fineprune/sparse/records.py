@@ -68,7 +68,7 @@ def tiles_of(sequences: int, length: int, step: int) -> Tiles:
     return Tiles(sequences, length, each, step, queries)
 
 
-def step(activations: Activations) -> int:
+def step_of(activations: Activations) -> int:
     """Returns how many vectors are counted together: bfloat16 inputs are pairs in 32 bits."""
     return 2 if isinstance(activations, BFloat16) else 1
 
