@@ -27,7 +27,7 @@ from .matmul import (
     words,
 )
 from .reductions import layer_norm
-from .simd import BYTES, LANES, NARROW, ROWS_TOGETHER, WIDEST, pointers_to
+from .simd import BYTES, LANES, NARROW, ROWS_TOGETHER, WIDEST, floats_at, pointers_to
 from .work import compiled, entry_point, run_phase
 
 OUTPUT, FIRST, SECOND, MATRICES = 3, 4, 5, 6
@@ -81,14 +81,14 @@ def _project(task: Any, context: Any) -> None:
     """Computes a piece of the queries, the keys or the values of a tile."""
     job, tile, number = context.job, task // (3 * PIECES), task // PIECES % 3
     target = job.projected + number * job.vectors * context.layer.features * BYTES
-    multiply_piece(context, _matrix(context, number), tile, task % PIECES, 0, job.lowered, target, 0, 0)
+    multiply_piece(context, _matrix(context, number), tile, task % PIECES, 0, job.lowered, target, 0)
 
 
 @compiled
 def _add(task: Any, context: Any, number: Any, band: Any, source: Any) -> None:
     """Adds a piece of W y on a tile to the stream, for one band of the columns of W."""
     matrix, tile, piece = _matrix(context, number), task // PIECES, task % PIECES
-    multiply_piece(context, matrix, tile, piece, band, source, context.job.stream, 1, 0)
+    multiply_piece(context, matrix, tile, piece, band, source, context.job.stream, 1)
 
 
 @compiled
@@ -101,7 +101,8 @@ def _expand(task: Any, context: Any) -> None:
     """Computes a piece of the neurons of a tile."""
     job, matrix, tile, piece = context.job, _matrix(context, FIRST), task // PIECES, task % PIECES
     if job.vector_bytes == BYTES:
-        multiply_piece(context, matrix, tile, piece, 0, job.lowered, job.inner, 0, job.activation)
+        results, size = multiply_piece(context, matrix, tile, piece, 0, job.lowered, job.inner, 0)
+        activate(job.activation, numba.carray(floats_at(results), size))
         return
     place, width = place_of(job, 1, tile * WIDEST)
     inputs = job.lowered + place * matrix.cols * job.vector_bytes

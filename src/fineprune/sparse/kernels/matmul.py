@@ -147,16 +147,13 @@ def multiply(
 
 
 @compiled
-def multiply_piece(
-    context: Any, matrix: Any, tile: Any, piece: Any, band: Any, source: Any, target: Any, adds: Any, activation: Any
-) -> None:
-    """Computes a piece of the rows on one tile; the result is float32 and lies as its inputs do.
+def multiply_piece(context: Any, matrix: Any, tile: Any, piece: Any, band: Any, source: Any, target: Any, adds: Any) -> Any:
+    """Computes a piece of the rows on one tile, float32, as its inputs lie; returns the address and the number of results.
 
     Args:
         context, matrix, band, adds: see `multiply`.
         tile, piece: which.
         source, target: addresses of the tiles of the inputs and of the result.
-        activation: the number of the function applied to the result.
     """
     together, (place, vectors) = matrix.together, place_of(context.job, 1, tile * WIDEST)
     width, (first, last) = vectors * LANES, groups_of(matrix, piece)
@@ -171,7 +168,7 @@ def multiply_piece(
         for i in range(len(rest)):
             rest[i] = block[i] + (rest[i] if adds else np.float32(0))
     rows = max(min(last * together, matrix.rows) - first * together, 0)
-    activate(activation, numba.carray(floats_at(results), rows * width))
+    return results, rows * width
 
 
 @compiled
@@ -267,14 +264,19 @@ def run_linear(job: Any, weights_like: Any, inputs_like: Any) -> None:
 @compiled
 def _multiply_tile(task: Any, context: Any) -> None:
     """Computes a piece of the rows on one tile, which stays features x tokens."""
-    job = context.job
-    multiply_piece(context, context.layer, task // PIECES, task % PIECES, 0, job.lowered, job.target, 0, job.activation)
+    job, tile, piece = context.job, task // PIECES, task % PIECES
+    results, size = multiply_piece(context, context.layer, tile, piece, 0, job.lowered, job.target, 0)
+    activate(job.activation, numba.carray(floats_at(results), size))
 
 
 @compiled
 def _load(task: Any, context: Any) -> None:
     """Transposes vectors of tokens into their tile."""
     job, buffer, vector = context.job, context.buffer.ctypes.data, task * context.job.step
+    if job.step == 1:
+        place, width = place_of(job, job.hidden, vector)
+        load_vectors(job, vector, job.lowered + place * BYTES, width * BYTES)
+        return
     load_vectors(job, vector, buffer, job.step * BYTES)
     lower(job, vector, buffer, job.step * BYTES)
 
@@ -287,16 +289,12 @@ def _multiply(task: Any, context: Any) -> None:
     place, width = place_of(job, job.hidden, tile * WIDEST)
     token = tile * WIDEST * LANES
     tokens = min(width * LANES, job.length - token)
-    rows, together = matrix.rows, matrix.together
+    rows, together, most = matrix.rows, matrix.together, LINE_ROWS // matrix.together
+    inputs = job.lowered + place * job.vector_bytes
     first, last = groups_of(matrix, piece)
-    start = held = 0
-    for group in range(first, last):
-        if not held:
-            start = group * together
-        results = block.ctypes.data + held * width * BYTES
-        multiply(context, matrix, group, 1, 0, job.lowered + place * job.vector_bytes, width, results, 0)
-        held += min(together, rows - group * together)
-        if held == LINE_ROWS or group == last - 1:
-            activate(job.activation, block[: held * width * LANES])
-            store_tokens(block.ctypes.data, held, width * BYTES, tokens, job.target + 4 * (token * rows + start), rows)
-            held = 0
+    for group in range(first, last, most):
+        groups, row = min(most, last - group), group * together
+        held = min(groups * together, rows - row)
+        multiply(context, matrix, group, groups, 0, inputs, width, block.ctypes.data, 0)
+        activate(job.activation, block[: held * width * LANES])
+        store_tokens(block.ctypes.data, held, width * BYTES, tokens, job.target + 4 * (token * rows + row), rows)
