@@ -17,12 +17,12 @@ from test_sparse_format import random_matrix, stored
 from torch import Tensor, nn
 
 from fineprune import BFloat16, Float32, Int8, InvalidInputError
-from fineprune.sparse.format import SparseMatrix, Values
+from fineprune.sparse.format import Activations, SparseMatrix, Values
 from fineprune.sparse.kernels import launch
 from fineprune.sparse.kernels.activations import exp
-from fineprune.sparse.kernels.simd import HOST
+from fineprune.sparse.kernels.simd import LANES, WIDEST
 from fineprune.sparse.linear import SparseLinear
-from fineprune.sparse.records import Activations, cut
+from fineprune.sparse.records import cut
 from fineprune.sparse.reference import Activation, linear
 
 EXACT, ROUNDED = 1e-5, 2e-2
@@ -53,7 +53,7 @@ def number_of_threads(request: pytest.FixtureRequest) -> Iterator[None]:
 @given(
     st.integers(1, 70),
     st.integers(1, 70),
-    st.integers(1, 2 * HOST.lanes * HOST.accumulators + 5),
+    st.integers(1, 2 * LANES * WIDEST + 5),
     st.sampled_from([0.0, 0.05, 0.4, 1.0]),
     st.sampled_from([1, 4]),
     st.sampled_from(VALUES),
@@ -117,7 +117,7 @@ def test_results_have_the_type_of_the_inputs(kind: torch.dtype) -> None:
     assert torch.equal(layer(inputs), layer(inputs.float()).to(kind))
 
 
-@pytest.mark.parametrize("tokens", [HOST.lanes, HOST.lanes * HOST.accumulators, 1, HOST.lanes + 3, 300])
+@pytest.mark.parametrize("tokens", [LANES, LANES * WIDEST, 1, LANES + 3, 300])
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 @pytest.mark.parametrize("together", [1, 4])
 def test_the_product_with_features_first(tokens: int, activations: Activations, together: int, number_of_threads: None) -> None:
@@ -239,7 +239,7 @@ import torch
 from fineprune.sparse.format import BFloat16, Float32, SparseMatrix
 from fineprune.sparse.linear import SparseLinear
 from fineprune.sparse.reference import Activation, linear
-from fineprune.sparse.kernels.simd import HOST
+from fineprune.sparse.kernels.simd import LANES
 torch.manual_seed(0)
 for together in (1, 4):
     for activations, limit in ((Float32(), 1e-5), (BFloat16(), 2e-2)):
@@ -249,7 +249,7 @@ for together in (1, 4):
             inputs = torch.randn(tokens, 29)
             wanted = linear(weight, inputs.t(), layer.bias, Activation.GELU).t()
             assert float((layer(inputs) - wanted).abs().max()) < limit * float(wanted.abs().max())
-print(HOST.lanes)
+print(LANES)
 """
 
 
@@ -262,7 +262,7 @@ def in_a_process(code: str, *arguments: str, cache: Path) -> subprocess.Complete
 
 @pytest.mark.parametrize(("without", "lanes"), [("avx512", 8), ("avx,f16c,fma,v", 4)])
 def test_the_kernels_of_smaller_processors(without: str, lanes: int, tmp_path: Path) -> None:
-    if HOST.lanes <= lanes:
+    if lanes >= LANES:
         pytest.skip("this processor is no larger")
     ran = in_a_process(SMALLER, without, cache=tmp_path)
     assert ran.returncode == 0, ran.stderr

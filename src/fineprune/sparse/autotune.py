@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .format import SparseMatrix
+from .format import Activations, SparseMatrix
 from .kernels.simd import ROWS_TOGETHER
 from .linear import SparseLinear
-from .records import Activations
 
 TOKENS = 128
 """Tokens that layers are measured with."""

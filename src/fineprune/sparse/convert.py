@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError, is_number, require
 from ..models.layers import is_linear, is_transposed
-from .format import MOST_COLS, BFloat16, Float32, Int8, SparseMatrix, Values
+from .format import MOST_COLS, Activations, BFloat16, Float32, Int8, SparseMatrix, Values
 
 if TYPE_CHECKING:
     from .linear import SparseLinear
-    from .records import Activations
 
 
 def to_sparse(
@@ -22,7 +21,7 @@ def to_sparse(
     threshold_density: float | None = None,
     *,
     values: Values | None = None,
-    activations: "Activations | None" = None,
+    activations: Activations | None = None,
 ) -> nn.Module:
     """Returns a model that computes the same on the CPU without multiplying by zeros. The one given stays as it is.
 
@@ -54,7 +53,7 @@ def assemble(
     model: nn.Module,
     matrices: Mapping[str, SparseMatrix],
     threshold_density: float | None = None,
-    activations: "Activations | None" = None,
+    activations: Activations | None = None,
 ) -> nn.Module:
     """Puts sparse layers into a model, in place, where they are faster, and fuses its encoders.
 
@@ -68,7 +67,7 @@ def assemble(
     """
     require("sparse", "numba")
     from .autotune import MOST_DENSITY, best_grouping, is_faster
-    from .encoders import fuse
+    from .encoders import encoders, fuse
 
     inputs = Float32() if activations is None else activations
     most = MOST_DENSITY if threshold_density is None else threshold_density
@@ -78,7 +77,7 @@ def assemble(
     for name in matrices.keys() - chosen.keys():
         _fill(modules[name], matrices[name])
     free = _linear_layers(model)
-    fused = _fusable(model, free, chosen)
+    fused = [one for one in encoders(model) if _is_mostly_sparse(one[2], free, chosen)]
     for _, _, inside in fused:
         kept = next(chosen[layer].values.dtype for layer in inside if layer in chosen)
         values = next(kind for kind in (Float32(), BFloat16(), Int8()) if kind.dtype == kept)
@@ -91,26 +90,17 @@ def assemble(
     return model.eval()
 
 
-def _fusable(
-    model: nn.Module, free: Mapping[str, nn.Module], chosen: Mapping[str, SparseMatrix]
-) -> list[tuple[nn.Module, Any, list[str]]]:
-    """Returns the encoders that can run fused and are mostly sparse, their configs, and the names of their layers.
+def _is_mostly_sparse(names: list[str], free: Mapping[str, nn.Module], chosen: Mapping[str, SparseMatrix]) -> bool:
+    """Whether an encoder with linear layers of these names runs fused.
 
     Args:
-        model: that holds them.
-        free: its linear layers that can become sparse.
+        names: of its linear layers.
+        free: the linear layers of the model that can become sparse.
         chosen: the matrices of those that will.
     """
-    from .encoders import encoders, fits, linear_layers
-
-    found = []
-    for name, (encoder, config) in encoders(model).items():
-        inside = [f"{name}.{layer}" for layer in linear_layers(encoder)]
-        sparse = [layer for layer in inside if layer in chosen]
-        mostly = all(layer in free for layer in inside) and 2 * _size(free, sparse) >= _size(free, inside)
-        if sparse and mostly and len({chosen[layer].values.dtype for layer in sparse}) == 1 and fits(encoder, config):
-            found.append((encoder, config, inside))
-    return found
+    sparse = [name for name in names if name in chosen]
+    mostly = all(name in free for name in names) and 2 * _size(free, sparse) >= _size(free, names)
+    return mostly and len({chosen[name].values.dtype for name in sparse}) == 1
 
 
 def to_dense(model: nn.Module) -> nn.Module:
@@ -206,7 +196,7 @@ def _size(modules: Mapping[str, nn.Module], names: Iterable[str]) -> int:
     return sum(modules[name].get_parameter("weight").numel() for name in names)
 
 
-def _sparse(module: nn.Module, matrix: SparseMatrix, activations: "Activations") -> nn.Module:
+def _sparse(module: nn.Module, matrix: SparseMatrix, activations: Activations) -> nn.Module:
     from .linear import SparseLinear
 
     shells = {id(one): nn.Parameter(one.detach().to("meta"), requires_grad=one.requires_grad) for one in module.parameters()}
@@ -237,11 +227,9 @@ def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Replaces a module by another, and returns the model."""
-    if not name:
-        return module
-    parent, _, child = name.rpartition(".")
-    model.get_submodule(parent)._modules[child] = module
-    return model
+    if name:
+        model.set_submodule(name, module)
+    return model if name else module
 
 
 def _copy(model: nn.Module) -> nn.Module:

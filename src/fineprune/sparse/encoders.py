@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 
 from ..models.architectures import layout_of
 from ..models.layouts import EncoderLayout
-from .fused_encoder import CompiledEncoder, FusedLayer
+from .format import Activations
+from .fused_encoder import CompiledEncoder, EncoderLayer
 from .linear import SparseLinear
-from .records import Activations
 from .reference import Activation
 
 HIDDEN = -1e4
@@ -22,75 +21,47 @@ UNUSED = {"position_ids", "return_dict", "use_cache"}
 """Arguments of an encoder that change nothing in a forward pass without a cache."""
 
 
-def encoders(model: nn.Module) -> dict[str, tuple[nn.Module, Any]]:
-    """Returns the encoders that can run fused, by name, each with the config of the model that it belongs to."""
-    found = {}
+def encoders(model: nn.Module) -> list[tuple[nn.Module, Any, list[str]]]:
+    """Returns the encoders that can run fused once their linear layers are sparse, with their configs and the layers' names."""
+    found = []
     for name, parent in model.named_modules():
         config = getattr(parent, "config", None)
         for child_name, child in parent.named_children():
-            known = layout_of(type(child), EncoderLayout) is not None
-            if known and config is not None and "forward" not in vars(child):
-                found[f"{name}.{child_name}".lstrip(".")] = (child, config)
+            layout = layout_of(type(child), EncoderLayout)
+            if layout is None or config is None or getattr(config, "is_decoder", False) or "forward" in vars(child):
+                continue
+            if layers := _known_layers(child):
+                prefix = f"{name}.{child_name}.layer".lstrip(".")
+                names = [f"{prefix}.{number}.{matrix}" for number in range(len(layers)) for matrix in layout.matrices]
+                found.append((child, config, names))
     return found
 
 
-def linear_layers(encoder: nn.Module) -> list[str]:
-    """Returns the names of its linear layers, relative to it."""
-    layers, layout = _layers(encoder)
-    return [f"layer.{number}.{matrix}" for number in range(len(layers)) for matrix in layout.matrices]
-
-
-def _layers(encoder: nn.Module) -> tuple[nn.ModuleList, EncoderLayout]:
-    layers, layout = encoder.get_submodule("layer"), layout_of(type(encoder), EncoderLayout)
-    assert isinstance(layers, nn.ModuleList)
-    assert layout is not None
-    return layers, layout
-
-
-@dataclass(frozen=True, eq=False)
-class EncoderLayerModules:
-    """The modules of one layer, see `EncoderLayout`, and the sizes read from them."""
-
-    linear: tuple[nn.Module, ...]
-    norms: tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]
-    heads: int
-    activation: Activation
-
-
-def fits(encoder: nn.Module, config: Any) -> bool:
-    """Whether an encoder can run fused once its linear layers are sparse.
-
-    Args:
-        encoder: one of `encoders`.
-        config: of the model that it belongs to.
-    """
-    layers, layout = _layers(encoder)
-    read = [_modules_of(layer, layout) for layer in layers]
-    alike = {(modules.linear[0].in_features, modules.activation) if modules else None for modules in read}
-    return not getattr(config, "is_decoder", False) and len(alike) == 1 and None not in alike
-
-
 def fuse(encoder: nn.Module, config: Any, activations: Activations) -> None:
-    """Makes an encoder that `fits` and whose linear layers are sparse run fused. Its other passes stay as they are.
+    """Makes an encoder whose linear layers are sparse run fused. Its other passes stay as they are.
 
     Args:
-        encoder, config: see `fits`.
+        encoder, config: see `encoders`.
         activations: how inputs of products are stored.
     """
-    layers, layout = _layers(encoder)
-    fused = []
-    for modules in (_modules_of(layer, layout) for layer in layers):
-        assert modules is not None
-        records = tuple(one.matrix for one in modules.linear if isinstance(one, SparseLinear))
-        assert len(records) == len(modules.linear)
-        fused.append(FusedLayer(records, modules.norms, modules.heads, modules.activation))
+    layers = _known_layers(encoder)
     kind: Any = type(encoder)
     encoder.__class__ = _fused_class(kind)
     assert isinstance(encoder, FusedEncoder)
-    encoder.fused, encoder.fused_config = CompiledEncoder(tuple(fused), activations), config
+    encoder.fused, encoder.fused_config = CompiledEncoder(layers, activations), config
 
 
-def _modules_of(layer: nn.Module, layout: EncoderLayout) -> EncoderLayerModules | None:
+def _known_layers(encoder: nn.Module) -> tuple[EncoderLayer, ...]:
+    """Returns its layers; none if one cannot run fused, or if they differ in width or activation."""
+    layers, layout = encoder.get_submodule("layer"), layout_of(type(encoder), EncoderLayout)
+    assert isinstance(layers, nn.ModuleList)
+    assert layout is not None
+    known = tuple(found for layer in layers if (found := _known_layer(layer, layout)) is not None)
+    alike = len({(layer.linear[0].in_features, layer.activation) for layer in known}) == 1
+    return known if alike and len(known) == len(layers) else ()
+
+
+def _known_layer(layer: nn.Module, layout: EncoderLayout) -> EncoderLayer | None:
     """Returns the modules of a layer; None if one is missing or of another class, or if their sizes do not fit together."""
     modules = dict(layer.named_modules())
     attention, feed_forward = layout.block.attentions[0], layout.block.feed_forwards[0]
@@ -107,7 +78,7 @@ def _modules_of(layer: nn.Module, layout: EncoderLayout) -> EncoderLayerModules 
         return None
     if any(len(tensor) != hidden for norm in norms for tensor in norm[:2]):
         return None
-    return EncoderLayerModules(tuple(known), (norms[0], norms[1]), features // size, activation)
+    return EncoderLayer(tuple(known), tuple(norms), features // size, activation)
 
 
 def _norm(norm: nn.Module | None) -> tuple[Tensor, Tensor, float] | None:

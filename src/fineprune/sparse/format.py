@@ -38,6 +38,9 @@ class Int8:
 Values = Float32 | BFloat16 | Int8
 """How the values of a sparse matrix are stored."""
 
+Activations = Float32 | BFloat16
+"""How the inputs of its products are stored."""
+
 
 @dataclass(frozen=True, eq=False)
 class SparseMatrix:
@@ -101,7 +104,7 @@ class SparseMatrix:
         stored = kept.to(torch.float32 if values is None else values.dtype)
         columns = torch.from_numpy(column.numpy().astype(np.uint16))
         rows, cols = dense.shape
-        return cls(rows, cols, _starts(row, rows), columns, stored[:, None], scales)
+        return cls(rows, cols, starts_of(row, rows), columns, stored[:, None], scales)
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """Returns the group and the column of each entry, int64."""
@@ -120,7 +123,7 @@ class SparseMatrix:
         values = torch.zeros(len(places), together, dtype=self.values.dtype)
         values[entry, row % together] = self.values[:, 0]
         columns = torch.from_numpy((places % max(self.cols, 1)).numpy().astype(np.uint16))
-        starts = _starts(places // max(self.cols, 1), groups)
+        starts = starts_of(places // max(self.cols, 1), groups)
         return SparseMatrix(self.rows, self.cols, starts, columns, values, self.scales)
 
     def to_dense(self) -> Tensor:
@@ -132,7 +135,7 @@ class SparseMatrix:
         return dense if self.scales is None else dense * self.scales[:, None]
 
 
-def _starts(group: Tensor, groups: int) -> Tensor:
+def starts_of(group: Tensor, groups: int) -> Tensor:
     """Returns where each group starts among entries that are sorted by it, and where the last one ends."""
     starts = torch.zeros(groups + 1, dtype=torch.int64)
     torch.cumsum(torch.bincount(group, minlength=groups), 0, out=starts[1:])

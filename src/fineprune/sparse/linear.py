@@ -4,19 +4,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..models.layers import is_transposed
-from .format import Float32, SparseMatrix
-from .kernels import launch
-from .kernels.matmul import LINEAR, run_linear, run_product
-from .kernels.simd import HOST
-from .kernels.tiles import tiles_of
-from .kernels.work import counters
-from .records import Activations, Array, MatrixRecord, address, buffer, inputs_like, step, vector_bytes
+from .format import Activations, Float32, SparseMatrix
+from .kernels.matmul import run_linear, run_product
+from .kernels.simd import LANES, WIDEST
+from .records import Array, MatrixRecord, Tiles, buffer, run_job, step_of, tiles_of
 from .reference import Activation
 
 
@@ -44,20 +40,11 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.rows, weight.cols
         self.matrix = MatrixRecord(weight, bias if bias is None else bias.detach().to(torch.float32).contiguous())
+        self.weight, self.bias = self.matrix.weight, self.matrix.bias
         self.activations = Float32() if activations is None else activations
         self.activation = activation
         stock = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
         self.original = (stock if original is None else original,)  # in a tuple, since it is no part of this module
-
-    @property
-    def weight(self) -> SparseMatrix:
-        """W, as stored."""
-        return self.matrix.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """b, float32."""
-        return self.matrix.bias
 
     @torch.compiler.disable
     def forward(self, inputs: Tensor) -> Tensor:
@@ -66,15 +53,15 @@ class SparseLinear(nn.Module):
         Raises:
             InvalidInputError: for another number of features or a device other than the CPU; and when a gradient is asked for.
         """
-        check_inputs(inputs, self.in_features)
-        return without_gradient(self._apply_to, inputs)
+        return checked(self._apply_to, inputs, self.in_features)
 
     def _apply_to(self, inputs: Tensor) -> Tensor:
         tokens = math.prod(inputs.shape[:-1])
         given = inputs.to(torch.float32).reshape(tokens, self.in_features).contiguous()
         outputs = torch.empty(tokens, self.out_features, dtype=torch.float32, device="cpu")
         if tokens and self.out_features:
-            self._multiply(given, outputs)
+            tiles = tiles_of(1, tokens, step_of(self.activations))
+            self._run(run_linear, tiles, outputs, buffer(tiles.tokens, self.in_features, tiles.step), source=given)
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
     def product(self, inputs: Tensor) -> Tensor:
@@ -84,29 +71,19 @@ class SparseLinear(nn.Module):
         """
         check_inputs(inputs.t(), self.in_features)
         tokens = inputs.shape[1]
-        whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step(self.activations) == 1
-        if not whole or not tokens or tokens % HOST.lanes or tokens > HOST.lanes * HOST.accumulators:
+        whole = inputs.is_contiguous() and inputs.dtype == torch.float32 and step_of(self.activations) == 1
+        if not whole or not tokens or tokens % LANES or tokens > LANES * WIDEST:
             transposed: Tensor = self(inputs.t())
             return transposed.t()
         outputs = torch.empty(self.out_features, tokens, dtype=torch.float32, device="cpu")
         if self.out_features:
-            self._run(run_product, 1, {"tiles": inputs.detach(), "target": outputs}, tokens)
+            self._run(run_product, tiles_of(1, tokens, 1), outputs, inputs.detach())
         return outputs
 
-    def _multiply(self, given: Tensor, outputs: Tensor) -> None:
-        place = tiles_of(1, len(given), step(self.activations))
-        tiles = buffer(place.tokens * self.in_features, self.activations)
-        self._run(run_linear, 2, {"source": given, "target": outputs, "tiles": tiles}, len(given))
-
-    def _run(self, part: Any, phases: int, arrays: dict[str, Tensor | Array], tokens: int) -> None:
-        like, counted = inputs_like(self.activations), counters(phases)
-        job = np.zeros(1, LINEAR)
-        for name, array in {**arrays, "matrix": self.matrix.record, "counters": counted}.items():
-            job[name] = address(array)
-        job["tokens"], job["vectors"] = tokens, tiles_of(1, tokens, step(self.activations)).vectors
-        job["vector_bytes"], job["step"] = vector_bytes(self.activations), step(self.activations)
-        job["inputs"], job["activation"] = self.in_features, self.activation.value
-        launch.run(launch.entry(part, LINEAR, self.weight.values.dtype, like.dtype), job, (arrays, counted))
+    def _run(self, run: Callable[[Any, Any, Any], None], tiles: Tiles, target: Tensor, lowered: Tensor, **more: Tensor) -> None:
+        arrays: dict[str, Tensor | Array] = {"target": target, "lowered": lowered, "matrix": self.matrix.record, **more}
+        numbers = {"hidden": self.in_features, "activation": self.activation.value}
+        run_job(run, self.weight.values.dtype, tiles, arrays, **numbers)
 
     def _apply(self, function: Any, recurse: bool = True) -> "SparseLinear":
         probe = function(torch.zeros(1, dtype=torch.float32, device="cpu"))
@@ -141,8 +118,9 @@ def check_inputs(inputs: Tensor, features: int) -> None:
         )
 
 
-def without_gradient(compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Returns compute(inputs); if the inputs require a gradient, the backward pass raises InvalidInputError."""
+def checked(compute: Callable[[Tensor], Tensor], inputs: Tensor, features: int) -> Tensor:
+    """Returns compute(inputs) after `check_inputs`; a backward pass raises InvalidInputError."""
+    check_inputs(inputs, features)
     if torch.is_grad_enabled() and inputs.requires_grad:
         outputs: Tensor = _WithoutGradient.apply(inputs, compute)  # type: ignore[no-untyped-call]
         return outputs

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .memory import float_of
+from .simd import float_of
 from .work import compiled
 
 single = np.float32

@@ -35,25 +35,18 @@ def entry(run: Callable[[Any, Any, Any], None], job: np.dtype[Any], values: torc
         inputs: of X.
     """
     signature = types.void(types.CPointer(numba.from_dtype(job)))
-    function = _at_pointer(run, np.dtype(WEIGHTS[values]), inputs, sources())
-    try:
-        code = numba.cfunc(signature, cache=True)(function)
-    except RuntimeError:  # no folder to keep it in can be written
-        code = numba.cfunc(signature)(function)
-    _kept.append(code)
-    return int(code.address)
-
-
-def _at_pointer(
-    run: Callable[[Any, Any, Any], None], weights: np.dtype[Any], inputs: np.dtype[Any], digest: str
-) -> Callable[[Any], None]:
-    """Returns a function of a pointer to a job; numba keeps its compiled code under all that it refers to."""
+    weights, digest = np.dtype(WEIGHTS[values]), sources()
 
     def run_pointer(pointer: Any) -> None:
-        assert digest
+        assert digest  # numba keeps the code under all that this function refers to
         run(numba.carray(pointer, 1)[0], np.empty(0, weights), np.empty(0, inputs))
 
-    return run_pointer
+    try:
+        code = numba.cfunc(signature, cache=True)(run_pointer)
+    except RuntimeError:  # no folder to keep it in can be written
+        code = numba.cfunc(signature)(run_pointer)
+    _kept.append(code)
+    return int(code.address)
 
 
 @functools.cache
@@ -92,45 +85,28 @@ def run(code: int, job: NDArray[Any], alive: tuple[Any, ...]) -> None:
     threads, parallel = torch.get_num_threads(), openmp()
     if threads > 1 and parallel is not None:
         parallel(code, job.ctypes.data, threads, 0)
-    else:
-        _with_helpers(threads - 1, code, (job, *alive))
-
-
-class Helpers:
-    """Threads that wait for work, where PyTorch's cannot be used."""
-
-    def __init__(self) -> None:
-        self.work: queue.SimpleQueue[tuple[int, tuple[Any, ...]]] = queue.SimpleQueue()
-        self.count, self.process, self.lock = 0, os.getpid(), threading.Lock()
-
-    def ensure(self, count: int) -> None:
-        """Starts threads until there are `count`."""
-        with self.lock:
-            for number in range(self.count, count):
-                threading.Thread(target=self.serve, name=f"fineprune-{number}", daemon=True).start()
-            self.count = max(self.count, count)
-
-    def serve(self) -> None:
-        """Runs queued work, for ever."""
-        while True:
-            code, alive = self.work.get()
-            _CODE(code)(alive[0].ctypes.data)
-            del alive
+        return
+    for number in range(threads - 1):  # they keep the arrays until the last of them has returned
+        _helper(os.getpid(), number).put((code, (job, *alive)))
+    _CODE(code)(job.ctypes.data)
 
 
 _CODE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_helpers = Helpers()
 
 
-def _with_helpers(others: int, code: int, alive: tuple[Any, ...]) -> None:
-    """Runs the code here and on helper threads, and keeps `alive` until the last of them has returned."""
-    global _helpers
-    if _helpers.process != os.getpid():  # threads do not survive a fork
-        _helpers = Helpers()
-    _helpers.ensure(others)
-    for _ in range(others):
-        _helpers.work.put((code, alive))
-    _CODE(code)(alive[0].ctypes.data)
+@functools.cache
+def _helper(process: int, number: int) -> "queue.SimpleQueue[tuple[int, tuple[Any, ...]]]":
+    """Starts a thread that runs the work of the queue returned, once in each process: threads do not survive a fork."""
+    work: queue.SimpleQueue[tuple[int, tuple[Any, ...]]] = queue.SimpleQueue()
+    threading.Thread(target=_serve, args=(work,), name=f"fineprune-{number}", daemon=True).start()
+    return work
+
+
+def _serve(work: "queue.SimpleQueue[tuple[int, tuple[Any, ...]]]") -> None:
+    while True:
+        code, alive = work.get()
+        _CODE(code)(alive[0].ctypes.data)
+        del alive
 
 
 class _Compiling(event.Listener):  # type: ignore[misc]

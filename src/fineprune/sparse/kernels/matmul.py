@@ -1,19 +1,15 @@
-"""The products of the layers: a piece of the rows, on one tile of tokens."""
+"""Products on tiles of tokens, and how tokens get into the tiles; a linear layer is made of these."""
 
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from .activations import activate
-from .memory import load_word, pack_bfloat16, transpose
 from .products import sparse_row, sparse_rows
-from .simd import BYTES, HOST, ROWS_TOGETHER, floats_at, pointers_to
+from .simd import BYTES, LANES, NARROW, ROWS_TOGETHER, WIDEST, floats_at, load_word, pack_bfloat16, pointers_to, transpose
 from .work import compiled, entry_point, run_phase
 
-LANES, WIDEST, NARROW = HOST.lanes, HOST.accumulators, HOST.together
 CACHE_LINE = 64
 """Bytes."""
 
@@ -23,15 +19,18 @@ PIECES = 16
 LINE_ROWS = max(LANES, ROWS_TOGETHER)
 """Rows that are stored at once where tokens lie row by row."""
 
+
+def words(*names: str, kind: type = np.int64) -> list[tuple[str, type]]:
+    """Returns fields of a record: numbers, and addresses."""
+    return [(name, kind) for name in names]
+
+
 MATRIX = np.dtype(
-    [
-        (name, np.int64)
-        for name in ("rows", "together", "bands", "starts", "columns", "values", "scales", "biases", "zeros", "cuts")
-    ]
+    words("rows", "cols", "together", "bands", "starts", "columns", "values", "scales", "biases", "zeros", "cuts")
 )
 """A matrix.
 
-    rows, together: its rows, and the rows of a group.
+    rows, cols, together: its shape, and the rows of a group.
     bands: into how many its columns are cut, so that the inputs of one band stay in the cache.
     starts: address of where the entries of each band of each group begin.
     columns, values, scales, biases: addresses.
@@ -39,54 +38,62 @@ MATRIX = np.dtype(
     cuts: address of the groups where its pieces begin.
 """
 
-LINEAR = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("source", "target", "tokens", "vectors", "tiles", "vector_bytes", "step", "inputs", "activation", "matrix"),
-            "counters",
-        )
-    ]
+JOB = np.dtype(
+    words("source", "target", "sequences", "length", "each", "vectors", "step", "vector_bytes", "hidden", "activation")
+    + words("counters", "lowered", "matrix", "layers", "depth", "widest", "queries", "groups", "seen", "lengths")
+    + words("positions", "stream", "projected", "inner", "context")
 )
-"""A linear layer applied to tokens x features that lie row by row in memory.
+"""A linear layer or an encoder, applied to a batch. Buffers are features x tokens in tiles.
 
-    source, target: addresses of the float32 tokens x features, before and after.
-    tokens, vectors: number of tokens, and of vectors with the padding.
-    tiles: address for the tokens as features x tokens.
-    vector_bytes: of a vector in these tiles.
-    step: vectors that are loaded by one task.
-    inputs: number of features before.
-    activation: its number.
-    matrix, counters: addresses.
+    source, target: addresses of float32 sequences x length x features, before and after.
+    each, vectors, step: see `Tiles`.
+    vector_bytes: of one vector of the inputs of a product.
+    hidden: features of the source.
+    activation: the number of the function applied after a linear layer, or after the first feed-forward matrix.
+    counters: address.
+    lowered: address of the source, or the residual stream of an encoder, as inputs of products are stored.
+
+Of a linear layer: `matrix` is the address of its MATRIX. Of an encoder:
+
+    layers, depth: address and number of its LAYERs.
+    widest: features of the widest layer's queries, keys and values.
+    queries, groups: address of the groups of queries, see `Tiles`, and how many there are.
+    seen: address of one byte a token of sequences x length: whether it is attended to.
+    lengths: address of how many tokens of each sequence can be attended to, up to the last that is seen.
+    positions: address of float32 heads x keys x queries that are added to the scores, each row of each * LANES; 0 if none.
+    stream, projected, inner, context: addresses of buffers: the residual stream, queries and keys and values, neurons, and the
+        results of attention. Float32 products read the stream itself: it is also `lowered`.
 """
+
+
+class Context(NamedTuple):
+    """The work of one thread: the JOB, the LAYER or the MATRIX, a buffer of its own, and arrays of the types of W and X."""
+
+    job: Any
+    layer: Any
+    buffer: Any
+    weights_like: Any
+    inputs_like: Any
 
 
 matrices_at = pointers_to(numba.from_dtype(MATRIX))
 
 
 @compiled
-def width_of(vectors: Any, tile: Any) -> Any:
-    """Returns the vectors of a tile."""
-    return min(WIDEST, vectors - tile * WIDEST)
+def place_of(job: Any, features: Any, vector: Any) -> Any:
+    """Returns where the first feature of a vector of tokens lies in a buffer of tiles, and the distance to the next."""
+    tile = vector // WIDEST
+    return tile * WIDEST * features + vector % WIDEST, min(WIDEST, job.vectors - tile * WIDEST)
 
 
-def put(row: Any, address: Any, like: Any) -> None:
-    """Writes the float32 numbers of a row in the type of `like`; compiled code only."""
-    raise NotImplementedError
-
-
-@overload(put)
-def _put(row: Any, address: Any, like: Any) -> Any:
-    return _put_floats if like.dtype == types.float32 else _put_words
-
-
-def _put_floats(row: Any, address: Any, like: Any) -> None:
-    target = numba.carray(floats_at(address), len(row))
-    for i in range(len(row)):
-        target[i] = row[i]
-
-
-def _put_words(row: Any, address: Any, like: Any) -> None:
+@compiled
+def put(row: Any, address: Any, job: Any) -> None:
+    """Writes the float32 numbers of a row as the inputs of products are stored."""
+    if job.step == 1:
+        target = numba.carray(floats_at(address), len(row))
+        for i in range(len(row)):
+            target[i] = row[i]
+        return
     for pair in range(len(row) // (2 * LANES)):
         pack_bfloat16(row.ctypes.data + 2 * pair * BYTES, address + pair * BYTES)
 
@@ -100,33 +107,28 @@ def scratch(size: Any) -> Any:
 
 
 @compiled
+def groups_of(matrix: Any, piece: Any) -> Any:
+    """Returns the first group of rows of a piece, and the first after it."""
+    return load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))
+
+
+@compiled
 def multiply(
-    matrix: Any,
-    first: Any,
-    groups: Any,
-    band: Any,
-    inputs: Any,
-    vectors: Any,
-    vector_bytes: Any,
-    results: Any,
-    adds: Any,
-    weights_like: Any,
-    inputs_like: Any,
+    context: Any, matrix: Any, first: Any, groups: Any, band: Any, inputs: Any, vectors: Any, results: Any, adds: Any
 ) -> None:
     """Computes groups of rows on one tile: W X, times the scales, plus the biases.
 
     Args:
+        context: of this thread.
         matrix: a MATRIX.
         first, groups: the first group, and how many.
         band: of its columns.
         inputs: address of the tile.
         vectors: its width.
-        vector_bytes: of one vector of the inputs.
         results: address of rows x vectors * LANES float32 numbers.
         adds: 0 to overwrite them, else the result is added.
-        weights_like, inputs_like: arrays of the types of W and X.
     """
-    together, step = matrix.together, 8 * matrix.bands
+    together, step, vector_bytes = matrix.together, 8 * matrix.bands, context.job.vector_bytes
     starts = matrix.starts + step * first + 8 * band
     scales = matrix.scales + 4 * first * together
     biases = (matrix.zeros if band else matrix.biases) + 4 * first * together
@@ -134,58 +136,39 @@ def multiply(
     if together == 1:
         entries = (groups, starts, step, matrix.columns, matrix.values, 0, 1, 0)
         operands = entries + (inputs, stride, results, width, scales, biases, 4, vectors, adds)  # noqa: RUF005
-        sparse_row(operands, weights_like, inputs_like)
+        sparse_row(operands, context.weights_like, context.inputs_like)
         return
     entries = (groups, starts, step, matrix.columns, matrix.values, 0, ROWS_TOGETHER, 1)
     for vector in range(0, vectors, NARROW):
         narrow = min(NARROW, vectors - vector)
         tile, target = inputs + vector * vector_bytes, results + vector * BYTES
         operands = entries + (tile, stride, target, width, scales, biases, 4 * ROWS_TOGETHER, narrow, adds)  # noqa: RUF005
-        sparse_rows(operands, weights_like, inputs_like)
+        sparse_rows(operands, context.weights_like, context.inputs_like)
 
 
 @compiled
-def multiply_piece(
-    matrix: Any,
-    piece: Any,
-    band: Any,
-    inputs: Any,
-    vectors: Any,
-    vector_bytes: Any,
-    target: Any,
-    adds: Any,
-    block: Any,
-    weights_like: Any,
-    inputs_like: Any,
-) -> None:
-    """Computes a piece of the rows on one tile; the result is float32 and lies as its inputs do.
+def multiply_piece(context: Any, matrix: Any, tile: Any, piece: Any, band: Any, source: Any, target: Any, adds: Any) -> Any:
+    """Computes a piece of the rows on one tile, float32, as its inputs lie; returns the address and the number of results.
 
     Args:
-        matrix, band, inputs, vectors, vector_bytes, adds, weights_like, inputs_like: see `multiply`.
-        piece: which.
-        target: address of the first row of the result, of all pieces.
-        block: float32 numbers for one group of rows.
+        context, matrix, band, adds: see `multiply`.
+        tile, piece: which.
+        source, target: addresses of the tiles of the inputs and of the result.
     """
-    together, width = matrix.together, vectors * LANES
-    first, last = load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))
+    together, (place, vectors) = matrix.together, place_of(context.job, 1, tile * WIDEST)
+    width, (first, last) = vectors * LANES, groups_of(matrix, piece)
+    inputs, target = source + place * matrix.cols * context.job.vector_bytes, target + place * matrix.rows * BYTES
     whole = max(min(last, matrix.rows // together) - first, 0)
     results = target + 4 * first * together * width
-    multiply(matrix, first, whole, band, inputs, vectors, vector_bytes, results, adds, weights_like, inputs_like)
+    multiply(context, matrix, first, whole, band, inputs, vectors, results, adds)
     if first + whole < last:  # the last group has rows that the matrix has not
-        row = (last - 1) * together
-        multiply(matrix, last - 1, 1, band, inputs, vectors, vector_bytes, block.ctypes.data, 0, weights_like, inputs_like)
+        row, block = (last - 1) * together, context.buffer
+        multiply(context, matrix, last - 1, 1, band, inputs, vectors, block.ctypes.data, 0)
         rest = numba.carray(floats_at(target + 4 * row * width), (matrix.rows - row) * width)
         for i in range(len(rest)):
             rest[i] = block[i] + (rest[i] if adds else np.float32(0))
-
-
-@compiled
-def activate_piece(matrix: Any, piece: Any, vectors: Any, target: Any, activation: Any) -> None:
-    """Applies an activation, by its number, to what `multiply_piece` has computed."""
-    first, last = load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))
-    rows = min(last * matrix.together, matrix.rows) - first * matrix.together
-    start = target + first * matrix.together * vectors * BYTES
-    activate(activation, numba.carray(floats_at(start), max(rows, 0) * vectors * LANES))
+    rows = max(min(last * together, matrix.rows) - first * together, 0)
+    return results, rows * width
 
 
 @compiled
@@ -234,82 +217,84 @@ def store_tokens(block: Any, held: Any, stride: Any, tokens: Any, target: Any, f
             numba.carray(floats_at(target + 4 * (token * features + number)), 1)[0] = given[token]
 
 
-class LinearContext(NamedTuple):
-    """What a task of one thread works on: the LINEAR, its MATRIX, and a buffer and types of its own."""
+@compiled
+def tokens_of(job: Any, vector: Any) -> Any:
+    """Returns the number of the first token of a vector among sequences x length, and how many it holds."""
+    sequence, position = vector // job.each, vector % job.each * LANES
+    return sequence * job.length + position, max(min(LANES, job.length - position), 0)
 
-    job: Any
-    matrix: Any
-    buffer: Any
-    weights_like: Any
-    inputs_like: Any
+
+@compiled
+def load_vectors(job: Any, vector: Any, target: Any, stride: Any) -> None:
+    """Transposes `step` vectors of tokens of the source; see `load_tokens`."""
+    for number in range(job.step):
+        token, tokens = tokens_of(job, vector + number)
+        load_tokens(job.source + 4 * token * job.hidden, tokens, job.hidden, target + number * BYTES, stride)
+
+
+@compiled
+def lower(job: Any, vector: Any, source: Any, stride: Any) -> None:
+    """Stores `step` vectors of tokens, features x tokens at an address, as inputs of products, if these are not the stream."""
+    if job.lowered == job.stream:
+        return
+    place, width = place_of(job, job.hidden, vector)
+    for feature in range(job.hidden):
+        row = numba.carray(floats_at(source + feature * stride), job.step * LANES)
+        put(row, job.lowered + (place + feature * width) * job.vector_bytes, job)
 
 
 @entry_point
 def run_product(job: Any, weights_like: Any, inputs_like: Any) -> None:
-    """Runs tasks of a LINEAR whose inputs lie in tiles, as its outputs will; its source is not used."""
+    """Runs tasks of a linear layer whose inputs lie in tiles, as its outputs will; its source is not used."""
     matrix = numba.carray(matrices_at(job.matrix), 1)[0]
-    context = LinearContext(job, matrix, scratch(ROWS_TOGETHER * WIDEST * LANES), weights_like, inputs_like)
+    context = Context(job, matrix, scratch(ROWS_TOGETHER * WIDEST * LANES), weights_like, inputs_like)
     run_phase(job.counters, 0, PIECES * (-(-job.vectors // WIDEST)), _multiply_tile, context)
 
 
 @entry_point
 def run_linear(job: Any, weights_like: Any, inputs_like: Any) -> None:
-    """Runs tasks of a LINEAR until none is left; any number of threads may run it at once."""
+    """Runs tasks of a linear layer until none is left; any number of threads may run it at once."""
     matrix = numba.carray(matrices_at(job.matrix), 1)[0]
-    context = LinearContext(job, matrix, scratch(job.inputs * job.step * LANES), weights_like, inputs_like)
-    run_phase(job.counters, 0, job.vectors // job.step, _load, context)
-    context = LinearContext(job, matrix, scratch(LINE_ROWS * WIDEST * LANES), weights_like, inputs_like)
-    run_phase(job.counters, 1, PIECES * (-(-job.vectors // WIDEST)), _multiply, context)
+    buffer = scratch(max(job.hidden * job.step, LINE_ROWS * WIDEST) * LANES)
+    context = Context(job, matrix, buffer, weights_like, inputs_like)
+    loaded = run_phase(job.counters, 0, job.vectors // job.step, _load, context)
+    run_phase(job.counters, loaded, PIECES * (-(-job.vectors // WIDEST)), _multiply, context)
 
 
 @compiled
 def _multiply_tile(task: Any, context: Any) -> None:
     """Computes a piece of the rows on one tile, which stays features x tokens."""
-    job, matrix, block, weights_like, inputs_like = context
-    tile, piece = task // PIECES, task % PIECES
-    inputs, width = job.tiles + tile * WIDEST * job.inputs * job.vector_bytes, width_of(job.vectors, tile)
-    target = job.target + tile * WIDEST * matrix.rows * BYTES
-    multiply_piece(matrix, piece, 0, inputs, width, job.vector_bytes, target, 0, block, weights_like, inputs_like)
-    activate_piece(matrix, piece, width, target, job.activation)
+    job, tile, piece = context.job, task // PIECES, task % PIECES
+    results, size = multiply_piece(context, context.layer, tile, piece, 0, job.lowered, job.target, 0)
+    activate(job.activation, numba.carray(floats_at(results), size))
 
 
 @compiled
 def _load(task: Any, context: Any) -> None:
     """Transposes vectors of tokens into their tile."""
-    job, _, pair, _, inputs_like = context
-    vector = task * job.step
-    tile = vector // WIDEST
-    width = width_of(job.vectors, tile)
-    for number in range(job.step):
-        token = (vector + number) * LANES
-        tokens = max(min(LANES, job.tokens - token), 0)
-        source = job.source + 4 * token * job.inputs
-        load_tokens(source, tokens, job.inputs, pair.ctypes.data + number * BYTES, job.step * BYTES)
-    base = job.tiles + (tile * WIDEST * job.inputs + vector - tile * WIDEST) * job.vector_bytes
-    size = job.step * LANES
-    for feature in range(job.inputs):
-        put(pair[feature * size : (feature + 1) * size], base + feature * width * job.vector_bytes, inputs_like)
+    job, buffer, vector = context.job, context.buffer.ctypes.data, task * context.job.step
+    if job.step == 1:
+        place, width = place_of(job, job.hidden, vector)
+        load_vectors(job, vector, job.lowered + place * BYTES, width * BYTES)
+        return
+    load_vectors(job, vector, buffer, job.step * BYTES)
+    lower(job, vector, buffer, job.step * BYTES)
 
 
 @compiled
 def _multiply(task: Any, context: Any) -> None:
     """Computes a piece of the rows on one tile, and stores it as tokens x features."""
-    job, matrix, block, weights_like, inputs_like = context
+    job, matrix, block = context.job, context.layer, context.buffer
     tile, piece = task // PIECES, task % PIECES
-    width = width_of(job.vectors, tile)
+    place, width = place_of(job, job.hidden, tile * WIDEST)
     token = tile * WIDEST * LANES
-    tokens = min(width * LANES, job.tokens - token)
-    rows, together = matrix.rows, matrix.together
-    inputs = job.tiles + tile * WIDEST * job.inputs * job.vector_bytes
-    first, last = load_word(matrix.cuts + 8 * piece), load_word(matrix.cuts + 8 * (piece + 1))
-    start = held = 0
-    for group in range(first, last):
-        if not held:
-            start = group * together
-        results = block.ctypes.data + held * width * BYTES
-        multiply(matrix, group, 1, 0, inputs, width, job.vector_bytes, results, 0, weights_like, inputs_like)
-        held += min(together, rows - group * together)
-        if held == LINE_ROWS or group == last - 1:
-            activate(job.activation, block[: held * width * LANES])
-            store_tokens(block.ctypes.data, held, width * BYTES, tokens, job.target + 4 * (token * rows + start), rows)
-            held = 0
+    tokens = min(width * LANES, job.length - token)
+    rows, together, most = matrix.rows, matrix.together, LINE_ROWS // matrix.together
+    inputs = job.lowered + place * job.vector_bytes
+    first, last = groups_of(matrix, piece)
+    for group in range(first, last, most):
+        groups, row = min(most, last - group), group * together
+        held = min(groups * together, rows - row)
+        multiply(context, matrix, group, groups, 0, inputs, width, block.ctypes.data, 0)
+        activate(job.activation, block[: held * width * LANES])
+        store_tokens(block.ctypes.data, held, width * BYTES, tokens, job.target + 4 * (token * rows + row), rows)

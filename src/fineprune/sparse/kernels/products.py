@@ -3,8 +3,7 @@
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -14,12 +13,13 @@ from numba.extending import intrinsic
 from .simd import (
     BYTES,
     FLOAT,
-    HOST,
     INT8,
     INT16,
     INT32,
+    NARROW,
     ROWS_TOGETHER,
     VECTOR,
+    WIDEST,
     WORD,
     WORDS,
     Builder,
@@ -29,7 +29,6 @@ from .simd import (
     load,
     pointer,
     splat,
-    words_of,
 )
 
 AHEAD = 4096
@@ -51,7 +50,7 @@ def _inputs(builder: Builder, kind: types.Type, address: Value, vectors: int) ->
     if kind == types.float32:
         return [load(builder, VECTOR, address, number * BYTES) for number in range(vectors)]
     loaded = []
-    halves, upper = words_of(16), words_of(0xFFFF0000)
+    halves, upper = all_of(16, WORDS), all_of(0xFFFF0000, WORDS)
     for pair in range(-(-vectors // 2)):
         words = load(builder, WORDS, address, pair * BYTES)
         loaded += [
@@ -68,9 +67,21 @@ def _fetch(builder: Builder, address: Value) -> None:
     builder.call(function, [pointer(builder, INT8, address, AHEAD), INT32(0), INT32(3), INT32(1)])
 
 
-@dataclass(frozen=True)
-class _Operands:
-    """The arguments of a product, see `_product`."""
+class _Operands(NamedTuple):
+    """The operands of a product: groups of rows of W times X, each row scale * sum + bias.
+
+    groups: how many.
+    starts, start_step: if it gathers columns: address of the number of a group's first entry, after which that of its end
+        stands, and bytes from one group to the next. If not, `starts` is the number of entries of every group.
+    columns: address of the column of each entry, uint16; if it does not gather they are 0, 1, 2 ...
+    weights: address of the stored values; value number entry * entry_step + row * row_step is one of W. If it does not gather,
+        those of a group begin `group_step` values after those of the last.
+    inputs, input_stride: address of X, and bytes between its rows.
+    outputs, output_stride: address of the first row of the result, and bytes between its rows.
+    scales, biases, term_step: addresses, float32, of each row, and bytes from one group to the next.
+    vectors: in each row, 1 to WIDEST, or to NARROW where several rows are computed together.
+    adds: 0 to overwrite the outputs, else the result is added to them.
+    """
 
     groups: Value
     starts: Value
@@ -103,8 +114,7 @@ def _groups(builder: Builder, given: _Operands, rows: int, vectors: int, gathers
         else:
             entries, columns, weights = given.starts, given.columns, builder.mul(group, given.group_step)
         size = WORD(weight.bitwidth // 8)
-        here = replace(
-            given,
+        here = given._replace(
             columns=columns,
             weights=builder.add(given.weights, builder.mul(weights, size)),
             outputs=builder.add(given.outputs, builder.mul(group, builder.mul(given.output_stride, WORD(rows)))),
@@ -121,7 +131,7 @@ def _accumulate(
 
     With few vectors, two entries at a time go into sums of their own: a sum waits for its last one.
     """
-    apart = 2 if rows * vectors <= HOST.accumulators // 2 else 1
+    apart = 2 if rows * vectors <= WIDEST // 2 else 1
     sums = [[[cgutils.alloca_once(builder, VECTOR) for _ in range(vectors)] for _ in range(rows)] for _ in range(apart)]
     for place in itertools.chain.from_iterable(itertools.chain.from_iterable(sums)):
         builder.store(all_of(0.0), place)
@@ -148,12 +158,11 @@ def _accumulate(
     if apart > 1:
         with builder.if_then(builder.icmp_signed("!=", builder.urem(entries, WORD(apart)), WORD(0))):
             add(builder.sub(entries, WORD(1)), sums[0])
-    results = [[_sum_up(builder, [each[row][number] for each in sums]) for number in range(vectors)] for row in range(rows)]
+    results = [
+        [functools.reduce(builder.fadd, [builder.load(each[row][number]) for each in sums]) for number in range(vectors)]
+        for row in range(rows)
+    ]
     _finish(builder, given, results)
-
-
-def _sum_up(builder: Builder, places: Sequence[Value]) -> Value:
-    return functools.reduce(builder.fadd, [builder.load(place) for place in places])
 
 
 def _finish(builder: Builder, given: _Operands, sums: Sequence[Sequence[Value]]) -> None:
@@ -175,61 +184,33 @@ def _finish(builder: Builder, given: _Operands, sums: Sequence[Sequence[Value]])
                 builder.store(y, target, align=4)
 
 
-def _product(rows: int, gathers: bool, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
-    """Returns the type and the code of a product: groups of rows of W times X, each row scale * sum + bias.
+def _product(rows: int, gathers: bool) -> Any:
+    """Returns an intrinsic of a product of groups of `rows` rows of W, see `_Operands`.
 
-    Its arguments are a tuple of int64:
-        groups: how many.
-        starts, start_step: if it `gathers`: address of the number of a group's first entry, after which that of its end
-            stands, and bytes from one group to the next. If not, `starts` is the number of entries of every group.
-        columns: address of the column of each entry, uint16; if not `gathers` they are 0, 1, 2 ...
-        weights: address of the stored values; value number entry * entry_step + row * row_step is one of W. If not `gathers`,
-            those of a group begin `group_step` values after those of the last.
-        inputs, input_stride: address of X, and bytes between its rows.
-        outputs, output_stride: address of the first row of the result, and bytes between its rows.
-        scales, biases, term_step: addresses, float32, of each row, and bytes from one group to the next.
-        vectors: in each row, 1 to HOST.accumulators.
-        adds: 0 to overwrite the outputs, else the result is added to them.
-    And two arrays of the types that W and X are stored in.
+    Its arguments are the operands, a tuple of int64, and two arrays of the types that W and X are stored in.
     """
-    most = HOST.accumulators if rows == 1 else HOST.together
+    most = WIDEST if rows == 1 else NARROW
 
-    def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
-        given = _Operands(*cgutils.unpack_tuple(builder, arguments[0]))
-        end = builder.append_basic_block("product.end")
-        cases = [builder.append_basic_block(f"product.{vectors}") for vectors in range(1, most + 1)]
-        choice = builder.switch(given.vectors, cases[-1])
-        for vectors, case in enumerate(cases, start=1):
-            if vectors < most:
-                choice.add_case(WORD(vectors), case)
-            builder.position_at_end(case)
-            _groups(builder, given, rows, vectors, gathers, weights_like.dtype, inputs_like.dtype)
-            builder.branch(end)
-        builder.position_at_end(end)
-        return context.get_dummy_value()
+    def product(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
+        def code(context: Any, builder: Builder, signature: Any, arguments: Sequence[Value]) -> Value:
+            given = _Operands(*cgutils.unpack_tuple(builder, arguments[0]))
+            end = builder.append_basic_block("product.end")
+            cases = [builder.append_basic_block(f"product.{vectors}") for vectors in range(1, most + 1)]
+            choice = builder.switch(given.vectors, cases[-1])
+            for vectors, case in enumerate(cases, start=1):
+                if vectors < most:
+                    choice.add_case(WORD(vectors), case)
+                builder.position_at_end(case)
+                _groups(builder, given, rows, vectors, gathers, weights_like.dtype, inputs_like.dtype)
+                builder.branch(end)
+            builder.position_at_end(end)
+            return context.get_dummy_value()
 
-    return types.void(types.UniTuple(types.int64, len(fields(_Operands))), weights_like, inputs_like), code
+        return types.void(types.UniTuple(types.int64, len(_Operands._fields)), weights_like, inputs_like), code
 
-
-@intrinsic
-def sparse_row(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
-    """One row whose entries have column numbers; see `_product`."""
-    return _product(1, True, operands, weights_like, inputs_like)
+    return intrinsic(product)
 
 
-@intrinsic
-def sparse_rows(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
-    """Several rows that share their columns; see `_product`."""
-    return _product(ROWS_TOGETHER, True, operands, weights_like, inputs_like)
-
-
-@intrinsic
-def dense_row(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
-    """One row with all columns; see `_product`."""
-    return _product(1, False, operands, weights_like, inputs_like)
-
-
-@intrinsic
-def dense_rows(typing_context: Any, operands: Any, weights_like: Any, inputs_like: Any) -> Any:
-    """Several rows with all columns; see `_product`."""
-    return _product(ROWS_TOGETHER, False, operands, weights_like, inputs_like)
+sparse_row, sparse_rows = _product(1, True), _product(ROWS_TOGETHER, True)
+dense_row, dense_rows = _product(1, False), _product(ROWS_TOGETHER, False)
+"""Products of one row, or of several that share their columns; dense ones have all columns."""

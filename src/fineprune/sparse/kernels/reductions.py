@@ -21,7 +21,6 @@ from .simd import (
     load,
     pointer,
     splat,
-    words_of,
     written_in_llvm,
 )
 
@@ -82,8 +81,8 @@ def _exp(builder: Builder, x: Value) -> Value:
     y = all_of(1 / math.factorial(6))
     for factor in (5, 4, 3, 2, 1, 0):
         y = fused_multiply_add(builder, y, r, all_of(1 / math.factorial(factor)))
-    exponent = builder.add(builder.fptosi(n, WORDS), words_of(127))
-    power = builder.bitcast(builder.shl(exponent, words_of(23)), VECTOR)
+    exponent = builder.add(builder.fptosi(n, WORDS), all_of(127, WORDS))
+    power = builder.bitcast(builder.shl(exponent, all_of(23, WORDS)), VECTOR)
     return builder.fmul(y, power)
 
 

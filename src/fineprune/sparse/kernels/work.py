@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from .simd import INT32, WORD, Builder, Value, pointer, written_in_llvm
 
-LINE = 16
-"""int64 numbers for the two counters of a phase: tasks taken at 0, tasks done at 8, on cache lines of their own."""
+DONE = 64
+"""Bytes between the two counters: tasks taken and tasks done, of all phases so far, on cache lines of their own."""
 
 PATIENCE = 200
 """How often a thread looks whether the others are done before it offers its processor to them."""
@@ -31,11 +31,6 @@ def compiled(function: Callable[..., Any]) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
-def inlined(function: Callable[..., Any]) -> Any:
-    """Compiles a function into each of its callers, which may pass it compiled functions and still be kept."""
-    return numba.njit(inline="always", **OPTIONS)(function)
-
-
 def entry_point(function: Callable[..., Any]) -> Any:
     """Marks a function that `launch.entry` compiles: of a job, and of two empty arrays of the types of W and X.
 
@@ -45,10 +40,17 @@ def entry_point(function: Callable[..., Any]) -> Any:
     return register_jitable(**OPTIONS)(function)
 
 
-@written_in_llvm(types.int64, types.int64)
-def next_task(builder: Builder, address: Value) -> Value:
-    """Adds 1 to the int64 at an address, for all threads, and returns what it was."""
-    return builder.atomic_rmw("add", pointer(builder, WORD, address), WORD(1), "seq_cst")
+@written_in_llvm(types.int64, types.int64, types.int64)
+def count_up(builder: Builder, address: Value, seen: Value) -> Value:
+    """Adds 1 to the int64 at an address if it is still what was seen there, for all threads; returns what it was."""
+    place = pointer(builder, WORD, address)
+    return builder.extract_value(builder.cmpxchg(place, seen, builder.add(seen, WORD(1)), "seq_cst", "seq_cst"), 0)
+
+
+@written_in_llvm(types.void, types.int64)
+def finish_task(builder: Builder, address: Value) -> None:
+    """Adds 1 to the int64 at an address, for all threads."""
+    builder.atomic_rmw("add", pointer(builder, WORD, address), WORD(1), "seq_cst")
 
 
 @written_in_llvm(types.int64, types.int64)
@@ -64,42 +66,40 @@ def let_others_run(builder: Builder) -> None:
     builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(INT32, []), name), [])
 
 
-def counters(phases: int) -> NDArray[np.int64]:
+def counters() -> NDArray[np.int64]:
     """Returns the counters of a run that has not begun."""
-    return np.zeros(phases * LINE, dtype=np.int64)
+    return np.zeros(2 * DONE // 8, dtype=np.int64)
 
 
 @compiled
-def take(counters: Any, phase: Any, tasks: Any) -> Any:
-    """Returns the number of a task to do, or -1 once all tasks of the phase are done.
-
-    Args:
-        counters: their address.
-        phase: which.
-        tasks: how many it has.
-    """
-    task = next_task(counters + 8 * LINE * phase)
-    if task < tasks:
-        return task
+def take(counters: Any, end: Any) -> Any:
+    """Takes the next task, if it is before `end`, and returns its number; -1 once all tasks before `end` are done."""
+    task = load_shared(counters)
+    while task < end:
+        seen, task = task, count_up(counters, task)
+        if task == seen:
+            return task
     looked = 0
-    while load_shared(counters + 8 * (LINE * phase + 8)) < tasks:
+    while load_shared(counters + DONE) < end:
         looked += 1
         if looked > PATIENCE:
             let_others_run()
     return -1
 
 
-@inlined
-def run_phase(counters: Any, phase: Any, tasks: Any, run_task: Any, context: Any) -> None:
-    """Runs tasks of a phase until none is left, and returns once all are done.
+@numba.njit(inline="always", **OPTIONS)  # its callers pass it compiled functions, and can still be kept
+def run_phase(counters: Any, first: Any, tasks: Any, run_task: Any, context: Any) -> Any:
+    """Runs tasks of a phase until none is left, and returns once all are done: the first task of the next phase.
 
     Args:
-        counters, phase, tasks: see `take`.
-        run_task: a compiled function of the number of a task and the context.
+        counters: their address.
+        first, tasks: the number of its first task, among those of all phases, and how many it has.
+        run_task: a compiled function of the number of a task within the phase, and the context.
         context: of this thread.
     """
-    task = take(counters, phase, tasks)
+    task = take(counters, first + tasks)
     while task >= 0:
-        run_task(task, context)
-        next_task(counters + 8 * (LINE * phase + 8))  # one more is done
-        task = take(counters, phase, tasks)
+        run_task(task - first, context)
+        finish_task(counters + DONE)
+        task = take(counters, first + tasks)
+    return first + tasks
