@@ -29,7 +29,8 @@ from fineprune import (
 from fineprune.config.schedules import Schedule
 from fineprune.core.clipping import norm
 from fineprune.masks.bits import zero_where_pruned
-from fineprune.methods.base import LearnedMethod, Method
+from fineprune.methods.base import LearnedMethod, Method, PenalisedMethod
+from fineprune.methods.controller import Controller, Ranking
 from fineprune.methods.inits import ScoreInit
 from fineprune.structures.base import Structure
 
@@ -323,3 +324,31 @@ def test_rules_may_name_everything_in_a_model_without_blocks(attach: Attach) -> 
 
 def test_the_norm_of_a_large_half_precision_gradient_is_finite() -> None:
     assert float(norm(torch.full((1000, 1000), 100.0, dtype=torch.float16))) == pytest.approx(1e5, rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Pulled(LearnedMethod, PenalisedMethod):
+    """A penalised method from outside: it only says how far the score at the asked density is from 0."""
+
+    init: ScoreInit = Constant(0.0)
+    score_lr: float = 1e-2
+    penalty: float | None = None
+
+    def steer(self, controller: Controller, ranking: Ranking, rate: float) -> None:
+        (score,) = ranking.at(ranking.density)
+        controller.steer(score + 1.0, rate, ranking.typical_penalty(self.slope, -math.inf, math.inf))
+
+
+@pytest.mark.parametrize("settings", [{"density": 0.3}, {"method": Pulled(penalty=1e3), "density": None}])
+def test_a_penalised_method_from_outside_pulls_its_scores_down(attach: Attach, settings: dict[str, object]) -> None:
+    ends = []
+    for method in (settings.get("method", Pulled()), Movement(Constant(0.0))):
+        torch.manual_seed(3)
+        model = Stack()
+        optimizer = adamw(model)
+        density = settings["density"] if method != Movement(Constant(0.0)) else 0.3
+        pruner = attach(model, optimizer, 20, method=method, density=density)
+        train(model, optimizer, stack_batches(20))
+        ends.append(torch.cat([score.flatten() for score in scores(pruner).values()]).mean())
+        assert ("penalty" in pruner.statistics()) == isinstance(method, PenalisedMethod)
+    assert ends[0] < ends[1] - 0.01

@@ -11,7 +11,7 @@ from test_scores import Plain, copied, initialised, learn, magnitude, value
 from torch import Tensor
 
 from fineprune import L0, BFloat16Scores, Constant, FullScores, InvalidInputError, Movement, SoftMovement, Uniform
-from fineprune.scores import bfloat16 as room
+from fineprune.scores import bfloat16
 from fineprune.scores.bfloat16 import round_at_random
 from fineprune.scores.philox import CHUNK, random_bits
 
@@ -141,7 +141,7 @@ def test_the_mean_trajectory_is_adams_where_rounding_to_the_nearest_stands_still
     exact, _ = of_float64(gradients, [1e-3] * steps, torch.ones(count))
     means = {}
     for rounding in (round_at_random, to_the_nearest):
-        monkeypatch.setattr(room, "round_at_random", rounding)
+        monkeypatch.setattr(bfloat16, "round_at_random", rounding)
         kept = initialised(BFloat16Scores(), Movement(Constant(1.0)), (count,))
         for gradient in gradients:
             kept.learn([gradient], 1e-3)
@@ -158,7 +158,7 @@ def test_the_second_moment_falls_as_adams_where_rounding_to_the_nearest_keeps_it
     _, exact = of_float64(gradients, [0.0] * steps, torch.ones(count))
     found = {}
     for rounding in (round_at_random, to_the_nearest):
-        monkeypatch.setattr(room, "round_at_random", rounding)
+        monkeypatch.setattr(bfloat16, "round_at_random", rounding)
         kept = initialised(BFloat16Scores(), shape=(count,))
         for gradient in gradients:
             kept.learn([gradient], 0.0)
@@ -196,7 +196,7 @@ def test_each_step_is_rounded_by_bits_of_its_own(monkeypatch: pytest.MonkeyPatch
         assert given["stream"] > 0  # the noise of L0's gates has that of 0
         return random_bits(count, device, **given)
 
-    monkeypatch.setattr(room, "random_bits", noting)
+    monkeypatch.setattr(bfloat16, "random_bits", noting)
     kept = initialised(BFloat16Scores(), shape=(CHUNK + 3,))
     learn(kept, range(1, 4), (CHUNK + 3,))
     assert len(set(names)) == len(names) == 3 * 2  # S, m and v share theirs
@@ -206,7 +206,7 @@ def test_pieces_are_what_the_whole_would_be(monkeypatch: pytest.MonkeyPatch) -> 
     shape = (2, CHUNK + 5)
     found = []
     for size in (CHUNK, 4 * CHUNK):
-        monkeypatch.setitem(room.PIECE, "cpu", size)
+        monkeypatch.setitem(bfloat16.PIECE, "cpu", size)
         kept = initialised(BFloat16Scores(), shape=shape)
         learn(kept, range(1, 3), shape)
         found.append(kept.tensors())

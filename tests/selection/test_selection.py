@@ -21,7 +21,7 @@ from fineprune import InvalidInputError
 from fineprune.models import targets
 from fineprune.selection import topk
 from fineprune.selection.counts import budget_of, least_of
-from fineprune.selection.scopes import keep_above, keep_adaptive, keep_global, keep_global_and_least, keep_local, share_out
+from fineprune.selection.scopes import apportion, keep_above, keep_adaptive, keep_global, keep_global_and_least, keep_local
 from fineprune.selection.topk import SAMPLE, keep_highest, keep_n_of_m
 
 VALUES = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 3e38, math.inf, -math.inf]).tolist()
@@ -302,7 +302,7 @@ def water_level(importance: list[float], groups: list[int], budget: int) -> list
 @example(([0.0, 1.0], [10, 1], 0.9))
 def test_shares_are_whole_and_as_near_to_the_real_ones_as_that_allows(problem: tuple[list[float], list[int], float]) -> None:
     importance, groups, density = problem
-    kept = share_out(importance, groups, density)
+    kept = apportion(importance, groups, density)
     assert sum(kept) == budget_of(sum(groups), density)
     assert all(0 <= count <= most for count, most in zip(kept, groups, strict=True))
     real = water_level(importance, groups, sum(kept))
@@ -313,7 +313,7 @@ def test_shares_are_whole_and_as_near_to_the_real_ones_as_that_allows(problem: t
 @settings(max_examples=100, deadline=None)
 @given(st.lists(importances, min_size=1, max_size=8), st.integers(1, 50), st.floats(0, 1))
 def test_of_equal_matrices_the_more_important_keeps_no_less(importance: list[float], groups: int, density: float) -> None:
-    kept = share_out(importance, [groups] * len(importance), density)
+    kept = apportion(importance, [groups] * len(importance), density)
     for value, count in zip(importance, kept, strict=True):
         for other, other_count in zip(importance, kept, strict=True):
             assert value <= other or count >= other_count
@@ -321,10 +321,10 @@ def test_of_equal_matrices_the_more_important_keeps_no_less(importance: list[flo
 
 
 def test_what_a_full_matrix_cannot_take_goes_to_the_others() -> None:
-    assert share_out([0.9, 0.1, 0.1], [10, 10, 10], 0.6) == [10, 4, 4]
-    assert share_out([0.9, 0.8, 0.1], [10, 10, 10], 0.8) == [10, 10, 4]
-    assert share_out([0.3, 0.3, 0.3], [5, 5, 5], 0.7) == [4, 3, 3]  # floor(10.5), the odd one to the first
-    assert share_out([0.4, 0.2], [10, 10], 0.3) == [4, 2]
+    assert apportion([0.9, 0.1, 0.1], [10, 10, 10], 0.6) == [10, 4, 4]
+    assert apportion([0.9, 0.8, 0.1], [10, 10, 10], 0.8) == [10, 10, 4]
+    assert apportion([0.3, 0.3, 0.3], [5, 5, 5], 0.7) == [4, 3, 3]  # floor(10.5), the odd one to the first
+    assert apportion([0.4, 0.2], [10, 10], 0.3) == [4, 2]
 
 
 def adaptive_by_loops(scores: list[Tensor], density: float, kinds: list[str]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Which masks a model holds: one object, one state, two verbs."""
+"""Which masks a model holds: one object with one state (dense, masked, sampled)."""
 
 from collections.abc import Collection, Sequence
 from enum import Enum
@@ -27,7 +27,7 @@ class Holding(Enum):
 
 
 class MaskedModel:
-    """A model's pools, and the masks that its parameters hold. `apply` and `sample` write W * M; `restore` writes W.
+    """A model's pools, and the masks that its parameters hold: `apply` masks, `sample` gates.
 
     Args:
         model: whose parameters hold W.
@@ -43,6 +43,8 @@ class MaskedModel:
         """The last step for whose forward passes M was sampled."""
         self.holding = Holding.DENSE
         self._unsampled: Masks | None = None
+        self._density: float | None = None
+        self._probes = torch.empty(0)
         self.apply(masks_of(pools, 0))
 
     @property
@@ -64,8 +66,8 @@ class MaskedModel:
         return any(isinstance(pool.method, StochasticMethod) for pool in self.pools)
 
     def masks(self) -> Masks:
-        """M in force, without noise: computed again from the scores, except where that takes all processes and one may ask
-        alone."""
+        """M in force, without noise: computed again from the scores, except where that takes all processes, and only one
+        may have asked."""
         if self.holding is Holding.MASKED or not self.stochastic:
             return self._masks_held()
         return masks_of(self.pools, self.step) if self._unsampled is None else self._unsampled
@@ -98,7 +100,7 @@ class MaskedModel:
         self._write([pool.samples(self.step) for pool in self.pools])
         self.holding, self.sampled_at = Holding.SAMPLED, self.step
 
-    def quieten(self) -> None:
+    def remove_noise(self) -> None:
         """Writes W * M without noise, unless a step is under way or something else has changed the weights."""
         if self.holding is Holding.SAMPLED and not self.changed():
             self.apply()
@@ -107,7 +109,7 @@ class MaskedModel:
     def abandon_step(self) -> None:
         """Writes W * M without noise at the end, also after a step that broke off half-way."""
         if self.holding is not Holding.DENSE:
-            self.quieten()
+            self.remove_noise()
             return
         for weight in self.weights:
             weight.apply(weight.mask)
@@ -115,6 +117,15 @@ class MaskedModel:
         if self.stochastic:  # W as it was before the step
             self.holding = Holding.SAMPLED
             self.apply()
+
+    def begin_step(self) -> None:
+        """Says that the parameters no longer hold W * M: each site writes W into its own, until `end_step`."""
+        self.holding = Holding.DENSE
+
+    def end_step(self) -> None:
+        """Writes W * M into the parameters, which hold W, with the masks of the next step."""
+        self.apply(masks_of(self.pools, self.step + 1))
+        self.step += 1
 
     def take_up(self, pools: list[Pool], step: int, masks: Masks) -> None:
         """Replaces the pools by saved ones, and applies their masks, whatever the parameters hold."""

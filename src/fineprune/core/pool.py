@@ -13,7 +13,6 @@ from ..config.config import PruningConfig
 from ..distributed.process_group import ALONE, ProcessGroup
 from ..methods.base import LearnedMethod, Method, PenalisedMethod, StochasticMethod
 from ..methods.controller import Controller
-from ..methods.penalised import PenalisedScores
 from ..scores.philox import logit_noise
 from ..selection.counts import kept_of
 from ..selection.scopes import Select
@@ -125,7 +124,7 @@ class Pool:
         assert isinstance(self.method, LearnedMethod)
         S, penalty = site.value(), self.penalty(step) / self.mean_divisor(site)
         gradient = self.method.score_gradient(S, movement, site.mask)
-        if penalty and isinstance(self.method, PenalisedScores):
+        if penalty and isinstance(self.method, PenalisedMethod):
             gradient.add_(self.method.slope(S), alpha=penalty)
         return gradient
 

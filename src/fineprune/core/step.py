@@ -12,7 +12,7 @@ of a dense model. Around step t:
               M = mask(S, v(t + 1)) ;  p = W where M, else +0.0
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from .clipping import clip_factor, times
 from .gradients import ScoreGradients, check_gradients, parameters_of, score_gradients, skips_step, unscaling
 from .masked_model import Holding, MaskedModel
 from .penalty import shrink_weights, steer
-from .pool import Pool, masks_of
+from .pool import Pool
 from .site import Site
 from .weight import Weight
 
@@ -56,7 +56,7 @@ class Step:
             TrainingError: if a gradient is sparse, NaN or infinite, weights were changed by others, or a step broke off.
         """
         masked = self.masked
-        self._check_whole()
+        self._check_not_inside()
         self._skipped = skips_step(self.optimizer, masked.processes)
         if self._skipped:
             return
@@ -68,13 +68,13 @@ class Step:
         for pool in masked.pools:
             steer(pool, masked.step, rates.penalised(pool, pool.sites[0]))
 
-        masked.holding = Holding.DENSE
+        masked.begin_step()
         unscale = unscaling(self.optimizer)  # 1 / GradScaler's scale
-        found = score_gradients(masked, unscale)  # dL/dS of each site; leaves G * M in p.grad
+        found: Iterable[ScoreGradients] = score_gradients(masked, unscale)  # dL/dS, one site at a time; leaves G * M in p.grad
         clip = None
-        if self.max_grad_norm is not None:
-            found = iter(every := list(found))
-            clip = self._clip(every, unscale, self.max_grad_norm)
+        if self.max_grad_norm is not None:  # the norm is of all sites
+            found = list(found)
+            clip = self._clip(found, unscale, self.max_grad_norm)
         for pool, site, gradients in found:
             if gradients and site.scores is not None:
                 site.scores.learn([times(gradient, clip) for gradient in gradients], rates.scores(pool, site))
@@ -93,8 +93,7 @@ class Step:
             if isinstance(pool.method, PenalisedWeights):
                 for site in pool.sites:
                     shrink_weights(pool, site, masked.step, rates.penalised(pool, site))
-        masked.apply(masks_of(masked.pools, masked.step + 1))  # M, and p = W * M
-        masked.step += 1
+        masked.end_step()  # M = mask(S, v(t + 1)), and p = W * M
 
     def _clip(self, found: list[ScoreGradients], unscale: Tensor | None, max_grad_norm: float) -> Tensor | None:
         """Scales the gradients of the parameters to the joint norm; returns the factor for those of the scores."""
@@ -119,7 +118,7 @@ class Step:
         if masked.holding is not Holding.SAMPLED:
             masked.sample()  # the same gates again, after an evaluation or a save since
 
-    def _check_whole(self) -> None:
+    def _check_not_inside(self) -> None:
         if self.masked.holding is Holding.DENSE:
             raise TrainingError(
                 "optimizer.step() was entered before it had ended. Either an earlier step broke off: resume from a checkpoint. "

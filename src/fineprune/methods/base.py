@@ -1,4 +1,4 @@
-"""What a method is: how scores start, learn and become a mask. One class a method; the paper's table 1.
+"""The bases of methods: how scores start, learn and become a mask (Sanh et al. 2020, table 1).
 
 A new method is a frozen dataclass that derives from what it needs:
 
@@ -89,7 +89,10 @@ class LearnedMethod(Method):
 
 
 class PenalisedMethod(Method):
-    """A method with a penalty lambda_t * R that pulls groups down, on their scores or on the weights themselves.
+    """A method with a penalty lambda_t * R that pulls groups down: here on their scores.
+
+        R(S) = mean over sites of mean over scores of sigmoid(S - shift)
+        dL/dS = the method's own gradient + lambda_t / (sites * scores) * sigmoid'(S - shift)
 
     With `penalty` given, lambda_t follows the schedule (the paper's form) and the density follows from it. With a density
     in the config, a controller sets lambda_t at each step, see `Controller`.
@@ -97,13 +100,24 @@ class PenalisedMethod(Method):
 
     penalty: float | None
 
-    strongest: ClassVar[float]
+    strongest: ClassVar[float] = 0.5
     """How hard the penalty may pull where a density is asked for, see `Controller`."""
 
     @property
-    @abstractmethod
     def last(self) -> float:
         """The final value of the schedule in the paper's form, where lambda_t = penalty."""
+        return 1.0
+
+    @property
+    def shift(self) -> float:
+        """The number that R takes from the scores."""
+        return 0.0
+
+    def slope(self, scores: Tensor) -> Tensor:
+        """Returns sigmoid'(S - shift)."""
+        sigmoid = torch.sigmoid(scores - self.shift) if self.shift else torch.sigmoid(scores)
+        slope: Tensor = torch.ops.aten.sigmoid_backward(sigmoid.new_ones(()).expand_as(sigmoid), sigmoid)
+        return slope
 
     @abstractmethod
     def steer(self, controller: Controller, ranking: Ranking, rate: float) -> None:

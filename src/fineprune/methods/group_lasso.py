@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,19 +31,12 @@ class GroupLasso(PenalisedWeights):
 
     penalty: float | None = None
 
-    strongest: ClassVar[float] = 0.5
-    """How hard the penalty may pull where a density is asked for: shrinkage a step, in learning rates of the weights."""
-
     def __post_init__(self) -> None:
         self.check_penalty()
 
     @property
     def ranks(self) -> bool:  # type: ignore[override]
         return self.penalty is None
-
-    @property
-    def last(self) -> float:
-        return 1.0
 
     def init_scores(self, magnitude: Tensor, generator: torch.Generator) -> None:
         return None

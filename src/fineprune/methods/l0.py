@@ -49,10 +49,6 @@ class L0(PenalisedScores, StochasticMethod):
     TEMPERATURE: ClassVar[float] = 2 / 3
 
     @property
-    def last(self) -> float:
-        return 1.0
-
-    @property
     def cut(self) -> float:
         return logit(-self.LOW / (self.HIGH - self.LOW))
 

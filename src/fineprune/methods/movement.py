@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -64,8 +63,6 @@ class SoftMovement(PenalisedScores):
     threshold: float = 0.1
     init: ScoreInit | None = None  # type: ignore[assignment]  # None is replaced by what it stands for
     score_lr: float = 1e-2
-
-    strongest: ClassVar[float] = 0.5  # the density is kept without it
 
     def __post_init__(self) -> None:
         if self.init is None:

@@ -5,7 +5,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..distributed.process_group import ALONE, ProcessGroup
@@ -15,9 +14,6 @@ from .controller import Controller, Ranking
 
 class PenalisedScores(LearnedMethod, PenalisedMethod):
     """Scores that are pushed down by a penalty; the cut lies at a fixed score.
-
-        R(S) = mean over sites of mean over scores of sigmoid(S - shift)
-        dL/dS = the method's own gradient + lambda_t / (sites * scores) * sigmoid'(S - shift)
 
     Where a density is asked for, the optimizer of the scores must have Adam's second moment.
     """
@@ -35,17 +31,6 @@ class PenalisedScores(LearnedMethod, PenalisedMethod):
     @abstractmethod
     def cut(self) -> float:
         """The score at or below which a group is pruned at the end."""
-
-    @property
-    def shift(self) -> float:
-        """The number that R takes from the scores."""
-        return 0.0
-
-    def slope(self, scores: Tensor) -> Tensor:
-        """Returns sigmoid'(S - shift)."""
-        sigmoid = torch.sigmoid(scores - self.shift) if self.shift else torch.sigmoid(scores)
-        slope: Tensor = torch.ops.aten.sigmoid_backward(sigmoid.new_ones(()).expand_as(sigmoid), sigmoid)
-        return slope
 
     def aim(self, ranking: Ranking) -> float:
         """Returns the density whose score is to lie at the cut."""

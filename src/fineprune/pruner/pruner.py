@@ -103,7 +103,7 @@ class Pruner:
         if model is not masked.model or masked.holding is Holding.DENSE:
             return  # a copy of the model has its hooks, too
         if not model.training:
-            masked.quieten()
+            masked.remove_noise()
         elif masked.holding is Holding.MASKED:
             process_group.reshard(model)
             masked.check_unchanged(LearningRates(self._step.optimizer).groups)
@@ -114,7 +114,7 @@ class Pruner:
     def _before_state_dict(self, model: nn.Module, prefix: str, keep_vars: bool) -> None:
         """A saved model has no noise, also one that is saved between a forward pass and its step."""
         if model is self._masked.model:
-            self._masked.quieten()
+            self._masked.remove_noise()
 
     @torch.no_grad()
     def detach(self) -> None:
@@ -202,7 +202,7 @@ class Pruner:
 
         Without noise: in the middle of a step, L0's gates of evaluation are put back first.
         """
-        self._masked.quieten()
+        self._masked.remove_noise()
         return inspection.inspect(self._masked.model, self.names)
 
     @torch.no_grad()
@@ -282,7 +282,7 @@ class Pruner:
             TrainingError: on every rank, if two of them hold different masks; names the parameters.
         """
         if not self.alone:
-            self._masked.quieten()
+            self._masked.remove_noise()
             state.check_equal(self._masked, self._coordinator)
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 def save(pools: Sequence[Pool], folder: str | Path, facts: dict[str, Any], writes: bool) -> None:
-    """Writes the tensors of the pools and the facts into the folder, see `state.write`.
+    """Writes the tensors of the pools and the facts into the folder, see `state_files.write`.
 
     Args:
         pools: of this process; the shards of others are fetched, one tensor at a time.

@@ -1,4 +1,4 @@
-"""What a form of scores answers, and a tensor that learns."""
+"""The interface of a form of scores, and a tensor that learns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

@@ -50,13 +50,13 @@ def keep_adaptive(
     counts = [0] * len(scores)
     for kind in dict.fromkeys(kinds):
         members = [index for index, name in enumerate(kinds) if name == kind]
-        shares = share_out([importance[index] for index in members], [numbers[index] for index in members], density)
+        shares = apportion([importance[index] for index in members], [numbers[index] for index in members], density)
         for index, share in zip(members, shares, strict=True):
             counts[index] = share
     return keep_counts(scores, counts, processes)
 
 
-def share_out(importance: Sequence[float], groups: Sequence[int], density: float) -> list[int]:
+def apportion(importance: Sequence[float], groups: Sequence[int], density: float) -> list[int]:
     """Divides floor(density * all groups) in proportion to importance * groups; no matrix gets more than its groups.
 
     The remainder after rounding down goes to the largest fractions, the first among equals.
