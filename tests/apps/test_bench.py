@@ -14,7 +14,7 @@ from conftest import tiny_bert
 from fineprune import InvalidInputError
 from fineprune.apps import cli
 from fineprune.apps.bench import command, measuring, memory
-from fineprune.apps.bench.forms import DenseForm, Form, MaskedForm, PackedForm, Runner, SavedModel, SparseForm, fill_zeros
+from fineprune.apps.bench.forms import BenchedModel, DenseForm, Form, MaskedForm, PackedForm, Runner, SparseForm, fill_zeros
 from fineprune.apps.bench.results import HEADINGS, BenchRow, Measurement
 from fineprune.apps.bench.runtimes import FORMS, OnnxRuntime, OpenVino
 from fineprune.apps.bench.shapes import Shape, random_batch, read_shapes
@@ -39,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def saved(folder: Path) -> SavedModel:
-    return SavedModel(folder, from_pretrained(folder))
+def saved(folder: Path) -> BenchedModel:
+    return BenchedModel(folder, from_pretrained(folder))
 
 
 def row(**settings: Any) -> BenchRow:
@@ -163,7 +163,7 @@ def test_zeros_are_filled_as_large_as_what_is_left() -> None:
     assert 0 < model[1].weight.abs().max().item() < 0.2
 
 
-def test_every_form_gives_what_the_saved_model_gives(saved: SavedModel, tmp_path: Path) -> None:
+def test_every_form_gives_what_the_saved_model_gives(saved: BenchedModel, tmp_path: Path) -> None:
     batch = random_batch(saved.model, SHAPE)
     with torch.inference_mode():
         expected = saved.model(**batch).logits
@@ -177,7 +177,7 @@ def test_every_form_gives_what_the_saved_model_gives(saved: SavedModel, tmp_path
         assert form.bytes_on_disk(prepared) > 1000, form.name
 
 
-def test_files_are_as_large_as_they_are(saved: SavedModel, tmp_path: Path) -> None:
+def test_files_are_as_large_as_they_are(saved: BenchedModel, tmp_path: Path) -> None:
     batch = random_batch(saved.model, SHAPE)
     numbers = 4 * sum(parameter.numel() for parameter in saved.model.parameters())
     sizes = {}
@@ -192,10 +192,10 @@ def test_files_are_as_large_as_they_are(saved: SavedModel, tmp_path: Path) -> No
     assert packed < dense / 2
 
 
-def test_a_model_saved_in_bfloat16_is_run_in_float32_and_its_file_stays_small(saved: SavedModel, tmp_path: Path) -> None:
+def test_a_model_saved_in_bfloat16_is_run_in_float32_and_its_file_stays_small(saved: BenchedModel, tmp_path: Path) -> None:
     narrow = tmp_path / "narrow"
     from_pretrained(saved.folder).bfloat16().save_pretrained(narrow)
-    batch, given = random_batch(saved.model, SHAPE), SavedModel(narrow, from_pretrained(narrow).float())
+    batch, given = random_batch(saved.model, SHAPE), BenchedModel(narrow, from_pretrained(narrow).float())
     for form in (DenseForm(), MaskedForm(), SparseForm()):
         place = tmp_path / form.name
         place.mkdir()
@@ -204,7 +204,7 @@ def test_a_model_saved_in_bfloat16_is_run_in_float32_and_its_file_stays_small(sa
         assert form.bytes_on_disk(prepared) < 0.7 * MaskedForm().bytes_on_disk(saved.folder)
 
 
-def test_the_peak_memory_grows_with_the_model(saved: SavedModel, tmp_path: Path) -> None:
+def test_the_peak_memory_grows_with_the_model(saved: BenchedModel, tmp_path: Path) -> None:
     """Numbers of 32 MB that are all needed do not fit into less."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 1 << 17}
     larger = BertModel(BertConfig(vocab_size=100, **sizes))
@@ -243,7 +243,7 @@ class NotHere(MaskedForm):
 
 
 def test_failing_and_missing_forms_are_reported_and_the_rest_measured(
-    saved: SavedModel, monkeypatch: pytest.MonkeyPatch
+    saved: BenchedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "peak", lambda *_: None)
     forms: list[Form] = [DenseForm(), Broken(), NotHere(), Wrong(), MaskedForm()]
@@ -261,7 +261,7 @@ def test_failing_and_missing_forms_are_reported_and_the_rest_measured(
     assert found.rows[2].difference == 0.0
 
 
-def test_a_process_that_fails_is_reported(saved: SavedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_fails_is_reported(saved: BenchedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.sys, "executable", "false")
     found = measuring.measure(saved, [SHAPE], [MaskedForm()], threads=1, rounds=1)
     assert found.rows[0].memory is None
@@ -359,7 +359,7 @@ def test_wrong_input_is_one_sentence(folder: Path, flags: list[str], words: str,
     assert words in capsys.readouterr().err
 
 
-def test_a_packed_model_raises(saved: SavedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_packed_model_raises(saved: BenchedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = PackedForm().prepare(saved, {}, tmp_path)
     assert cli.main(["bench", str(packed)]) == 2
     assert "Give the folder of the model that it was packed from" in capsys.readouterr().err

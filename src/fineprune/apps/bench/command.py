@@ -10,7 +10,7 @@ from ...compress.packing.load import is_packed
 from ...compress.resizing.building import folder_of
 from ...errors import InvalidInputError, require
 from ...files import check_free, new_folder
-from .forms import SavedModel
+from .forms import BenchedModel
 from .measuring import measure
 from .results import Measurement
 from .runtimes import FORMS
@@ -49,7 +49,7 @@ def bench_folder(
     model, before = from_pretrained(folder).float(), torch.get_num_threads()
     model.config.use_cache = False  # one pass, and nothing to go on from
     try:
-        measurement = measure(SavedModel(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
+        measurement = measure(BenchedModel(folder_of(folder), model), wanted, list(FORMS.values()), threads or before, rounds)
     finally:
         torch.set_num_threads(before)
     if output is not None:

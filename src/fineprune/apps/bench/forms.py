@@ -22,7 +22,7 @@ UNPRUNED_SPREAD = 0.02
 
 
 @dataclass(frozen=True)
-class SavedModel:
+class BenchedModel:
     """The folder of a saved model, and the model loaded from it, in float32."""
 
     folder: Path
@@ -57,7 +57,7 @@ class Form(ABC):
         return f"{self.weights}, {self.runtime} {self.precision}"
 
     @abstractmethod
-    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
+    def prepare(self, saved: BenchedModel, batch: Batch, workspace: Path) -> Path:
         """Returns the file or folder that the form is loaded from, for input like `batch`; new files go into the workspace."""
 
     @abstractmethod
@@ -76,7 +76,7 @@ class MaskedForm(Form):
     weights = "masked"
     runtime = "PyTorch"
 
-    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
+    def prepare(self, saved: BenchedModel, batch: Batch, workspace: Path) -> Path:
         return saved.folder
 
     def load(self, prepared: Path, threads: int) -> Runner:
@@ -95,7 +95,7 @@ class DenseForm(MaskedForm):
     weights = "dense"
     comparable = False
 
-    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
+    def prepare(self, saved: BenchedModel, batch: Batch, workspace: Path) -> Path:
         model = from_pretrained(saved.folder)  # its numbers are of the type that was saved
         fill_zeros(model)
         save(model, workspace / self.weights)
@@ -124,7 +124,7 @@ class PackedForm(MaskedForm):
     packages = ("numba", "zstandard")
     tolerance = None
 
-    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
+    def prepare(self, saved: BenchedModel, batch: Batch, workspace: Path) -> Path:
         from ..convert.pack import pack_folder
 
         pack_folder(str(saved.folder), str(workspace / self.weights))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import enumeration
-from .forms import DenseForm, Form, Runner, SavedModel, runner_of
+from .forms import BenchedModel, DenseForm, Form, Runner, runner_of
 from .memory import peak
 from .results import BenchRow, Measurement
 from .shapes import Batch, Shape, random_batch
@@ -32,7 +32,7 @@ LONGEST = 300
 """Characters that are shown of an error message of another package."""
 
 
-def measure(saved: SavedModel, shapes: Sequence[Shape], forms: Sequence[Form], threads: int, rounds: int) -> Measurement:
+def measure(saved: BenchedModel, shapes: Sequence[Shape], forms: Sequence[Form], threads: int, rounds: int) -> Measurement:
     """Measures forms of a saved model at each shape; one that fails is reported, and does not stop the others.
 
     Raises:
@@ -76,7 +76,7 @@ class LoadedForm:
 class Bench:
     """The forms of a model at one shape; temporary files go into the workspace, failures as sentences into the remarks."""
 
-    saved: SavedModel
+    saved: BenchedModel
     shape: Shape
     batch: Batch
     threads: int

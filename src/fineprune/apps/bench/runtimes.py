@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .forms import DenseForm, Form, MaskedForm, PackedForm, Runner, SavedModel, SparseForm
+from .forms import BenchedModel, DenseForm, Form, MaskedForm, PackedForm, Runner, SparseForm
 from .shapes import Batch
 
 
@@ -22,7 +22,7 @@ class OnnxRuntime(Form):
     runtime = "ONNX Runtime"
     packages = ("onnxruntime", "onnx", "onnxscript")
 
-    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
+    def prepare(self, saved: BenchedModel, batch: Batch, workspace: Path) -> Path:
         with quiet():
             from transformers.exporters.configs import OnnxConfig
             from transformers.exporters.exporter_onnx import OnnxExporter
@@ -40,7 +40,7 @@ class OpenVino(Form):
     runtime = "OpenVINO"
     packages = ("openvino",)
 
-    def prepare(self, saved: SavedModel, batch: Batch, workspace: Path) -> Path:
+    def prepare(self, saved: BenchedModel, batch: Batch, workspace: Path) -> Path:
         with quiet():
             from transformers.exporters.configs import OpenVINOConfig
             from transformers.exporters.exporter_openvino import OpenVINOExporter
@@ -57,7 +57,7 @@ FORMS: dict[str, Form] = {
 """All forms by name, in the order of the table; the others are compared with the first."""
 
 
-def _export(exporter: Any, config: Any, saved: SavedModel, batch: Batch, file: Path) -> Path:
+def _export(exporter: Any, config: Any, saved: BenchedModel, batch: Batch, file: Path) -> Path:
     exporter.save_program(exporter.export(saved.model, dict(batch), config=config).program, file)
     return file
 

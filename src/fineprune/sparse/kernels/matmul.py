@@ -140,9 +140,9 @@ def multiply(
         return
     entries = (groups, starts, step, matrix.columns, matrix.values, 0, ROWS_TOGETHER, 1)
     for vector in range(0, vectors, NARROW):
-        narrow = min(NARROW, vectors - vector)
+        taken = min(NARROW, vectors - vector)
         tile, target = inputs + vector * vector_bytes, results + vector * BYTES
-        operands = entries + (tile, stride, target, width, scales, biases, 4 * ROWS_TOGETHER, narrow, adds)  # noqa: RUF005
+        operands = entries + (tile, stride, target, width, scales, biases, 4 * ROWS_TOGETHER, taken, adds)  # noqa: RUF005
         sparse_rows(operands, context.weights_like, context.inputs_like)
 
 
