@@ -27,7 +27,7 @@ from fineprune import (
     Uniform,
 )
 from fineprune.config.schedules import Schedule
-from fineprune.core.clipping import norm
+from fineprune.core.clipping import gradient_norm
 from fineprune.masks.bits import zero_where_pruned
 from fineprune.methods.base import LearnedMethod, Method, PenalisedMethod
 from fineprune.methods.controller import Controller, Ranking
@@ -323,7 +323,7 @@ def test_rules_may_name_everything_in_a_model_without_blocks(attach: Attach) -> 
 
 
 def test_the_norm_of_a_large_half_precision_gradient_is_finite() -> None:
-    assert float(norm(torch.full((1000, 1000), 100.0, dtype=torch.float16))) == pytest.approx(1e5, rel=1e-3)
+    assert float(gradient_norm(torch.full((1000, 1000), 100.0, dtype=torch.float16))) == pytest.approx(1e5, rel=1e-3)
 
 
 @dataclass(frozen=True)

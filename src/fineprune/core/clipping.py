@@ -23,7 +23,7 @@ def joint_norm(
     norms: dict[ProcessGroup, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
-            norms.setdefault(process_group.of(parameter), []).append(times(norm(local(parameter.grad)), unscale))
+            norms.setdefault(process_group.of(parameter), []).append(times(gradient_norm(local(parameter.grad)), unscale))
     norms.setdefault(processes, []).extend(gradient.norm() for gradient in scores)
     joint = [_combined(of_processes, each) for each, of_processes in norms.items() if of_processes]
     return _combined(joint, process_group.ALONE) if len(joint) > 1 else next(iter(joint), None)
@@ -48,8 +48,8 @@ def _combined(norms: Sequence[Tensor], processes: ProcessGroup) -> Tensor:
     return norm if processes.size == 1 else processes.total(norm.square()).sqrt()
 
 
-def norm(gradient: Tensor) -> Tensor:
-    """In float32 at least: the norm of a float16 gradient that is still scaled may be more than float16 holds."""
+def gradient_norm(gradient: Tensor) -> Tensor:
+    """Returns the norm in float32 at least: that of a float16 gradient that is still scaled may be more than float16 holds."""
     norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
     return norm
 

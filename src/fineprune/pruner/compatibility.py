@@ -1,4 +1,4 @@
-"""Which optimizers and trainers can be pruned around: those that touch parameters only in `step()`."""
+"""Checks at attach: optimizers that touch parameters only in `step()`, shards, learning rates, budgets, equal runs."""
 
 import json
 import math

@@ -187,11 +187,6 @@ class Pruner:
         held = {weight.name for weight in self._masked.weights}
         return [name for name, _ in self._masked.model.named_parameters() if name in held]
 
-    @property
-    def alone(self) -> bool:
-        """Whether the run has no other processes."""
-        return self._coordinator.size == 1
-
     def density(self) -> float:
         """Returns the fraction of the prunable weights that the masks keep now."""
         return self._masked.density()
@@ -281,7 +276,7 @@ class Pruner:
         Raises:
             TrainingError: on every rank, if two of them hold different masks; names the parameters.
         """
-        if not self.alone:
+        if self._coordinator.size > 1:
             self._masked.remove_noise()
             state.check_equal(self._masked, self._coordinator)
 
