@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -154,7 +155,9 @@ def test_a_group_of_zeros_is_safe(attach: Attach) -> None:
 
 @pytest.mark.parametrize("penalty", [-1.0, math.inf, math.nan, "1", True])
 def test_what_a_penalty_may_not_be(penalty: object) -> None:
-    with pytest.raises(InvalidInputError, match="penalty must be lambda, 0 or above"):
+    with pytest.raises(
+        InvalidInputError, match=re.escape(f"penalty must be lambda, 0 or above, or None for a density, got {penalty!r}.")
+    ):
         GroupLasso(penalty=penalty)
 
 

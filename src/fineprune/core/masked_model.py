@@ -113,10 +113,9 @@ class MaskedModel:
             return
         for weight in self.weights:
             weight.apply(weight.mask)
-        self.holding = Holding.MASKED
-        if self.stochastic:  # W as it was before the step
-            self.holding = Holding.SAMPLED
-            self.apply()
+        self.holding = Holding.SAMPLED if self.stochastic else Holding.MASKED
+        if self.stochastic:
+            self.apply()  # W is as it was before the step then
 
     def begin_step(self) -> None:
         """Says that the parameters no longer hold W * M: each site writes W into its own, until `end_step`."""
@@ -172,10 +171,12 @@ class MaskedModel:
 
     def changed(self) -> list[str]:
         """The names of the pruned weights that hold anything but W * M, because something else wrote there."""
-        untouched = all(weight.version == weight.current_version() for weight in self.weights)
+        weights = self.weights
+        untouched = all(weight.version == weight.current_version() for weight in weights)
         if untouched and torch.equal(self._probes, self._probe()):
             return []
-        return [weight.name for weight in self.weights if weight.was_changed()]
+        return [weight.name for weight in weights if weight.was_changed()]
 
     def _probe(self) -> Tensor:
-        return torch.cat([weight.probe().to(self.weights[0].held.device) for weight in self.weights])
+        weights = self.weights
+        return torch.cat([weight.probe().to(weights[0].held.device) for weight in weights])

@@ -88,9 +88,10 @@ class Step:
             return
         for weight in masked.weights:
             weight.read()  # W = p
-        rates = LearningRates(self.optimizer)
-        for pool in masked.pools:
-            if isinstance(pool.method, PenalisedWeights):
+        shrinking = [pool for pool in masked.pools if isinstance(pool.method, PenalisedWeights)]
+        if shrinking:
+            rates = LearningRates(self.optimizer)
+            for pool in shrinking:
                 for site in pool.sites:
                     shrink_weights(pool, site, masked.step, rates.penalised(pool, site))
         masked.end_step()  # M = mask(S, v(t + 1)), and p = W * M
