@@ -1,5 +1,6 @@
 """The controller of a penalty: on a plant that is known, on samples, and in whole runs that it was not tuned on."""
 
+import logging
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import Stack, loss_of, stack_batches
-from fineprune import L0, CubicSchedule, Pruner, PruningConfig, SoftMovement
+from fineprune import L0, CubicSchedule, GroupLasso, Method, Pruner, PruningConfig, Rows, SoftMovement
 from fineprune.methods.controller import Controller, density_above, penalty_unit, scores_at
 
 
@@ -149,3 +150,20 @@ def test_the_threshold_is_the_cut_that_is_in_force() -> None:
         assert (scores[~site.mask].sigmoid() <= threshold + 1e-12).all()
     kept = torch.cat([site.value()[site.mask].sigmoid() for site in pruner._masked.sites])
     assert (kept > threshold).float().mean() > 0.99  # but for the least that each matrix keeps
+
+
+@pytest.mark.parametrize("method", [SoftMovement(), GroupLasso()], ids=repr)
+def test_whole_groups_within_the_budget_are_no_missed_density(method: Method, caplog: pytest.LogCaptureFixture) -> None:
+    """Of 12 rows 3 are kept at density 0.3: a quarter, and exactly the budget."""
+    caplog.set_level(logging.INFO)
+    model = Stack()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    config = PruningConfig(method, 0.3, structure=Rows(), schedule=CubicSchedule(0.1, 0.3))
+    with Pruner(model, optimizer, config, total_steps=20) as pruner:
+        for batch in stack_batches(20):
+            loss_of(model, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert pruner.density() < 0.95 * 0.3
+    assert [message for message in caplog.messages if message.startswith("Pruned. ")]
+    assert not [message for message in caplog.messages if "had no time" in message]

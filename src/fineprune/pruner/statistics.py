@@ -11,7 +11,7 @@ from ..core.masked_model import MaskedModel
 from ..core.pool import Pool, surviving_of
 from ..distributed.process_group import ProcessGroup
 from ..errors import enumeration
-from ..methods.base import PenalisedMethod
+from ..methods.base import PenalisedMethod, StochasticMethod
 from ..methods.penalised import PenalisedScores
 from ..selection.counts import groups_of, kept_of
 
@@ -45,7 +45,9 @@ def warnings(masked: MaskedModel) -> Iterator[str]:
     if emptied:
         yield f"Nothing is left of {enumeration(emptied)}. Choose scope='local', or a higher density."
     for pool in masked.pools:
-        if pool.controller is None or not pool.finished(masked.step):
+        # Other methods keep exactly the groups of the budget, as whole ones; gates are opened by the penalty alone.
+        steered_gates = pool.controller is not None and isinstance(pool.method, StochasticMethod)
+        if not steered_gates or not pool.finished(masked.step):
             continue
         share, asked = share_kept(pool, pool.masks(masked.step)), pool.value(masked.step)
         if abs(share - asked) > 0.05 * asked:
